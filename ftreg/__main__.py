@@ -1,0 +1,5 @@
+"""``python -m ftreg`` is ``ftreg``."""
+
+from ftreg.cli.main import main
+
+main()

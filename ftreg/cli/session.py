@@ -1,0 +1,123 @@
+"""What one run of the command line shares: the plugin host, the registry, and how things are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ftreg.core.errors import DiskFull, FtregError, OutOfMemory
+from ftreg.core.host import PluginHost
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ftreg.core.types import Progress
+    from ftreg.registry import Registry
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+class Session:
+    """The state behind one command; commands get it with ``@click.pass_obj``."""
+
+    def __init__(self) -> None:
+        self.home: str | None = None
+        self.disabled_plugins: tuple[str, ...] = ()
+        self.debug = False
+
+    @cached_property
+    def host(self) -> PluginHost:
+        """The plugin host, as the environment and ``--no-plugin`` ask for."""
+        return PluginHost.from_environment(self.disabled_plugins)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry at ``--home``, ``$FTREG_HOME`` or the nearest ``.ftreg``."""
+        from ftreg.registry import Registry
+
+        return Registry(self.home, host=self.host)
+
+    @cached_property
+    def out(self) -> Console:
+        """Standard output: facts. Plain text without colour or width limits where it is no terminal."""
+        from rich.console import Console
+
+        return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+    @cached_property
+    def err(self) -> Console:
+        """Standard error: progress, remarks and errors."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+    @cached_property
+    def progress(self) -> Progress:
+        """Bars on a terminal, a line now and then elsewhere; always on standard error."""
+        from ftreg.cli.progress import ConsoleProgress
+
+        return ConsoleProgress(self.err)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+        """Print a table; columns named in ``right`` are aligned to the right."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, justify="right" if column in right else "left", no_wrap=not sys.stdout.isatty())
+        for row in rows:
+            table.add_row(*("" if cell is None else str(cell) for cell in row))
+        self.out.print(table)
+
+    def json(self, value: Any) -> None:
+        """Print facts as JSON, and nothing else."""
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+    def fail(self, message: str) -> None:
+        """Print an error: its first line says what and where, the others what to do."""
+        self.err.print(f"[bold red]error:[/] {_escape(message)}")
+
+    def explain(self, error: Exception) -> Exception:
+        """Turn what the system raises (disk full, out of memory) into an error that says what to do."""
+        if isinstance(error, FtregError):
+            return error
+        if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+            return DiskFull(
+                "the disk is full; nothing was published",
+                where=str(error.filename or self.home or "registry"),
+                hint="Free some space (ftreg gc --dry-run says what the registry can free) and try again.",
+            )
+        if isinstance(error, PermissionError):
+            return FtregError(f"permission denied: {error.filename}", hint="Check who owns it.")
+        if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
+            return OutOfMemory(
+                "out of memory; nothing was published",
+                hint="Try a smaller train.batch_size or train.max_length, or train.gradient_checkpointing=true.",
+            )
+        return FtregError(f"{type(error).__name__}: {error}", hint="This is a defect of ftreg; --debug shows where.")
+
+
+def json_option(command: CommandT) -> CommandT:
+    """Add ``--json``, passed on as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")(command)
+
+
+def human_size(size: float) -> str:
+    """Bytes as people read them: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

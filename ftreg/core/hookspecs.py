@@ -1,0 +1,210 @@
+"""The hooks: all that a plugin can implement.
+
+Mark an implementation with ``hookimpl`` and name its module in the entry-point group ``ftreg``::
+
+    from ftreg.plugin import MethodSpec, hookimpl
+
+    @hookimpl
+    def ftreg_methods():
+        return [MethodSpec(name="ia3", summary="...", impl="my_package.ia3:train", produces="adapter")]
+
+Hooks that contribute take no argument and return specs. Gates return problems: any problem, or an exception, blocks.
+Observers return nothing: an exception is logged and ignored. The order in which plugins run is never meaningful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pluggy
+
+from ftreg.core.manifest import Json
+from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, StepSpec
+from ftreg.core.types import Problem, RunInfo, Version
+
+hookspec = pluggy.HookspecMarker("ftreg")
+hookimpl = pluggy.HookimplMarker("ftreg")
+
+
+@hookspec
+def ftreg_methods() -> Sequence[MethodSpec]:  # type: ignore[empty-body]
+    """Contribute training methods.
+
+    Called once, when plugins are loaded. Returns the methods' specs; nothing heavy may be imported here. Since 0.1.
+
+    Example::
+
+        return [MethodSpec(name="ia3", summary="IA3 adapters", impl="my_package.ia3:train", produces="adapter",
+                           config="my_package.ia3:Ia3Config", capabilities=frozenset({"mergeable"}))]
+    """
+
+
+@hookspec
+def ftreg_steps() -> Sequence[StepSpec]:  # type: ignore[empty-body]
+    """Contribute post-processing steps.
+
+    Called once, when plugins are loaded. Returns the steps' specs; nothing heavy may be imported here. Since 0.1.
+
+    Example::
+
+        return [StepSpec(name="half", summary="Cast to fp16", impl="my_package.half:apply", suffix="fp16")]
+    """
+
+
+@hookspec
+def ftreg_engines() -> Sequence[EngineSpec]:  # type: ignore[empty-body]
+    """Contribute inference engines, used to evaluate, to certify and to serve.
+
+    Called once, when plugins are loaded. Returns the engines' specs; the first engine, by plugin name, that can load an
+    artifact's kind is its default. Since 0.1.
+
+    Example::
+
+        return [EngineSpec(name="gguf", summary="llama.cpp", impl="my_package.gguf:load", kinds=("gguf",))]
+    """
+
+
+@hookspec
+def ftreg_formats() -> Sequence[FormatSpec]:  # type: ignore[empty-body]
+    """Contribute dataset row formats.
+
+    Called once, when plugins are loaded. Returns the formats' specs. Detection asks each format's ``matches``; where more
+    than one says yes, the user must name one. Since 0.1.
+
+    Example::
+
+        return [FormatSpec(name="qa", summary="question/answer", impl="my_package.qa:QA", columns=("question", "answer"))]
+    """
+
+
+@hookspec
+def ftreg_metrics() -> Sequence[MetricSpec]:  # type: ignore[empty-body]
+    """Contribute metrics that score generated answers.
+
+    Called once, when plugins are loaded. Returns the metrics' specs; ``ftreg eval`` computes all of them. Since 0.1.
+
+    Example::
+
+        return [MetricSpec(name="bleu", summary="BLEU-4", impl="my_package.bleu:score")]
+    """
+
+
+@hookspec
+def ftreg_commands() -> Sequence[CommandSpec]:  # type: ignore[empty-body]
+    """Contribute commands to the ``ftreg`` command line.
+
+    Called once, when plugins are loaded. Returns the commands' specs; ``impl`` is imported when the command is run, and
+    ``summary`` is what ``ftreg --help`` shows. Since 0.1.
+
+    Example::
+
+        return [CommandSpec(name="publish", summary="Upload a version", impl="my_package.publish:command")]
+    """
+
+
+@hookspec(firstresult=True)
+def ftreg_resolve_base(uri: str) -> Path | None:
+    """Fetch a base model that is named by a URI.
+
+    Called when a base is neither a registry reference nor a local folder, with the ``uri`` as the user typed it. Returns
+    the folder of a checkpoint that transformers can load, which is then imported into the registry, or None where the
+    URI is not this plugin's. The first answer wins. Since 0.1.
+
+    Example::
+
+        if not uri.startswith("s3://"):
+            return None
+        return download(uri)
+    """
+
+
+@hookspec
+def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[empty-body]
+    """Refuse a version before it is published.
+
+    Called with the ``version`` as it would be (its ``number`` is 0, for none is given yet). Returns problems; any of them,
+    or an exception, blocks the publication. Since 0.1.
+
+    Example::
+
+        if "license" not in version.tags:
+            return [Problem("no licence tag", hint="add --tag license=apache-2.0")]
+        return []
+    """
+
+
+@hookspec
+def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mapping[str, Json]]) -> Sequence[Problem]:  # type: ignore[empty-body]
+    """Refuse that an alias moves to a version.
+
+    Called before ``alias`` is set on ``version``, with all the ``evidence`` that the registry holds on its digest (records
+    with ``type``, ``at`` and ``body``). Returns problems; any of them, or an exception, blocks the move. Since 0.1.
+
+    Example::
+
+        if alias == "champion" and not any(record["type"] == "evaluation" for record in evidence):
+            return [Problem("never evaluated", hint=f"ftreg eval {version.ref}")]
+        return []
+    """
+
+
+@hookspec
+def ftreg_run_started(run: RunInfo) -> None:
+    """Observe that a training run or a step is about to start.
+
+    Called after everything was checked, before any work, with the ``run``. The result is ignored. Since 0.1.
+
+    Example::
+
+        logger.info("%s %s started", run.type, run.name)
+    """
+
+
+@hookspec
+def ftreg_run_finished(run: RunInfo, version: Version) -> None:
+    """Observe that a run has published its ``version``.
+
+    Called after the version is durable. The result is ignored. Since 0.1.
+
+    Example::
+
+        notify(f"{run.name} made {version.ref}")
+    """
+
+
+@hookspec
+def ftreg_run_failed(run: RunInfo, error: BaseException) -> None:
+    """Observe that a run failed or was interrupted; nothing was published.
+
+    Called with the ``error`` before it is raised on. The result is ignored. Since 0.1.
+
+    Example::
+
+        notify(f"{run.name} failed: {error}")
+    """
+
+
+@hookspec
+def ftreg_version_created(version: Version) -> None:
+    """Observe that a version, of any kind and by any way, is in the registry.
+
+    Called after the version is durable; also for imports and datasets. The result is ignored. Since 0.1.
+
+    Example::
+
+        index.add(version.digest, version.ref)
+    """
+
+
+@hookspec
+def ftreg_alias_moved(name: str, alias: str, old: str | None, new: str | None) -> None:
+    """Observe that ``alias`` of model ``name`` points to another digest.
+
+    Called after the move is durable, with the ``old`` and the ``new`` digest; None stands for no version. The result is
+    ignored. Since 0.1.
+
+    Example::
+
+        audit.write(f"{name}@{alias}: {old} -> {new}")
+    """

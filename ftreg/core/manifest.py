@@ -1,0 +1,116 @@
+"""The manifest: the canonical record whose BLAKE3 digest *is* a version's identity.
+
+Time, host and user are not in it; they belong to the event log. The same step on the same inputs with the same result
+has the same digest, whoever ran it and whenever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ftreg.core.errors import CorruptRegistry
+from ftreg.core.names import check_relative_path
+
+SCHEMA = "ftreg.manifest/1"
+
+Json = Any
+"""What ``json`` can write: None, bool, int, float, str, and lists and string-keyed mappings of them."""
+
+
+def canonical_json(value: Json) -> bytes:
+    """Return the one way to write ``value`` as JSON: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+@dataclass(frozen=True, order=True)
+class FileEntry:
+    """A file of a version: its path in the version's folder, its size in bytes, its BLAKE3 in hex."""
+
+    path: str
+    size: int
+    blake3: str
+
+
+@dataclass(frozen=True, order=True)
+class Parent:
+    """An edge of the lineage: what this version was made from, and in which role.
+
+    Roles in use: ``base``, ``adapter``, ``dataset``, ``source``, ``init``; plugins may add others.
+    """
+
+    role: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Producer:
+    """What made a version: a ``method``, a ``step`` or an ``import``, with everything needed to do it again."""
+
+    type: str
+    name: str
+    plugin: str
+    distribution: str
+    version: str
+    config: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that makes a version what it is.
+
+    Attributes:
+        kind: What the files are: ``checkpoint``, ``adapter``, ``onnx``, ``dataset``, or a plugin's own kind.
+        task: What it is for, such as ``text-generation``.
+        files: Its files, sorted by path.
+        parents: What it was made from.
+        producer: What made it, with the full configuration.
+        environment: Versions of the packages that took part.
+        facts: What can be said of the result itself: architecture, parameter count, EOS, chat template, dtype.
+    """
+
+    kind: str
+    task: str
+    files: tuple[FileEntry, ...]
+    parents: tuple[Parent, ...]
+    producer: Producer
+    environment: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files)
+
+    def parent(self, role: str) -> str | None:
+        """The digest of the parent in ``role``, or None."""
+        return next((parent.digest for parent in self.parents if parent.role == role), None)
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes, whose BLAKE3 is the version's digest."""
+        return canonical_json({"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read a manifest; raise ``CorruptRegistry`` if it is not one, or names a path outside its folder."""
+        try:
+            raw = json.loads(data)
+            schema = raw.pop("schema")
+            if schema != SCHEMA:
+                raise CorruptRegistry(
+                    f"a manifest has the schema {schema!r}; this ftreg reads {SCHEMA!r}", hint="Upgrade ftreg."
+                )
+            files = tuple(FileEntry(**entry) for entry in raw.pop("files"))
+            for entry in files:
+                check_relative_path(entry.path)
+            return cls(
+                files=files,
+                parents=tuple(Parent(**parent) for parent in raw.pop("parents")),
+                producer=Producer(**raw.pop("producer")),
+                **raw,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CorruptRegistry(f"a manifest cannot be read: {error}", hint="Run: ftreg verify") from error

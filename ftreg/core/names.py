@@ -1,0 +1,82 @@
+"""Names and references: the one place that says which strings are allowed to name things."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ftreg.core.errors import InputError
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?", re.ASCII)
+_DIGEST_PREFIX = re.compile(r"b3:[0-9a-f]{4,64}", re.ASCII)
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+# Device names that Windows keeps for itself, and words that read as something else in a reference.
+_RESERVED = frozenset(
+    {"con", "prn", "aux", "nul", "b3", "hf", "latest", "newest"}
+    | {f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)}
+)
+
+
+def check_name(name: str, *, what: str = "name", where: str | None = None) -> str:
+    """Return ``name`` if it may name a model, an alias or a tag; raise ``InputError`` otherwise.
+
+    Names are 1-96 characters of a-z, 0-9, ``.``, ``_`` and ``-``, start and end with a letter or digit, and hold
+    no ``..``. Lower case only, so that no two names collide on a file system that ignores case.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        lowered = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
+        hint = "Use 1-96 of a-z, 0-9, '.', '_', '-', starting and ending with a letter or digit"
+        hint += f", such as {lowered[:96]!r}." if _NAME.fullmatch(lowered[:96]) and ".." not in lowered else "."
+        raise InputError(f"{name!r} cannot be a {what}", where=where, hint=hint)
+    if name.split(".")[0] in _RESERVED:
+        raise InputError(f"{name!r} cannot be a {what}: it is reserved", where=where, hint="Choose another.")
+    return name
+
+
+def check_relative_path(path: str) -> str:
+    """Return ``path`` if it is a plain relative POSIX path that stays inside its folder; raise otherwise.
+
+    Refused are absolute paths, ``.`` and ``..`` parts, empty parts, backslashes, drive letters and control characters.
+    """
+    parts = path.split("/")
+    bad = any(part in ("", ".", "..") for part in parts) or any(ord(c) < 32 or c in '\\:*?"<>|' for c in path)
+    if bad or len(path) > 512:
+        raise InputError(f"{path!r} is not a safe relative path", hint="Paths stay inside their folder, with '/'.")
+    return path
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A parsed reference: ``name``, ``name:3``, ``name@alias`` or a digest prefix such as ``b3:1f09``."""
+
+    name: str | None = None
+    number: int | None = None
+    alias: str | None = None
+    digest_prefix: str | None = None
+
+    def __str__(self) -> str:
+        if self.digest_prefix:
+            return self.digest_prefix
+        if self.number is not None:
+            return f"{self.name}:{self.number}"
+        return f"{self.name}@{self.alias}" if self.alias else str(self.name)
+
+
+def parse_ref(text: str) -> Ref:
+    """Parse a reference; raise ``InputError`` for a string that is none."""
+    if text.startswith("b3:"):
+        if not _DIGEST_PREFIX.fullmatch(text):
+            raise InputError(f"{text!r} is not a digest", hint="A digest is b3: and 4 to 64 of 0-9 a-f.")
+        return Ref(digest_prefix=text)
+    if "@" in text:
+        name, _, alias = text.partition("@")
+        return Ref(name=check_name(name), alias=check_name(alias, what="alias"))
+    if ":" in text:
+        name, _, number = text.partition(":")
+        if not _NUMBER.fullmatch(number):
+            raise InputError(
+                f"{text!r} is not a reference: {number!r} is no version number",
+                hint="Write name, name:3, name@alias or b3:<digest>.",
+            )
+        return Ref(name=check_name(name), number=int(number))
+    return Ref(name=check_name(text))

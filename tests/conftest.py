@@ -1,0 +1,28 @@
+"""Fixtures that more than one folder of tests uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_model
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function ``(architecture, tied) -> folder`` of an untrained tiny checkpoint; each is made once. Do not write."""
+    made: dict[tuple[str, bool], Path] = {}
+
+    def get(architecture: str = "llama", tied: bool = False) -> Path:
+        key = (architecture, tied)
+        if key not in made:
+            made[key] = make_model(tmp_path_factory.mktemp(f"{architecture}-{tied}"), architecture, tied=tied)
+        return made[key]
+
+    return get
