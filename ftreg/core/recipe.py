@@ -88,10 +88,15 @@ class TrainConfig(Config):
 
 
 class StepCall(Config):
-    """One step of ``then``: which, and with what configuration."""
+    """One step of ``then``: which, with what configuration, on the result of which earlier step, under which name.
+
+    By default a step works on the newest result that it can take, and names what it makes after it.
+    """
 
     step: str
     config: dict[str, Any] = Field(default_factory=dict)
+    source: str | None = None
+    name: Annotated[str, AfterValidator(_name)] | None = None
 
 
 class Recipe(Config):
@@ -171,13 +176,17 @@ def _list(raw: Mapping[str, Any], key: str, where: str) -> list[Any]:
 
 
 def _parse_call(item: Any, where: str) -> StepCall:
-    """Read ``merge`` or ``quantize: {scheme: int8}``."""
+    """Read ``merge``, ``quantize: {scheme: int8}`` or ``export: {format: onnx}``, the last being step ``onnx``."""
     if isinstance(item, str):
         return StepCall(step=item)
     if isinstance(item, Mapping) and len(item) == 1:
-        (step, config), *_ = item.items()
-        if isinstance(step, str) and (config is None or isinstance(config, Mapping)):
-            return StepCall(step=step, config=dict(config or {}))
+        (step, settings), *_ = item.items()
+        if isinstance(step, str) and (settings is None or isinstance(settings, Mapping)):
+            config = dict(settings or {})
+            call = {"source": config.pop("from", None), "name": config.pop("name", None)}
+            if step == "export":
+                step = config.pop("format", "onnx")
+            return validate(StepCall, {"step": step, "config": config, **call}, where=where)
     raise RecipeError("is no step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
 
 

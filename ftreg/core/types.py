@@ -210,6 +210,7 @@ class TrainJob:
         staging: Empty folder; what the method writes here becomes the version's files.
         report: Folder for files about the run (curves, pictures); kept as evidence.
         scratch: Folder for checkpoints; kept when the run is interrupted, so that it can resume.
+        template: Chat template: ``auto`` (the tokenizer's own, else ftreg's plain one) or the path of a Jinja file.
         resume: Go on from the newest checkpoint in ``scratch``.
         progress: Where to say how far the work is.
     """
@@ -221,6 +222,7 @@ class TrainJob:
     staging: Path
     report: Path
     scratch: Path
+    template: str = "auto"
     resume: bool = False
     progress: Progress = field(default_factory=Silence)
 

@@ -1,0 +1,136 @@
+"""The public functions: what the command line does, in Python.
+
+Each takes the registry to work in; None is the default one. Each raises ``ftreg.FtregError`` with a message that says what
+is wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftreg.core.host import PluginHost
+from ftreg.core.recipe import Recipe, apply_settings, parse_recipe, read_recipe, validate
+from ftreg.core.specs import StepSpec
+from ftreg.core.types import Progress, Silence, Version
+from ftreg.evaluation import Evaluation
+from ftreg.pipeline.evaluations import evaluate_version, held_out
+from ftreg.pipeline.plan import Plan, make_plan
+from ftreg.pipeline.recipes import run_plan
+from ftreg.pipeline.steps import apply_step
+from ftreg.pipeline.training import train as train_plan
+from ftreg.pipeline.workspace import Workspace
+from ftreg.registry import Registry
+
+RecipeLike = Path | str | Mapping[str, Any]
+
+
+def workspace(registry: Registry | None = None, progress: Progress | None = None) -> Workspace:
+    """The workspace around ``registry``, with the plugins that the environment asks for."""
+    registry = registry or Registry(host=PluginHost.from_environment())
+    return Workspace(registry, registry.host or PluginHost.from_environment(), progress or Silence())
+
+
+def load_recipe(recipe: RecipeLike, settings: Mapping[str, str] | None = None) -> Recipe:
+    """Read a recipe from a file or a mapping, put ``settings`` (``{"lora.rank": "32"}``) in, and validate it.
+
+    Paths in a recipe file are relative to the file.
+    """
+    if isinstance(recipe, Mapping):
+        return parse_recipe(apply_settings(dict(recipe), settings or {}))
+    path = Path(recipe)
+    raw = read_recipe(path)
+    raw = _relative_to(raw, path.parent)
+    return parse_recipe(apply_settings(raw, settings or {}), where=str(path))
+
+
+def plan(recipe: RecipeLike, *, registry: Registry | None = None, **settings: Any) -> Plan:
+    """Check that ``recipe`` is feasible as a whole, without running anything; return what would be run."""
+    return make_plan(workspace(registry).host, load_recipe(recipe, _settings(settings)))
+
+
+def train(
+    recipe: RecipeLike, *, registry: Registry | None = None, progress: Progress | None = None, resume: bool = False
+) -> Version:
+    """Train as ``recipe`` says, without its ``then`` steps, and register the result."""
+    space = workspace(registry, progress)
+    return train_plan(space, make_plan(space.host, load_recipe(recipe)), resume=resume)
+
+
+def run(
+    recipe: RecipeLike, *, registry: Registry | None = None, progress: Progress | None = None, accept: bool = False
+) -> list[Version]:
+    """Train as ``recipe`` says, then apply its ``then`` steps; what was done before is reused."""
+    space = workspace(registry, progress)
+    return run_plan(space, make_plan(space.host, load_recipe(recipe)), accept=accept)
+
+
+def apply(
+    step: str,
+    ref: str,
+    *,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    others: Sequence[tuple[str, float]] = (),
+    name: str | None = None,
+    accept: bool = False,
+    **config: Any,
+) -> Version:
+    """Apply the step called ``step`` to the version ``ref`` and register the result; ``config`` is the step's."""
+    space = workspace(registry, progress)
+    spec = space.host.get(StepSpec, step)
+    checked = validate(space.host.config_model(spec), config, where=step)
+    return apply_step(space, spec, ref, checked, others=others, name=name, accept=accept)
+
+
+def merge(ref: str, **options: Any) -> Version:
+    """Merge an adapter into its base; options as for ``apply``."""
+    return apply("merge", ref, **options)
+
+
+def quantize(ref: str, **options: Any) -> Version:
+    """Store a checkpoint's weights in fewer bits; options as for ``apply``, such as ``scheme="int8"``."""
+    return apply("quantize", ref, **options)
+
+
+def prune(ref: str, **options: Any) -> Version:
+    """Set a checkpoint's least important weights to zero; options as for ``apply``, such as ``sparsity=0.5``."""
+    return apply("prune", ref, **options)
+
+
+def export(ref: str, format: str = "onnx", **options: Any) -> Version:
+    """Export a checkpoint to ``format``; options as for ``apply``."""
+    return apply(format, ref, **options)
+
+
+def evaluate(
+    ref: str, data: str | Path | None = None, *, registry: Registry | None = None, progress: Progress | None = None
+) -> Evaluation:
+    """Measure ``ref`` on ``data``, by default the held-out part of the dataset it was trained on."""
+    space = workspace(registry, progress)
+    examples = held_out(space, [ref], data=None if data is None else str(data))
+    return evaluate_version(space, ref, examples)
+
+
+def _settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in settings.items()}
+
+
+def _relative_to(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipe with the paths in it made relative to the current folder."""
+    raw = dict(raw)
+    data = raw.get("data")
+    if isinstance(data, str):
+        data = {"path": data}
+    if isinstance(data, dict):
+        data = dict(data)
+        if isinstance(data.get("path"), str) and Path(folder, data["path"]).exists():
+            data["path"] = str(folder / data["path"])
+        if isinstance(data.get("template"), str) and data["template"] != "auto":
+            data["template"] = str(folder / data["template"])
+        raw["data"] = data
+    base = raw.get("base")
+    if isinstance(base, str) and base.startswith("."):
+        raw["base"] = str(folder / base)
+    return raw

@@ -1,0 +1,83 @@
+"""Options that several commands share, and how a published version is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ftreg.cli.session import Session, human_size
+from ftreg.core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ftreg.core.types import Version
+    from ftreg.pipeline.workspace import Workspace
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def set_option(command: CommandT) -> CommandT:
+    """Add ``--set KEY=VALUE``, passed on as the mapping ``settings``."""
+    return click.option(
+        "--set", "settings", metavar="KEY=VALUE", multiple=True, callback=_read_settings, help="Change a setting."
+    )(command)
+
+
+def _read_settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
+    settings: dict[str, str] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not all(key.split(".")):
+            raise RecipeError(f"{value!r} is no setting", where="--set", hint="Write --set train.epochs=3")
+        if key in settings:
+            raise RecipeError(f"{key!r} is set twice", where="--set", hint="Keep one of the two.")
+        settings[key] = text
+    return settings
+
+
+def workspace(session: Session) -> Workspace:
+    """The workspace of this command: its registry, plugins and progress."""
+    from ftreg.pipeline.workspace import Workspace
+
+    return Workspace(session.registry, session.host, session.progress)
+
+
+def version_facts(session: Session, version: Version) -> dict[str, Any]:
+    """What is told of a version that a command has made."""
+    return {
+        "ref": version.ref,
+        "kind": version.kind,
+        "digest": version.digest,
+        "size": version.size,
+        "path": str(session.registry.source(version.digest).path),
+    }
+
+
+def show_versions(session: Session, versions: list[Version], *, as_json: bool) -> None:
+    """Print the versions that a command has made."""
+    facts = [version_facts(session, version) for version in versions]
+    if as_json:
+        session.json(facts if len(facts) != 1 else facts[0])
+        return
+    session.table(
+        ["version", "kind", "size", "digest", "parity with its source"],
+        [
+            [v.ref, v.kind, human_size(v.size), v.digest[:15], parity_line(session, v.digest)]
+            for v in versions
+        ],
+        right=["size"],
+    )  # fmt: skip
+
+
+def parity_line(session: Session, ref: str) -> str:
+    """The newest certificate of a version in a few words; empty where it has none."""
+    records = [record for record in session.registry.evidence(ref) if record.type == "certificate"]
+    if not records:
+        return ""
+    parity = records[-1].body["parity"]
+    verdict = "  ACCEPTED OUT OF TOLERANCE" if records[-1].body["accepted"] else ""
+    return (
+        f"KL {parity['kl']:.2g}  top-1 {parity['top1']:.1%}  loss {parity['loss_delta']:+.3f}  "
+        f"greedy {parity['greedy_prefix']:.1%}{verdict}"
+    )

@@ -1,0 +1,42 @@
+"""Certificates: measures a fresh result against the version it comes from, before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from ftreg.core.errors import CertificateFailed
+from ftreg.core.manifest import Json
+from ftreg.core.types import Artifact, Source, Splits
+from ftreg.evaluation import check, make_probe, measure_parity
+from ftreg.pipeline.workspace import Workspace
+
+
+def certify(
+    space: Workspace, reference: Source, result: Source, artifact: Artifact, data: Splits, *, accept: bool
+) -> Mapping[str, Json]:
+    """Measure ``result`` against ``reference`` on held-out text, and return the certificate.
+
+    The probe is the dataset's test split, else its validation split, else built-in prompts.
+
+    Raises:
+        CertificateFailed: A figure is outside the artifact's tolerance, and ``accept`` is false.
+    """
+    assert artifact.tolerance is not None
+    with space.engine(reference) as parent, space.engine(result) as child:
+        probe = make_probe(parent.tokenizer, data.test or data.validation)
+        parity = measure_parity(parent, child, probe, progress=space.progress)
+    failures = check(parity, artifact.tolerance)
+    if failures and not accept:
+        raise CertificateFailed(
+            f"{result.ref} is too far from {reference.ref}: {'; '.join(failures)}",
+            hint="Nothing was published. Choose gentler settings, or publish it all the same with --accept.",
+        )
+    return {
+        "reference": reference.digest,
+        "probe": {"source": probe.source, "sequences": len(probe.sequences)},
+        "parity": asdict(parity),
+        "tolerance": asdict(artifact.tolerance),
+        "failures": failures,
+        "accepted": bool(failures),
+    }

@@ -1,0 +1,60 @@
+"""Preview: what a plan would do, with its inputs checked and nothing registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftreg.core.manifest import Json
+from ftreg.data import load_examples, split_examples
+from ftreg.pipeline.inputs import check_model_folder, is_path, is_uri, resolve_data
+from ftreg.pipeline.plan import Plan
+from ftreg.pipeline.workspace import Workspace, full_config
+
+
+def preview(space: Workspace, plan: Plan) -> dict[str, Json]:
+    """Describe ``plan`` as facts; raise as running it would for inputs that are not there."""
+    recipe = plan.recipe
+    names = [recipe.name]
+    steps: list[str] = []
+    for step in plan.steps:
+        source = names[step.source + 1]
+        names.append(step.name or f"{source}-{step.spec.suffix or step.spec.name}")
+        steps.append(f"{step.spec.name}: {source} -> {names[-1]} ({step.spec.produces})")
+    return {
+        "name": recipe.name,
+        "base": _base(space, recipe.base),
+        "data": _rows(space, plan),
+        "method": plan.method.name,
+        plan.method.name: full_config(plan.method_config),
+        "train": full_config(recipe.train),
+        "then": steps,
+    }
+
+
+def _base(space: Workspace, base: str) -> str:
+    if is_path(base):
+        check_model_folder(Path(base).expanduser(), "base")
+        return base
+    if is_uri(base):
+        return f"{base} (not fetched)"
+    version = space.registry.get(base)
+    return f"{version.ref} {version.digest[:15]}"
+
+
+def _rows(space: Workspace, plan: Plan) -> dict[str, Any]:
+    config = plan.recipe.data
+    path = Path(config.path).expanduser()
+    if path.is_file():
+        examples, format_name = load_examples(path, format=config.format, host=space.host)
+        splits = split_examples(examples, config)
+        origin = f"{path} ({format_name})"
+    else:
+        version, splits = resolve_data(space, config)
+        origin = version.ref
+    return {
+        "source": origin,
+        "train": len(splits.train),
+        "validation": len(splits.validation),
+        "test": len(splits.test),
+    }

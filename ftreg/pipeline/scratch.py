@@ -1,0 +1,50 @@
+"""Scratch: registers an untrained base model, to be pre-trained with the ``full`` method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftreg.core.errors import InputError
+from ftreg.core.manifest import Parent, Producer
+from ftreg.core.names import check_name
+from ftreg.core.recipe import DataConfig, validate
+from ftreg.core.types import CHECKPOINT, Example, Version
+from ftreg.pipeline.inputs import resolve_data
+from ftreg.pipeline.plan import FULL_PRECISION
+from ftreg.pipeline.workspace import Workspace, full_config
+from ftreg.registry import Draft
+from ftreg.training import BaseConfig, create_base, describe
+
+
+def create_base_version(
+    space: Workspace, name: str, data: Path, settings: Mapping[str, Any], *, seed: int = 0
+) -> Version:
+    """Create an untrained Llama and a tokenizer trained on ``data``, and register them as ``name``.
+
+    Raises:
+        RecipeError: ``settings`` do not make a model, such as a hidden size that the heads do not divide.
+        InputError: ``data`` cannot be used, or ``name`` cannot be a name.
+    """
+    check_name(name)
+    config = validate(BaseConfig, settings, where="--set")
+    if not data.is_file():
+        raise InputError("no such file", where=f"--data {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
+    dataset, splits = resolve_data(space, DataConfig(path=str(data.absolute()), validation=0.0))
+    producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})
+    with space.registry.staging() as staging:
+        space.progress.say(f"training a tokenizer on {len(splits.train)} texts")
+        create_base(staging.files, [_text(example) for example in splits.train], config, seed)
+        draft = Draft(
+            folder=staging.files,
+            kind=CHECKPOINT,
+            parents=(Parent("dataset", dataset.digest),),
+            producer=producer,
+            facts={**describe(staging.files), "capabilities": [FULL_PRECISION]},
+        )
+        return space.registry.publish(name, draft)
+
+
+def _text(example: Example) -> str:
+    return example.text if example.text is not None else "\n".join(turn.content for turn in example.messages)

@@ -1,0 +1,87 @@
+"""Training: runs a method on a base and a dataset, and publishes what it made."""
+
+from __future__ import annotations
+
+import shutil
+
+from ftreg.core.errors import InfeasiblePlan, InputError
+from ftreg.core.manifest import Parent
+from ftreg.core.types import RunInfo, TrainJob, Version
+from ftreg.pipeline.inputs import resolve_base, resolve_data
+from ftreg.pipeline.plan import Plan
+from ftreg.pipeline.workspace import Workspace, environment, full_config
+from ftreg.registry import Draft, production_key
+
+
+def train(space: Workspace, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
+    """Train as ``plan`` says and publish the result.
+
+    Args:
+        space: Where to work.
+        plan: A recipe that was checked by ``make_plan``.
+        resume: Go on from the newest checkpoint of the same run, which must exist.
+        reuse: Return the version that the same run made before, if there is one.
+
+    Raises:
+        InputError: What the recipe names does not exist, or there is nothing to resume.
+        FtregError: The training failed; nothing was published.
+    """
+    recipe, method = plan.recipe, plan.method
+    base = resolve_base(space, recipe.base)
+    if base.kind not in method.accepts:
+        raise InfeasiblePlan(f"method {method.name} trains on {' or '.join(method.accepts)}; {base.ref} is {base.kind}")
+    dataset, splits = resolve_data(space, recipe.data)
+    config = {
+        method.name: full_config(plan.method_config),
+        "train": full_config(recipe.train),
+        "template": recipe.data.template,
+    }
+    producer = space.producer("method", method, config)
+    parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
+    packages = environment(method)
+    key = production_key(producer, parents, packages)
+    if reuse and (known := space.registry.find_produced(key)) is not None:
+        space.progress.say(f"{known.ref} is the same run; reused")
+        return known
+
+    scratch = space.registry.home / "runs" / key
+    if resume and not any(scratch.glob("checkpoint-*")):
+        raise InputError(
+            "there is no interrupted run with this base, data and settings",
+            where="--resume",
+            hint="Run it without --resume.",
+        )
+    if not resume:
+        shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    run = RunInfo("method", method.name, recipe.name, {"base": base.digest, "dataset": dataset.digest}, config)
+    with space.observed(run) as published, space.registry.staging() as staging:
+        job = TrainJob(
+            base=space.registry.source(base.ref).path,
+            data=splits,
+            config=plan.method_config,
+            train=recipe.train,
+            staging=staging.files,
+            report=staging.report,
+            scratch=scratch,
+            template=recipe.data.template,
+            resume=resume,
+            progress=space.progress,
+        )
+        artifact = space.host.load(method)(job)
+        draft = Draft(
+            folder=staging.files,
+            report=staging.report,
+            kind=artifact.kind,
+            task=artifact.task,
+            parents=parents,
+            producer=producer,
+            environment=packages,
+            facts={**artifact.facts, "capabilities": sorted(method.capabilities)},
+            evidence=[("run", dict(artifact.measured))],
+        )
+        version = space.registry.publish(recipe.name, draft, tags=recipe.tags)
+        published.append(version)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return version
+
