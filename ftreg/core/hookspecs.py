@@ -56,7 +56,7 @@ def ftreg_steps() -> Sequence[StepSpec]:  # type: ignore[empty-body]
 def ftreg_engines() -> Sequence[EngineSpec]:  # type: ignore[empty-body]
     """Contribute inference engines, used to evaluate, to certify and to serve.
 
-    Called once, when plugins are loaded. Returns the engines' specs; the first engine, by plugin name, that can load an
+    Called once, when plugins are loaded. Returns the engines' specs; the first engine, by name, that can load an
     artifact's kind is its default. Since 0.1.
 
     Example::
@@ -69,12 +69,12 @@ def ftreg_engines() -> Sequence[EngineSpec]:  # type: ignore[empty-body]
 def ftreg_formats() -> Sequence[FormatSpec]:  # type: ignore[empty-body]
     """Contribute dataset row formats.
 
-    Called once, when plugins are loaded. Returns the formats' specs. Detection asks each format's ``matches``; where more
-    than one says yes, the user must name one. Since 0.1.
+    Called once, when plugins are loaded. Returns the formats' specs. Detection asks each format's ``matches``; where
+    more than one says yes, the user must name one. Since 0.1.
 
     Example::
 
-        return [FormatSpec(name="qa", summary="question/answer", impl="my_package.qa:QA", columns=("question", "answer"))]
+        return [FormatSpec(name="qa", summary="question and answer", impl="my_package.qa:QA", columns=("q", "a"))]
     """
 
 
@@ -107,9 +107,9 @@ def ftreg_commands() -> Sequence[CommandSpec]:  # type: ignore[empty-body]
 def ftreg_resolve_base(uri: str) -> Path | None:
     """Fetch a base model that is named by a URI.
 
-    Called when a base is neither a registry reference nor a local folder, with the ``uri`` as the user typed it. Returns
-    the folder of a checkpoint that transformers can load, which is then imported into the registry, or None where the
-    URI is not this plugin's. The first answer wins. Since 0.1.
+    Called when a base is neither a registry reference nor a local folder, with the ``uri`` as the user typed it.
+    Returns the folder of a checkpoint that transformers can load, which is then imported into the registry, or None
+    where the URI is not this plugin's. The first answer wins. Since 0.1.
 
     Example::
 
@@ -123,8 +123,8 @@ def ftreg_resolve_base(uri: str) -> Path | None:
 def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[empty-body]
     """Refuse a version before it is published.
 
-    Called with the ``version`` as it would be (its ``number`` is 0, for none is given yet). Returns problems; any of them,
-    or an exception, blocks the publication. Since 0.1.
+    Called with the ``version`` as it would be (its ``number`` is 0, for none is given yet). Returns problems; any of
+    them, or an exception, blocks the publication. Since 0.1.
 
     Example::
 
@@ -138,8 +138,9 @@ def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[
 def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mapping[str, Json]]) -> Sequence[Problem]:  # type: ignore[empty-body]
     """Refuse that an alias moves to a version.
 
-    Called before ``alias`` is set on ``version``, with all the ``evidence`` that the registry holds on its digest (records
-    with ``type``, ``at`` and ``body``). Returns problems; any of them, or an exception, blocks the move. Since 0.1.
+    Called before ``alias`` is set on ``version``, with all the ``evidence`` that the registry holds on its digest
+    (records with ``type``, ``at`` and ``body``). Returns problems; any of them, or an exception, blocks the move.
+    Since 0.1.
 
     Example::
 

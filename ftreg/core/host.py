@@ -1,38 +1,35 @@
-"""The plugin host: finds plugins, guards each of them, and keeps what they contribute.
+"""The plugin host: loads plugins, guards each of them, and keeps what they contribute.
 
-Plugins are found through the entry-point group ``ftreg``, the built-in ones like any other. Each loads in a guard of its
-own: one that fails to import, misspells a hook, returns what it may not or takes a taken name is left out and reported,
-and every other plugin works on.
+Plugins are found through the entry-point group ``ftreg``, the built-in ones like any other. Each loads in a guard of
+its own: one that fails to import, misspells a hook, returns what it may not or takes a taken name is left out and
+reported, and every other plugin works on.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pluggy
 
 from ftreg.core import hookspecs
-from ftreg.core.errors import MissingExtra, PluginError, UnknownName
-from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Spec, StepSpec
+from ftreg.core.discovery import DISTRIBUTION, GROUP, Candidate, PluginInfo, candidates
+from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
+from ftreg.core.guard import Guard, describe, resolve_import
+from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Requirement, Spec, StepSpec
 from ftreg.core.types import Problem
 
-GROUP = "ftreg"
-DISTRIBUTION = "ftreg"
+__all__ = ["DISTRIBUTION", "GROUP", "KINDS", "PluginHost", "PluginInfo", "resolve_import"]
 
 logger = logging.getLogger("ftreg.plugins")
 
 SpecT = TypeVar("SpecT", bound=Spec)
 
-_CONTRIBUTIONS: Mapping[str, type[Spec]] = {
+KINDS: Mapping[str, type[Spec]] = {
     "ftreg_methods": MethodSpec,
     "ftreg_steps": StepSpec,
     "ftreg_engines": EngineSpec,
@@ -40,41 +37,7 @@ _CONTRIBUTIONS: Mapping[str, type[Spec]] = {
     "ftreg_metrics": MetricSpec,
     "ftreg_commands": CommandSpec,
 }
-
-
-@dataclass(frozen=True)
-class PluginInfo:
-    """A plugin as the host found it.
-
-    Attributes:
-        name: Its entry point's name.
-        module: What the entry point loads.
-        distribution: The distribution that brings it.
-        version: That distribution's version.
-        state: ``active``, ``disabled`` or ``failed``.
-        reason: Why it is not active; empty where it is.
-        provides: What it contributes, as ``"method lora"``, and the other hooks it implements.
-    """
-
-    name: str
-    module: str
-    distribution: str
-    version: str
-    state: str
-    reason: str = ""
-    provides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    name: str
-    module: str
-    distribution: str
-    version: str
-
-    def info(self, state: str, reason: str = "", provides: Iterable[str] = ()) -> PluginInfo:
-        """This candidate, with what became of it."""
-        return PluginInfo(self.name, self.module, self.distribution, self.version, state, reason, tuple(provides))
+"""The hooks that contribute, and what each of them returns a list of."""
 
 
 class PluginHost:
@@ -83,100 +46,144 @@ class PluginHost:
     Args:
         disabled: Plugin names to leave out (``--no-plugin``).
         only: Names of the third-party plugins to load; None loads all, an empty set none (``FTREG_PLUGINS``).
-        trace: Write every hook call to standard error (``FTREG_TRACE_PLUGINS``).
+        trace: Write what plugins are asked and answer to standard error (``FTREG_TRACE_PLUGINS``).
+        commands: The command line's own commands, whose names no plugin may take.
+
+    Raises:
+        UnknownName: ``disabled`` or ``only`` names a plugin that is not installed.
     """
 
-    def __init__(self, *, disabled: Iterable[str] = (), only: Iterable[str] | None = None, trace: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        disabled: Iterable[str] = (),
+        only: Iterable[str] | None = None,
+        trace: bool = False,
+        commands: Iterable[str] = (),
+    ) -> None:
         self._disabled = frozenset(disabled)
         self._only = None if only is None else frozenset(only)
+        self._guard = Guard(trace=trace)
+        self._commands = frozenset(commands)
         self._manager = pluggy.PluginManager("ftreg")
         self._manager.add_hookspecs(hookspecs)
-        if trace:
-            self._manager.trace.root.setwriter(sys.stderr.write)
-            self._manager.enable_tracing()
         self._specs: dict[tuple[type[Spec], str], tuple[Spec, PluginInfo]] = {}
-        self.plugins: list[PluginInfo] = [self._admit(candidate) for candidate in _candidates()]
-        unknown = self._disabled - {plugin.name for plugin in self.plugins}
-        if unknown:
-            name = sorted(unknown)[0]
-            raise UnknownName("plugin", name, [plugin.name for plugin in self.plugins], where="--no-plugin")
+        self.plugins: list[PluginInfo] = []
+        for candidate in candidates():
+            self.plugins.append(self._admit(candidate))
+        self._refuse_unknown(self._disabled, "--no-plugin")
+        self._refuse_unknown(self._only or frozenset(), "FTREG_PLUGINS")
 
     @classmethod
-    def from_environment(cls, disabled: Iterable[str] = ()) -> PluginHost:
+    def from_environment(cls, disabled: Iterable[str] = (), commands: Iterable[str] = ()) -> PluginHost:
         """The host that the environment asks for: ``FTREG_PLUGINS`` and ``FTREG_TRACE_PLUGINS``."""
         only = os.environ.get("FTREG_PLUGINS")
         return cls(
             disabled=disabled,
             only=None if only is None else [name.strip() for name in only.split(",") if name.strip()],
             trace=os.environ.get("FTREG_TRACE_PLUGINS", "") not in ("", "0"),
+            commands=commands,
         )
 
-    def _admit(self, candidate: _Candidate) -> PluginInfo:
+    def register(self, module: object) -> PluginInfo:
+        """Register a plugin that this process has made itself, as guarded as an installed one."""
+        name = getattr(module, "__name__", type(module).__name__)
+        info = self._register(module, Candidate(name, name, "(this process)", ""))
+        self.plugins.append(info)
+        return info
+
+    def _refuse_unknown(self, names: frozenset[str], where: str) -> None:
+        known = [plugin.name for plugin in self.plugins]
+        for name in sorted(names.difference(known)):
+            raise UnknownName("plugin", name, known, where=where)
+
+    def _admit(self, candidate: Candidate) -> PluginInfo:
         """Load one plugin behind a guard, and keep what it contributes if all of it is sound."""
         if candidate.name in self._disabled:
             return candidate.info("disabled", "by --no-plugin")
         if self._only is not None and candidate.distribution != DISTRIBUTION and candidate.name not in self._only:
             return candidate.info("disabled", "by FTREG_PLUGINS")
+        if candidate.fault:
+            return candidate.info("failed", candidate.fault)
         # BaseException: a plugin that calls sys.exit() at import must not end the command that lists it.
         try:
-            module = resolve_import(candidate.module)
+            module = self._guard.run(
+                candidate.name, f"import {candidate.module}", lambda: resolve_import(candidate.module)
+            )
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            return candidate.info("failed", f"import failed: {type(error).__name__}: {error}")
-        return self.register(module, candidate)
+            return candidate.info("failed", f"import failed: {describe(error)}")
+        return self._register(module, candidate)
 
-    def register(self, module: object, candidate: _Candidate | None = None) -> PluginInfo:
+    def _register(self, module: object, candidate: Candidate) -> PluginInfo:
         """Register a loaded plugin; on any breach of its contract, leave it out and say why."""
-        name = getattr(module, "__name__", repr(module))
-        candidate = candidate or _Candidate(name, name, "(this process)", "")
-        key = f"{candidate.distribution}:{candidate.name}"
         try:
-            if self._manager.register(module, name=key) is None:
-                raise PluginError("blocked")
-            self._refuse_misspelt(module)
-            specs = self._collect(module)
-            info = candidate.info("active", provides=self._provides(module, specs))
-            self._refuse_duplicates(specs, info)
+            self._refuse_taken(candidate, module)
+            self._manager.register(module, name=candidate.name)
+            try:
+                self._check_hooks(module)
+                specs = self._collect(module)
+                info = candidate.info("active", provides=self._provides(module, specs))
+                self._refuse_duplicates(specs, info)
+            except BaseException:
+                self._manager.unregister(name=candidate.name)
+                raise
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if self._manager.has_plugin(key):
-                self._manager.unregister(name=key)
-            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            return candidate.info("failed", " ".join(reason.split()))
+            return candidate.info("failed", describe(error))
         for spec in specs:
             self._specs[type(spec), spec.name] = (spec, info)
         return info
 
-    def _refuse_misspelt(self, module: object) -> None:
-        """Raise for an implementation whose name is no hook's."""
-        for caller in self._manager.get_hookcallers(module) or []:
-            if not caller.has_spec():
-                for impl in caller.get_hookimpls():
-                    if impl.plugin is module and not impl.optionalhook:
-                        raise PluginError(str(UnknownName("hook", caller.name, _hook_names())))
+    def _refuse_taken(self, candidate: Candidate, module: object) -> None:
+        """Raise where another plugin has the same name, or is the same module."""
+        if self._manager.has_plugin(candidate.name):
+            other = self.plugin(candidate.name)
+            raise PluginError(
+                f"a plugin {candidate.name!r} is provided by both {other.distribution} and {candidate.distribution}; "
+                "rename one of the entry points"
+            )
+        if taken_by := self._manager.get_name(module):
+            raise PluginError(f"{candidate.module} is already loaded as plugin {taken_by!r}")
+
+    def _check_hooks(self, module: object) -> None:
+        """Raise for a module whose hooks would silently not be called."""
+        callers = self._manager.get_hookcallers(module) or []
+        for caller in callers:
+            for impl in caller.get_hookimpls():
+                if impl.plugin is not module:
+                    continue
+                if not caller.has_spec() and not impl.optionalhook:
+                    raise PluginError(str(UnknownName("hook", caller.name, _hook_names())))
+                if impl.wrapper or impl.hookwrapper:
+                    raise PluginError(f"{caller.name} is a hook wrapper; ftreg calls none")
+        for name in _hook_names():
+            if callable(hook := getattr(module, name, None)) and not hasattr(hook, "ftreg_impl"):
+                raise PluginError(f"{name} is not marked with @hookimpl")
+        if not callers:
+            raise PluginError("implements no hook; mark its hooks with @hookimpl")
 
     def _collect(self, module: object) -> list[Spec]:
         """Ask one plugin for its contributions; raise for any that is not what its hook allows."""
         specs: list[Spec] = []
-        for hook, kind in _CONTRIBUTIONS.items():
-            for impl in getattr(self._manager.hook, hook).get_hookimpls():
+        for hook, kind in KINDS.items():
+            for impl in self._implementations(hook):
                 if impl.plugin is not module:
                     continue
-                returned = impl.function()
+                returned = self._call(hook, impl)
                 if not isinstance(returned, list | tuple):
                     raise PluginError(f"{hook} returned {type(returned).__name__}, not a list of {kind.__name__}")
                 for spec in returned:
-                    if not isinstance(spec, kind):
+                    if type(spec) is not kind:
                         raise PluginError(f"{hook} returned a {type(spec).__name__} where {kind.__name__} is due")
-                    _check_spec(spec)
                 specs.extend(returned)
         return specs
 
     def _provides(self, module: object, specs: Sequence[Spec]) -> list[str]:
         hooks = sorted(caller.name for caller in self._manager.get_hookcallers(module) or [])
-        return [f"{spec.what} {spec.name}" for spec in specs] + [name for name in hooks if name not in _CONTRIBUTIONS]
+        return [f"{spec.what} {spec.name}" for spec in specs] + [name for name in hooks if name not in KINDS]
 
     def _refuse_duplicates(self, specs: Sequence[Spec], info: PluginInfo) -> None:
         """Raise where a name is taken already, naming both distributions."""
@@ -186,6 +193,8 @@ class PluginHost:
             if key in seen:
                 raise PluginError(f"provides {spec.what} {spec.name!r} twice")
             seen.add(key)
+            if isinstance(spec, CommandSpec) and spec.name in self._commands:
+                raise PluginError(f"command {spec.name!r} is one of ftreg's own")
             if key in self._specs:
                 other = self._specs[key][1]
                 raise PluginError(
@@ -202,7 +211,11 @@ class PluginHost:
         """The contribution called ``name``; raise ``UnknownName`` with the nearest ones."""
         entry = self._specs.get((kind, name))
         if entry is None:
-            raise UnknownName(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
+            error = UnknownName(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
+            if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
+                failure = f"Failed to load: plugin {', '.join(failed)} (ftreg plugins list says why)."
+                error.hint = f"{error.hint} {failure}" if error.hint else failure
+            raise error
         spec = entry[0]
         assert isinstance(spec, kind)
         return spec
@@ -218,11 +231,14 @@ class PluginHost:
                 return info
         raise UnknownName("plugin", name, [info.name for info in self.plugins])
 
+    def missing(self, spec: Spec) -> list[Requirement]:
+        """What ``spec`` needs and is not installed."""
+        return [requirement for requirement in spec.requires if not _is_installed(requirement.package)]
+
     def require(self, spec: Spec) -> None:
         """Raise ``MissingExtra`` for the first package that ``spec`` needs and that is not installed."""
-        for requirement in spec.requires:
-            if importlib.util.find_spec(requirement.package) is None:
-                raise MissingExtra(f"{spec.what} {spec.name}", requirement.package, requirement.install)
+        for requirement in self.missing(spec):
+            raise MissingExtra(f"{spec.what} {spec.name}", requirement.package, requirement.install)
 
     def load(self, spec: Spec) -> Any:
         """Import what ``spec.impl`` names; raise ``MissingExtra`` or ``PluginError`` where that fails."""
@@ -235,79 +251,87 @@ class PluginHost:
         return self._import(spec, spec.config)
 
     def _import(self, spec: Spec, target: str) -> Any:
+        info = self.provider(spec)
         try:
-            return resolve_import(target)
-        except (ImportError, AttributeError) as error:
-            info = self.provider(spec)
+            return self._guard.run(info.name, f"import {target}", lambda: resolve_import(target))
+        except (Exception, SystemExit) as error:
             raise PluginError(
-                f"{spec.what} {spec.name} cannot be loaded from {target!r}: {error}",
+                f"{spec.what} {spec.name} cannot be loaded from {target!r}: {describe(error)}",
                 where=f"plugin {info.name} ({info.distribution} {info.version})",
             ) from error
 
     def resolve_base(self, uri: str) -> Path | None:
-        """Ask each plugin for the base that ``uri`` names; the first answer wins."""
-        answer = self._manager.hook.ftreg_resolve_base(uri=uri)
-        if answer is not None and not isinstance(answer, Path):
-            raise PluginError(f"ftreg_resolve_base returned {type(answer).__name__} for {uri!r}, not a Path")
-        return answer
+        """Ask each plugin for the base that ``uri`` names; the first answer wins.
+
+        Raises:
+            FtregError: What a plugin raises on purpose, as it is.
+            PluginError: A plugin raised anything else, or returned what is not a path.
+        """
+        for impl in self._implementations("ftreg_resolve_base"):
+            where = f"plugin {impl.plugin_name}"
+            try:
+                answer = self._call("ftreg_resolve_base", impl, uri=uri)
+            except FtregError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise PluginError(f"cannot fetch {uri!r}: {describe(error)}", where=where) from error
+            if isinstance(answer, Path):
+                return answer
+            if answer is not None:
+                raise PluginError(
+                    f"ftreg_resolve_base returned {type(answer).__name__} for {uri!r}, not a Path", where=where
+                )
+        return None
 
     def gate(self, hook: str, **arguments: Any) -> list[Problem]:
         """Ask every gate; an exception, or an answer that is no list of problems, is itself a problem."""
         problems: list[Problem] = []
-        for impl in getattr(self._manager.hook, hook).get_hookimpls():
+        for impl in self._implementations(hook):
             try:
-                returned = impl.function(*(arguments[name] for name in impl.argnames))
-                if any(not isinstance(problem, Problem) for problem in returned or ()):
+                returned = self._call(hook, impl, **arguments)
+                if not isinstance(returned, list | tuple) or any(not isinstance(item, Problem) for item in returned):
                     raise PluginError(f"{hook} returned what is not a list of Problem")
-                problems.extend(returned or ())
-            except Exception as error:
-                problems.append(Problem(f"gate of plugin {impl.plugin_name} failed: {type(error).__name__}: {error}"))
+                problems.extend(returned)
+            except (Exception, SystemExit) as error:
+                problems.append(
+                    Problem(
+                        f"gate of plugin {impl.plugin_name} failed: {describe(error)}",
+                        hint=f"Mend the plugin, or leave it out with --no-plugin {impl.plugin_name}.",
+                    )
+                )
         return problems
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Tell every observer; what one raises is logged and ignored."""
-        for impl in getattr(self._manager.hook, hook).get_hookimpls():
+        for impl in self._implementations(hook):
             try:
-                impl.function(*(arguments[name] for name in impl.argnames))
-            except Exception:
-                logger.exception("observer %s of plugin %s failed", hook, impl.plugin_name)
+                self._call(hook, impl, **arguments)
+            except (Exception, SystemExit) as error:
+                logger.warning(
+                    "plugin %s: %s failed and was ignored: %s",
+                    impl.plugin_name,
+                    hook,
+                    describe(error),
+                    exc_info=logger.isEnabledFor(logging.DEBUG),
+                )
 
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
+        return caller.get_hookimpls()
 
-def _candidates() -> Iterator[_Candidate]:
-    """Every entry point of the group, ftreg's own first, then by distribution and name; each distribution once."""
-    found: dict[tuple[str, str], _Candidate] = {}
-    for distribution in distributions():
-        for point in distribution.entry_points.select(group=GROUP):
-            name = _distribution_name(distribution)
-            found.setdefault((name, point.name), _Candidate(point.name, point.value, name, distribution.version))
-    return iter(
-        sorted(found.values(), key=lambda item: (item.distribution != DISTRIBUTION, item.distribution, item.name))
-    )
-
-
-def _distribution_name(distribution: Distribution) -> str:
-    return str(distribution.metadata["Name"] or "(unnamed)")
+    def _call(self, hook: str, impl: pluggy.HookImpl, **arguments: Any) -> Any:
+        """Call one plugin's hook with the arguments that it declares."""
+        given = [arguments[name] for name in impl.argnames]
+        return self._guard.run(impl.plugin_name, f"{hook}({', '.join(impl.argnames)})", lambda: impl.function(*given))
 
 
 def _hook_names() -> list[str]:
     return [name for name in vars(hookspecs) if name.startswith("ftreg_")]
 
 
-def _check_spec(spec: Spec) -> None:
-    """Raise ``PluginError`` for a spec whose fields cannot be used."""
-    if not spec.name or not spec.name.replace("-", "").replace("_", "").isalnum():
-        raise PluginError(f"{spec.what} {spec.name!r} has a name that is not letters, digits, '-' and '_'")
-    targets = [spec.impl, *([spec.config] if isinstance(spec, MethodSpec | StepSpec) else [])]
-    for target in targets:
-        module, _, attribute = target.partition(":")
-        if not module or not attribute:
-            raise PluginError(f"{spec.what} {spec.name!r}: {target!r} is no import string ('package.module:attribute')")
-
-
-def resolve_import(target: str) -> Any:
-    """Import ``package.module`` or ``package.module:attribute``."""
-    module, _, attributes = target.partition(":")
-    found: Any = importlib.import_module(module)
-    for attribute in filter(None, attributes.split(".")):
-        found = getattr(found, attribute)
-    return found
+def _is_installed(package: str) -> bool:
+    """Say whether ``package`` can be found; a dotted one imports its parents."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False

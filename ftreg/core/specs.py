@@ -1,13 +1,21 @@
 """Specs: what a plugin says of itself without loading anything heavy.
 
-A spec is a frozen record. ``impl`` and ``config`` are import strings (``"package.module:attribute"``), resolved when the
-thing is used and not before, so that listing plugins imports no torch.
+A spec is a frozen record. ``impl`` and ``config`` are import strings (``"package.module:attribute"``), resolved when
+the thing is used and not before, so that listing plugins imports no torch.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
+
+from ftreg.core.errors import PluginError
+
+_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", re.ASCII)
+_IMPORT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
+_SUFFIX = re.compile(r"(?:[a-z0-9._-]*[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,42 @@ class Spec:
         summary: One line for lists and help.
         impl: Import string of what does the work.
         requires: Packages that must be there before ``impl`` is imported.
+
+    Raises:
+        PluginError: A field cannot be used; raised where the spec is made, so that its author sees the line.
     """
 
     what: ClassVar[str] = "spec"
+    reserved: ClassVar[frozenset[str]] = frozenset()
 
     name: str
     summary: str
     impl: str
     requires: tuple[Requirement, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise PluginError(f"{self.what} {self.name!r}: a name is a-z and 0-9, in parts joined by '-' or '_'")
+        if self.name in self.reserved:
+            raise PluginError(f"{self.what} {self.name!r}: the name means something else in a recipe; choose another")
+        if not isinstance(self.summary, str) or not self.summary.strip() or "\n" in self.summary:
+            raise PluginError(f"{self.what} {self.name!r}: summary is not one line of text")
+        self._check_import("impl", self.impl)
+        self._check_all("requires", self.requires, tuple, Requirement)
+
+    def _check_import(self, field: str, target: object) -> None:
+        """Raise for what is no import string."""
+        if not isinstance(target, str) or not _IMPORT.fullmatch(target):
+            raise PluginError(
+                f"{self.what} {self.name!r}: {field} {target!r} is no import string ('package.module:attribute')"
+            )
+
+    def _check_all(self, field: str, values: Iterable[object], container: type, item: type) -> None:
+        """Raise for what is not a ``container`` of ``item``; a lone string, most of all, is none."""
+        if not isinstance(values, container) or not all(isinstance(value, item) for value in values):
+            raise PluginError(
+                f"{self.what} {self.name!r}: {field} is {values!r}, not a {container.__name__} of {item.__name__}"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,17 +83,28 @@ class MethodSpec(Spec):
         accepts: Kinds of base it trains on.
         tasks: What its models can be for.
         capabilities: What can be done with what it makes (``mergeable``, ``mixed-batch``) and how it trains
-            (``quantized-base``, ``gradient-checkpointing``, ``from-scratch``). Whole pipelines are checked against these
-            before training starts.
+            (``quantized-base``, ``gradient-checkpointing``, ``from-scratch``). Whole pipelines are checked against
+            these before training starts.
     """
 
     what: ClassVar[str] = "method"
+    # A recipe holds a method's settings under the method's name, beside these keys of its own.
+    reserved: ClassVar[frozenset[str]] = frozenset(
+        {"name", "base", "data", "method", "method_config", "train", "tags", "then"}
+    )
 
     config: str = "ftreg.core.recipe:NoConfig"
     produces: str = "checkpoint"
     accepts: tuple[str, ...] = ("checkpoint",)
     tasks: tuple[str, ...] = ("text-generation",)
     capabilities: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_import("config", self.config)
+        self._check_all("accepts", self.accepts, tuple, str)
+        self._check_all("tasks", self.tasks, tuple, str)
+        self._check_all("capabilities", self.capabilities, frozenset, str)
 
 
 @dataclass(frozen=True)
@@ -74,6 +121,8 @@ class StepSpec(Spec):
     """
 
     what: ClassVar[str] = "step"
+    # In a recipe, `- export: {format: X}` is the step X.
+    reserved: ClassVar[frozenset[str]] = frozenset({"export"})
 
     config: str = "ftreg.core.recipe:NoConfig"
     accepts: tuple[str, ...] = ("checkpoint",)
@@ -81,6 +130,15 @@ class StepSpec(Spec):
     needs: frozenset[str] = frozenset()
     capabilities: frozenset[str] = frozenset()
     suffix: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_import("config", self.config)
+        self._check_all("accepts", self.accepts, tuple, str)
+        self._check_all("needs", self.needs, frozenset, str)
+        self._check_all("capabilities", self.capabilities, frozenset, str)
+        if not isinstance(self.suffix, str) or not _SUFFIX.fullmatch(self.suffix):
+            raise PluginError(f"{self.what} {self.name!r}: suffix {self.suffix!r} cannot end a name")
 
 
 @dataclass(frozen=True)
@@ -95,6 +153,10 @@ class EngineSpec(Spec):
 
     kinds: tuple[str, ...] = ("checkpoint",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_all("kinds", self.kinds, tuple, str)
+
 
 @dataclass(frozen=True)
 class FormatSpec(Spec):
@@ -107,6 +169,10 @@ class FormatSpec(Spec):
     what: ClassVar[str] = "format"
 
     columns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_all("columns", self.columns, tuple, str)
 
 
 @dataclass(frozen=True)
