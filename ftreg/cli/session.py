@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ftreg.cli.commands import COMMANDS
 from ftreg.core.errors import DiskFull, FtregError, OutOfMemory
 from ftreg.core.host import PluginHost
 
@@ -33,7 +34,7 @@ class Session:
     @cached_property
     def host(self) -> PluginHost:
         """The plugin host, as the environment and ``--no-plugin`` ask for."""
-        return PluginHost.from_environment(self.disabled_plugins)
+        return PluginHost.from_environment(self.disabled_plugins, commands=COMMANDS)
 
     @cached_property
     def registry(self) -> Registry:
@@ -62,6 +63,12 @@ class Session:
         from ftreg.cli.progress import ConsoleProgress
 
         return ConsoleProgress(self.err)
+
+    def close(self) -> None:
+        """Close the registry, if it was opened."""
+        registry = self.__dict__.get("registry")
+        if registry is not None:
+            registry.close()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
         """Print a table; columns named in ``right`` are aligned to the right."""

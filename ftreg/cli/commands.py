@@ -1,0 +1,24 @@
+"""The table of ftreg's own commands."""
+
+from __future__ import annotations
+
+# name -> (import string, the line that `ftreg --help` shows). The line stands here so that help imports no command.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": ("ftreg.cli.quickstart:command", "Run the whole chain, offline, on a tiny model."),
+    "init": ("ftreg.cli.init:command", "Create an untrained base model with a tokenizer of its own."),
+    "data": ("ftreg.cli.data:command", "Check, summarize and preview training data."),
+    "train": ("ftreg.cli.train:command", "Fine-tune a base model and register the result."),
+    "run": ("ftreg.cli.run:command", "Run a recipe: train, then its steps; finished ones are reused."),
+    "merge": ("ftreg.cli.steps:merge", "Merge an adapter into its base model."),
+    "quantize": ("ftreg.cli.steps:quantize", "Store weights in fewer bits."),
+    "prune": ("ftreg.cli.steps:prune", "Set the least important weights to zero."),
+    "export": ("ftreg.cli.steps:export", "Export to ONNX, or copy a version's files to a folder."),
+    "apply": ("ftreg.cli.steps:apply", "Apply any step, a plugin's too, to a version."),
+    "eval": ("ftreg.cli.evaluate:evaluate", "Measure a version on held-out data."),
+    "compare": ("ftreg.cli.evaluate:compare", "Measure several versions side by side."),
+    "models": ("ftreg.cli.models:command", "List, show, tag, alias and delete versions."),
+    "lineage": ("ftreg.cli.lineage:command", "Show what a version was made from, and what was made from it."),
+    "verify": ("ftreg.cli.upkeep:verify", "Check that the registry holds what it says."),
+    "gc": ("ftreg.cli.upkeep:gc", "Free the bytes that nothing refers to."),
+    "plugins": ("ftreg.cli.plugins:command", "List plugins and what they bring."),
+}
