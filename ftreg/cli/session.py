@@ -71,8 +71,9 @@ class Session:
             registry.close()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-        """Print a table; columns named in ``right`` are aligned to the right."""
+        """Print a table; columns named in ``right`` are aligned to the right. Cells are cut on no pipe and no file."""
         from rich import box
+        from rich.console import Console
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
@@ -80,7 +81,8 @@ class Session:
             table.add_column(column, justify="right" if column in right else "left", no_wrap=not sys.stdout.isatty())
         for row in rows:
             table.add_row(*("" if cell is None else str(cell) for cell in row))
-        self.out.print(table)
+        out = self.out if sys.stdout.isatty() else Console(width=4096, highlight=False)
+        out.print(table)
 
     def json(self, value: Any) -> None:
         """Print facts as JSON, and nothing else."""
