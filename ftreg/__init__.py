@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftreg.api import apply, evaluate, export, merge, prune, quantize, run, train
+    from ftreg.api import apply, evaluate, export, init, merge, prune, quantize, run, train
     from ftreg.core.errors import FtregError
     from ftreg.registry import Registry
 
@@ -21,6 +21,7 @@ _HOMES = {
     "apply": "ftreg.api",
     "evaluate": "ftreg.api",
     "export": "ftreg.api",
+    "init": "ftreg.api",
     "merge": "ftreg.api",
     "prune": "ftreg.api",
     "quantize": "ftreg.api",
@@ -28,7 +29,7 @@ _HOMES = {
     "train": "ftreg.api",
 }
 
-__all__ = ["FtregError", "Registry", "apply", "evaluate", "export", "merge", "prune", "quantize", "run", "train"]
+__all__ = ["FtregError", "Registry", "apply", "evaluate", "export", "init", "merge", "prune", "quantize", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

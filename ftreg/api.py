@@ -18,6 +18,7 @@ from ftreg.evaluation import Evaluation
 from ftreg.pipeline.evaluations import evaluate_version, held_out
 from ftreg.pipeline.plan import Plan, make_plan
 from ftreg.pipeline.recipes import run_plan
+from ftreg.pipeline.scratch import create_base_version
 from ftreg.pipeline.steps import apply_step
 from ftreg.pipeline.training import train as train_plan
 from ftreg.pipeline.workspace import Workspace
@@ -48,6 +49,19 @@ def load_recipe(recipe: RecipeLike, settings: Mapping[str, str] | None = None) -
 def plan(recipe: RecipeLike, *, registry: Registry | None = None, **settings: Any) -> Plan:
     """Check that ``recipe`` is feasible as a whole, without running anything; return what would be run."""
     return make_plan(workspace(registry).host, load_recipe(recipe, _settings(settings)))
+
+
+def init(
+    name: str,
+    data: str | Path,
+    *,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Version:
+    """Create an untrained base model with a tokenizer trained on ``data``; settings are sizes such as ``layers=4``."""
+    return create_base_version(workspace(registry, progress), name, Path(data), settings, seed=seed)
 
 
 def train(
