@@ -71,7 +71,7 @@ class Session:
             registry.close()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-        """Print a table; columns named in ``right`` are aligned to the right. Cells are cut on no pipe and no file."""
+        """Print a table, as wide as it needs where piped; columns named in ``right`` are aligned to the right."""
         from rich import box
         from rich.console import Console
         from rich.table import Table
