@@ -1,0 +1,198 @@
+"""``ftreg plugins``: which plugins there are, what they bring, and how each of these is set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import click
+
+from ftreg.cli.session import Session, json_option
+from ftreg.core.errors import FtregError, UnknownName
+from ftreg.core.host import KINDS, PluginHost, PluginInfo
+from ftreg.core.specs import MethodSpec, Spec, StepSpec
+
+_KINDS: Mapping[str, type[Spec]] = {kind.what: kind for kind in KINDS.values()}
+
+
+@click.group()
+def command() -> None:
+    """List plugins and what they bring."""
+
+
+@command.command("list")
+@click.option("--kind", type=click.Choice(list(_KINDS)), help="List what all plugins provide of one kind instead.")
+@json_option
+@click.pass_obj
+def list_(session: Session, kind: str | None, as_json: bool) -> None:
+    """List the installed plugins, those that failed to load too, with the reason."""
+    if kind is not None:
+        _list_kind(session, _KINDS[kind], as_json)
+    elif as_json:
+        session.json([asdict(plugin) for plugin in session.host.plugins])
+    else:
+        session.table(
+            ("plugin", "distribution", "version", "state", "provides"),
+            [
+                _plain(plugin.name, plugin.distribution, plugin.version, plugin.state, ", ".join(plugin.provides))
+                for plugin in session.host.plugins
+            ],
+        )
+        for plugin in session.host.plugins:
+            if plugin.reason:
+                session.out.print(*_plain(f"{_title(plugin)} {plugin.state}: {plugin.reason}"))
+
+
+@command.command()
+@click.argument("name")
+@json_option
+@click.pass_obj
+def info(session: Session, name: str, as_json: bool) -> None:
+    """Show all that is known of NAME: a plugin, or a method, step, engine, format, metric or command.
+
+    With --json: a list of everything that goes by this name; ``config`` is the JSON schema of the settings.
+    """
+    host = session.host
+    plugins = [plugin for plugin in host.plugins if plugin.name == name]
+    specs = [spec for spec in _all_specs(host) if spec.name == name]
+    if not plugins and not specs:
+        known = {plugin.name for plugin in host.plugins} | {spec.name for spec in _all_specs(host)}
+        raise UnknownName("plugin, nor anything that one provides,", name, known)
+    facts = [{"what": "plugin", **asdict(plugin)} for plugin in plugins] + [_facts(host, spec) for spec in specs]
+    if as_json:
+        session.json(facts)
+    else:
+        for index, entry in enumerate(facts):
+            if index:
+                session.out.print()
+            _show(session, entry)
+
+
+def _list_kind(session: Session, kind: type[Spec], as_json: bool) -> None:
+    """List every contribution of one kind."""
+    host = session.host
+    rows = []
+    for spec in host.specs(kind):
+        plugin = host.provider(spec)
+        rows.append(
+            {
+                "name": spec.name,
+                "summary": spec.summary,
+                "plugin": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "missing": [requirement.install for requirement in host.missing(spec)],
+            }
+        )
+    if as_json:
+        session.json(rows)
+    else:
+        session.table(
+            (kind.what, "summary", "plugin", "distribution", "still to install"),
+            [
+                _plain(row["name"], row["summary"], row["plugin"], row["distribution"], _once(row["missing"]))
+                for row in rows
+            ],
+        )
+
+
+def _all_specs(host: PluginHost) -> list[Spec]:
+    return [spec for kind in KINDS.values() for spec in host.specs(kind)]
+
+
+def _facts(host: PluginHost, spec: Spec) -> dict[str, Any]:
+    """Everything known of a contribution, as JSON."""
+    plugin = host.provider(spec)
+    missing = host.missing(spec)
+    facts: dict[str, Any] = {"what": spec.what, "name": spec.name, "summary": spec.summary}
+    facts |= {"plugin": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "impl": spec.impl}
+    for field in fields(spec):
+        if field.name not in (*facts, "requires", "config"):
+            value = getattr(spec, field.name)
+            facts[field.name] = sorted(value) if isinstance(value, frozenset) else value
+    facts["requires"] = [
+        {"package": needed.package, "install": needed.install, "installed": needed not in missing}
+        for needed in spec.requires
+    ]
+    if isinstance(spec, MethodSpec | StepSpec):
+        facts["config"], facts["config_error"] = _schema(host, spec)
+    return facts
+
+
+def _schema(host: PluginHost, spec: MethodSpec | StepSpec) -> tuple[dict[str, Any] | None, str]:
+    """The JSON schema of a contribution's settings; None, and why, where it cannot be loaded."""
+    try:
+        return host.config_model(spec).model_json_schema(), ""
+    except FtregError as error:
+        return None, str(error)
+
+
+def _show(session: Session, entry: Mapping[str, Any]) -> None:
+    """Print one thing's facts for a person."""
+    hidden = ("what", "name", "config", "config_error", "requires")
+    session.out.print(*_plain(f"{entry['what']} {entry['name']}"), style="bold")
+    lines = {key: value for key, value in entry.items() if key not in hidden and value not in ("", (), [])}
+    if entry.get("requires"):
+        lines["requires"] = [
+            needed["package"] + ("" if needed["installed"] else f" (missing: pip install '{needed['install']}')")
+            for needed in entry["requires"]
+        ]
+    for key, value in lines.items():
+        shown = ", ".join(value) if isinstance(value, list | tuple) else value
+        session.out.print(*_plain(f"  {key:<13} {shown}"))
+    if entry.get("config_error"):
+        session.out.print(*_plain(f"  {'settings':<13} cannot be shown: {entry['config_error']}"))
+    elif properties := (entry.get("config") or {}).get("properties"):
+        session.table(("setting", "type", "default", "what it does"), _settings(entry["config"], properties))
+
+
+def _settings(schema: Mapping[str, Any], properties: Mapping[str, Any]) -> list[list[str]]:
+    """The rows of a configuration's table."""
+    required = schema.get("required", ())
+    return [
+        _plain(
+            name,
+            _type(schema),
+            "(required)" if name in required else _value(schema.get("default")),
+            schema.get("description", ""),
+        )
+        for name, schema in properties.items()
+    ]
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """The type of one setting in a few words: ``integer``, ``number or null``, ``int8 | nf4``, ``list of string``."""
+    if "enum" in schema:
+        return " | ".join(_value(value) for value in schema["enum"])
+    if "const" in schema:
+        return _value(schema["const"])
+    if "anyOf" in schema:
+        return " or ".join(_type(option) for option in schema["anyOf"])
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if schema.get("type") == "array" and "items" in schema:
+        return f"list of {_type(schema['items'])}"
+    return str(schema.get("type", "any"))
+
+
+def _value(value: Any) -> str:
+    """A default as it would stand in a recipe."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _title(plugin: PluginInfo) -> str:
+    return f"plugin {plugin.name} ({plugin.distribution} {plugin.version})"
+
+
+def _once(values: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(values))
+
+
+def _plain(*cells: Any) -> list[str]:
+    """Text that the console shows as it is, brackets included."""
+    from rich.markup import escape
+
+    return [escape(str(cell)) for cell in cells]
