@@ -23,23 +23,32 @@ def check_name(name: str, *, what: str = "name", where: str | None = None) -> st
     Names are 1-96 characters of a-z, 0-9, ``.``, ``_`` and ``-``, start and end with a letter or digit, and hold
     no ``..``. Lower case only, so that no two names collide on a file system that ignores case.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
-        lowered = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")
+    if not _is_well_formed(name):
+        near = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:96].strip("-._")
         hint = "Use 1-96 of a-z, 0-9, '.', '_', '-', starting and ending with a letter or digit"
-        hint += f", such as {lowered[:96]!r}." if _NAME.fullmatch(lowered[:96]) and ".." not in lowered else "."
+        hint += f", such as {near!r}." if _is_well_formed(near) and not _is_reserved(near) else "."
         raise InputError(f"{name!r} cannot be a {what}", where=where, hint=hint)
-    if name.split(".")[0] in _RESERVED:
+    if _is_reserved(name):
         raise InputError(f"{name!r} cannot be a {what}: it is reserved", where=where, hint="Choose another.")
     return name
+
+
+def _is_well_formed(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and ".." not in name
+
+
+def _is_reserved(name: str) -> bool:
+    return name.split(".")[0] in _RESERVED
 
 
 def check_relative_path(path: str) -> str:
     """Return ``path`` if it is a plain relative POSIX path that stays inside its folder; raise otherwise.
 
-    Refused are absolute paths, ``.`` and ``..`` parts, empty parts, backslashes, drive letters and control characters.
+    Refused are absolute paths, ``.`` and ``..`` parts, empty parts, backslashes, drive letters and what cannot be
+    printed: control characters, and bytes that are no UTF-8.
     """
     parts = path.split("/")
-    bad = any(part in ("", ".", "..") for part in parts) or any(ord(c) < 32 or c in '\\:*?"<>|' for c in path)
+    bad = any(part in ("", ".", "..") for part in parts) or any(not c.isprintable() or c in '\\:*?"<>|' for c in path)
     if bad or len(path) > 512:
         raise InputError(f"{path!r} is not a safe relative path", hint="Paths stay inside their folder, with '/'.")
     return path
