@@ -69,6 +69,6 @@ def _declared(distribution: Distribution, name: str, version: str) -> list[Candi
     """The entry points of one distribution; one candidate with a fault where they cannot be read."""
     try:
         points: EntryPoints = distribution.entry_points.select(group=GROUP)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         return [Candidate(name, "", name, version, fault=f"its entry_points.txt cannot be read: {error}")]
     return [Candidate(point.name, point.value, name, version) for point in points]

@@ -1,0 +1,59 @@
+"""Specs refuse what cannot be used where they are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ftreg.core.errors import PluginError
+from ftreg.core.recipe import Recipe
+from ftreg.core.specs import EngineSpec, FormatSpec, MethodSpec, Requirement, Spec, StepSpec
+
+GOOD = {"name": "mine", "summary": "Does it.", "impl": "my_package.module:function"}
+
+
+@pytest.mark.parametrize("name", ["ia3", "prompt-response", "exact_match", "int8", "onnx"])
+def test_good_names(name: str) -> None:
+    """Names as the field writes them are allowed."""
+    assert MethodSpec(**{**GOOD, "name": name}).name == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (MethodSpec, "name", ""),
+        (MethodSpec, "name", "LoRA"),
+        (MethodSpec, "name", "a.b"),
+        (MethodSpec, "name", "-a"),
+        (MethodSpec, "name", 3),
+        (MethodSpec, "summary", ""),
+        (MethodSpec, "summary", "two\nlines"),
+        (MethodSpec, "impl", "my_package.module.function"),
+        (MethodSpec, "impl", "my_package:"),
+        (MethodSpec, "impl", "../evil:f"),
+        (MethodSpec, "impl", None),
+        (MethodSpec, "config", ""),
+        (MethodSpec, "requires", ("torch",)),
+        (MethodSpec, "requires", Requirement("torch", "torch")),
+        (MethodSpec, "accepts", "checkpoint"),
+        (MethodSpec, "tasks", "text-generation"),
+        (MethodSpec, "capabilities", "mergeable"),
+        (MethodSpec, "capabilities", ("mergeable",)),
+        (StepSpec, "needs", "mergeable"),
+        (StepSpec, "suffix", "A/B"),
+        (StepSpec, "suffix", "merged-"),
+        (EngineSpec, "kinds", "onnx"),
+        (FormatSpec, "columns", "question"),
+    ],
+)
+def test_bad_fields(kind: type[Spec], field: str, value: Any) -> None:
+    """A field that would fail later, or be taken letter by letter, fails at once; the message shows the value."""
+    with pytest.raises(PluginError) as raised:
+        kind(**{**GOOD, field: value})
+    assert repr(value) in str(raised.value) or field in str(raised.value)
+
+
+def test_no_method_has_the_name_of_a_recipe_key() -> None:
+    """A method's settings stand under its name in the recipe, so every key of a recipe is reserved."""
+    assert set(Recipe.model_fields) == MethodSpec.reserved
