@@ -1,4 +1,11 @@
-"""Everything a plugin imports: ``from ftreg.plugin import MethodSpec, TrainJob, Artifact, hookimpl``."""
+"""Everything a plugin imports: ``from ftreg.plugin import MethodSpec, TrainJob, Artifact, hookimpl``.
+
+``Config``, the base of a plugin's settings, brings pydantic with it and is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from ftreg.core.errors import DataError, FtregError, InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
@@ -17,9 +24,13 @@ from ftreg.core.types import (
     Version,
 )
 
+if TYPE_CHECKING:
+    from ftreg.core.recipe import Config
+
 __all__ = [
     "Artifact",
     "CommandSpec",
+    "Config",
     "DataError",
     "Engine",
     "EngineSpec",
@@ -42,3 +53,11 @@ __all__ = [
     "Version",
     "hookimpl",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Config":
+        from ftreg.core.recipe import Config
+
+        return Config
+    raise AttributeError(f"module 'ftreg.plugin' has no attribute {name!r}")
