@@ -1,1 +1,37 @@
-"""The room plugins.formats."""
+"""The built-in row formats."""
+
+from __future__ import annotations
+
+from ftreg.core.hookspecs import hookimpl
+from ftreg.core.specs import FormatSpec
+
+
+@hookimpl
+def ftreg_formats() -> list[FormatSpec]:
+    """The formats that most public data sets come in."""
+    return [
+        FormatSpec(
+            name="prompt-response",
+            summary="A prompt and its response (or completion).",
+            impl="ftreg.plugins.formats.prompt_response:PromptResponse",
+            columns=("prompt", "response"),
+        ),
+        FormatSpec(
+            name="instruction",
+            summary="An instruction, an input that may be empty, and the output.",
+            impl="ftreg.plugins.formats.instruction:Instruction",
+            columns=("instruction", "input", "output"),
+        ),
+        FormatSpec(
+            name="messages",
+            summary="A chat: messages with role and content, or conversations with from and value.",
+            impl="ftreg.plugins.formats.messages:Messages",
+            columns=("messages",),
+        ),
+        FormatSpec(
+            name="text",
+            summary="Plain text, all of which is learnt.",
+            impl="ftreg.plugins.formats.text:Text",
+            columns=("text",),
+        ),
+    ]

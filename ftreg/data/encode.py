@@ -1,0 +1,215 @@
+"""Encoding: from examples to token ids and labels, the response learnt and the rest not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from typing import Any
+
+from ftreg.core.errors import DataError
+from ftreg.core.types import Example, Message, Progress, Silence
+from ftreg.data.template import Rendered, Template
+
+IGNORED = -100
+"""The label of a token that is not learnt."""
+
+_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as tokens.
+
+    Attributes:
+        input_ids: The token ids.
+        labels: The same ids where they are learnt, ``IGNORED`` elsewhere; not shifted.
+        cut: Tokens that ``max_length`` cut off the end.
+        skipped: Answers of earlier turns that are not learnt (``Rendered.skipped``).
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    cut: int = 0
+    skipped: int = 0
+
+    @property
+    def learnt(self) -> int:
+        """Number of tokens that the model learns to predict; the first of a sequence never is."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    ids: list[int]
+    learnt: list[tuple[int, int]]
+    prompt: int
+    skipped: int = 0
+
+
+class Encoder:
+    """Turns examples into what a model is trained on, and into the prompts that it is asked with.
+
+    Chats are rendered by the tokenizer's chat template and tokenized without further special tokens. Learnt are all
+    answers of the assistant, each with the token that ends its turn. Plain text is tokenized as the tokenizer does by
+    itself, and all of it is learnt. Every sequence ends in EOS, and EOS is learnt, whatever the pad token is: where the
+    template ends turns with another token, EOS follows that one after the last answer, so generation always stops. A
+    sequence that ``max_length`` cuts gets no EOS, for the answer does not end there.
+
+    The prompt of an answer is, token for token, the beginning of what is trained. Where tokens would reach across the
+    border between prompt and answer, the two are tokenized apart.
+
+    Args:
+        tokenizer: A ``transformers`` tokenizer with an EOS token; the chat template that is used is set on it.
+        max_length: Tokens that a sequence may have; longer ones are cut at the end.
+        template: ``auto`` (the tokenizer's, else a plain one), or the path of a Jinja file.
+
+    Raises:
+        DataError: The tokenizer has no EOS token, or the template cannot be used.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int, template: str = "auto") -> None:
+        if tokenizer.eos_token_id is None:
+            raise DataError(
+                "the tokenizer has no end-of-sequence token: a model trained with it never stops",
+                hint="Set eos_token in the base model's tokenizer_config.json.",
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.template = Template(tokenizer, template)
+
+    def encode(self, example: Example) -> Encoded:
+        """Encode one example; raise ``DataError`` where the template cannot render it."""
+        return self.encode_batch([example])[0]
+
+    def encode_batch(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Encode examples, one result for each; raise ``DataError`` where the template cannot render one of them."""
+        return [self._label(tokens) for tokens in self._tokenize(examples)]
+
+    def encode_all(self, examples: Sequence[Example], progress: Progress | None = None) -> list[Encoded]:
+        """Encode examples for training.
+
+        Examples of which ``max_length`` leaves nothing to learn are left out, and counted to ``progress``.
+
+        Raises:
+            DataError: The template cannot render an example, or nothing is left to learn in any of them.
+        """
+        progress = progress or Silence()
+        progress.begin("tokenize", len(examples), "examples")
+        encoded: list[Encoded] = []
+        for start in range(0, len(examples), _BATCH):
+            encoded.extend(self._encode_named(examples[start : start + _BATCH], start))
+            progress.update(len(encoded))
+        progress.end()
+        kept = [item for item in encoded if item.learnt]
+        for remark in _remarks(encoded, len(encoded) - len(kept), self.max_length):
+            progress.say(remark)
+        if encoded and not kept:
+            raise DataError(
+                f"every answer lies beyond the first {self.max_length} tokens: nothing is left to learn",
+                hint="Raise train.max_length, or shorten the prompts.",
+            )
+        return kept
+
+    def prompt(self, example: Example) -> tuple[list[int], str]:
+        """Return the token ids that ask for an example's last answer, and that answer.
+
+        A chat without an answer is asked as it stands, and the answer is empty. The ids are not cut.
+
+        Raises:
+            DataError: The example is plain text, or the template cannot render it.
+        """
+        if example.text is not None:
+            raise DataError("plain text has no prompt", hint="Measure its loss, or use rows with prompt and response.")
+        if not _upto_answer(example):
+            return self._ids([self.template.render_prompt(example.messages)])[0], ""
+        tokens = next(self._tokenize([example]))
+        return tokens.ids[: tokens.prompt], _upto_answer(example)[-1].content
+
+    def _encode_named(self, examples: Sequence[Example], start: int) -> list[Encoded]:
+        """Encode a batch; where that fails, encode one by one, so that the error names the example."""
+        try:
+            return self.encode_batch(examples)
+        except DataError:
+            for number, example in enumerate(examples, start=start + 1):
+                try:
+                    self.encode(example)
+                except DataError as error:
+                    error.where = f"example {number}"
+                    raise
+            raise
+
+    def _label(self, tokens: _Tokens) -> Encoded:
+        """Label what is learnt, see to EOS, and cut."""
+        ids, eos = tokens.ids, self.tokenizer.eos_token_id
+        labels = [IGNORED] * len(ids)
+        for start, end in tokens.learnt:
+            labels[start:end] = ids[start:end]
+        if ids[-1:] != [eos]:
+            ids, labels = [*ids, eos], [*labels, eos]
+        cut = max(0, len(ids) - self.max_length)
+        return Encoded(ids[: self.max_length], labels[: self.max_length], cut, tokens.skipped)
+
+    def _tokenize(self, examples: Sequence[Example]) -> Iterator[_Tokens]:
+        """Tokenize examples, chats and texts each in one batch, and yield them in their order."""
+        texts = iter(self._ids([example.text for example in examples if example.text is not None], special=True))
+        chats = [_upto_answer(example) for example in examples if example.text is None]
+        if not all(chats):
+            raise DataError("a chat without an answer of the assistant has nothing to learn")
+        rendered = iter(self._tokenize_chats(self.template.render(chats)) if chats else ())
+        for example in examples:
+            if example.text is None:
+                yield next(rendered)
+            else:
+                ids = next(texts)
+                yield _Tokens(ids, [(0, len(ids))], 0)
+
+    def _tokenize_chats(self, chats: Sequence[Rendered]) -> Iterator[_Tokens]:
+        """Tokenize whole chats where that puts borders between tokens at all cuts, else piece by piece.
+
+        The cuts are where answers start and end. Where the pieces' tokens are the whole's, each prompt's tokens are the
+        beginning of the whole's.
+        """
+        cuts = [[0, *(position for span in chat.spans for position in span)] for chat in chats]
+        whole = self._ids([chat.text for chat in chats])
+        pieces = iter(
+            self._ids(
+                [chat.text[start:end] for chat, at in zip(chats, cuts, strict=True) for start, end in pairwise(at)]
+            )
+        )
+        for chat, at, ids in zip(chats, cuts, whole, strict=True):
+            mine = [next(pieces) for _ in at[1:]]
+            borders = list(accumulate((len(piece) for piece in mine), initial=0))
+            together = list(chain.from_iterable(mine))
+            if together != ids:
+                # Tokenizers that begin every text in their own way (Llama 2) differ in the pieces only.
+                prefixes = self._ids([chat.text[:cut] for cut in at])
+                if all(ids[: len(prefix)] == prefix for prefix in prefixes):
+                    together, borders = ids, [len(prefix) for prefix in prefixes]
+            learnt = list(zip(borders[1::2], borders[2::2], strict=True))
+            yield _Tokens(together, learnt, borders[at.index(chat.prompt, 1)], chat.skipped)
+
+    def _ids(self, texts: Sequence[str | None], *, special: bool = False) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+
+def _upto_answer(example: Example) -> tuple[Message, ...]:
+    """The turns up to the last answer; none where there is no answer."""
+    last = max((index for index, turn in enumerate(example.messages) if turn.role == "assistant"), default=-1)
+    return example.messages[: last + 1]
+
+
+def _remarks(encoded: Sequence[Encoded], dropped: int, max_length: int) -> Iterator[str]:
+    """What is worth telling of a batch that was encoded."""
+    if cut := sum(item.cut > 0 for item in encoded):
+        yield f"{cut} of {len(encoded)} examples have more than {max_length} tokens and were cut"
+    if dropped:
+        yield f"{dropped} of them were left out: nothing of their answers is within {max_length} tokens"
+    if skipped := sum(item.skipped for item in encoded):
+        yield f"{skipped} answers of earlier turns are not learnt: the chat template writes them otherwise later"

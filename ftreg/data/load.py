@@ -1,0 +1,121 @@
+"""Loading: from a data file to examples, through the row format that fits its columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+from ftreg.core.errors import DataError, PluginError
+from ftreg.core.host import PluginHost
+from ftreg.core.specs import FormatSpec
+from ftreg.core.types import Example, Format
+from ftreg.data.rows import NumberedRow, Row, place, read_rows
+
+_ROWS_TO_DETECT_BY = 1000
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: its number in the file, and what is wrong with it."""
+
+    row: int
+    message: str
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file as it was read.
+
+    Attributes:
+        path: The file.
+        format: Name of the row format.
+        examples: The examples of all good rows.
+        rows: For each example, its row's number in the file.
+        bad: All rows that cannot be used.
+    """
+
+    path: Path
+    format: str
+    examples: Sequence[Example]
+    rows: Sequence[int]
+    bad: Sequence[BadRow]
+
+
+def load_examples(path: Path, *, format: str = "auto", host: PluginHost) -> tuple[list[Example], str]:  # noqa: A002
+    """Load the examples of a data file, and the name of its row format.
+
+    Raises:
+        DataError: The file, or the first bad row of it, cannot be used; no format, or more than one, fits its columns.
+        MissingExtra: Reading it needs a package that is not installed.
+        UnknownName: No format is called ``format``.
+    """
+    data = read_data(path, format=format, host=host)
+    if data.bad:
+        first, others = data.bad[0], len(data.bad) - 1
+        more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
+        raise DataError(
+            f"{first.message}{more}", where=place(path, first.row), hint=f"See all of them: ftreg data check {path}"
+        )
+    return list(data.examples), data.format
+
+
+def read_data(path: Path, *, format: str = "auto", host: PluginHost) -> DataFile:  # noqa: A002
+    """Read a data file, bad rows and all; raise as ``load_examples`` does for the file as a whole."""
+    numbered = list(read_rows(path))
+    if not numbered:
+        raise DataError("the file holds no rows", where=str(path))
+    name = _detect(path, numbered, host) if format == "auto" else host.get(FormatSpec, format, where="format").name
+    rules = _load_format(host, name)
+    examples, rows, bad = [], [], []
+    for number, row in numbered:
+        try:
+            if isinstance(row, DataError):
+                raise row
+            examples.append(_convert(rules, name, row))
+            rows.append(number)
+        except DataError as error:
+            bad.append(BadRow(number, error.message))
+    return DataFile(path, name, examples, rows, bad)
+
+
+def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> str:
+    """Name the one format that most rows match; raise ``DataError`` where none does, or several do."""
+    sample = list(islice((row for _, row in numbered if not isinstance(row, DataError)), _ROWS_TO_DETECT_BY))
+    if not sample:
+        number, error = numbered[0]
+        assert isinstance(error, DataError)
+        raise DataError(f"{error.message}; no row of the file can be read", where=place(path, number))
+    names = [spec.name for spec in host.specs(FormatSpec)]
+    votes = {name: sum(map(_load_format(host, name).matches, sample)) for name in names}
+    fitting = [name for name, count in votes.items() if count * 2 > len(sample)]
+    if len(fitting) == 1:
+        return fitting[0]
+    columns = Counter(column for row in sample for column in row)
+    found = ", ".join(repr(column) for column, _ in columns.most_common(12)) or "none"
+    known = "; ".join(f"{spec.name} ({', '.join(spec.columns)})" for spec in host.specs(FormatSpec))
+    if fitting:
+        raise DataError(
+            f"the columns {found} fit more than one format: {', '.join(fitting)}",
+            where=str(path),
+            hint=f"Name the one that is meant: --format {fitting[0]}, or format: {fitting[0]} in a recipe's data.",
+        )
+    raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.")
+
+
+def _load_format(host: PluginHost, name: str) -> Format:
+    """Import a format; where a plugin names a class, an instance of it."""
+    found = host.load(host.get(FormatSpec, name))
+    return cast(Format, found() if isinstance(found, type) else found)
+
+
+def _convert(rules: Format, name: str, row: Row) -> Example:
+    try:
+        return rules.convert(row)
+    except DataError:
+        raise
+    except Exception as error:
+        raise PluginError(f"format {name} failed on a row: {type(error).__name__}: {error}") from error

@@ -1,0 +1,143 @@
+"""Splitting: which examples are trained on, which watch the training, which are kept for the final evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from blake3 import blake3
+
+from ftreg.core.errors import DataError
+from ftreg.core.manifest import Json, canonical_json
+from ftreg.core.recipe import DataConfig
+from ftreg.core.types import Example, Progress, Silence, Splits
+from ftreg.data.store import to_json
+
+_NAMES = ("train", "validation", "test")
+_SYNONYMS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+@dataclass
+class _Unit:
+    """Examples that stay together: a group's, or the copies of one example."""
+
+    stratum: bytes
+    key: bytes
+    indices: list[int] = field(default_factory=list)
+
+
+def split_examples(examples: Sequence[Example], config: DataConfig, progress: Progress | None = None) -> Splits:
+    """Split examples as ``config`` asks.
+
+    Who goes where depends on the examples' content and the seed alone, neither on their order nor on the process.
+    Copies of one example stay in one split. Every split that is asked for gets at least one example, or group, as long
+    as train keeps one too; where it cannot, ``progress`` is told. Within a split the examples keep their order.
+
+    Raises:
+        DataError: There are no examples, a row lacks the column to split by, or train would be empty.
+    """
+    if not examples:
+        raise DataError("there are no examples to split")
+    chosen = _by_share(examples, config) if config.split_by is None else _by_name(examples, config.split_by)
+    members: dict[str, list[Example]] = {name: [] for name in _NAMES}
+    for example, name in zip(examples, chosen, strict=True):
+        members[name].append(example)
+    if not members["train"]:
+        raise DataError(f"no row's {config.split_by!r} says train: there is nothing to train on")
+    for name in ("validation", "test"):
+        if config.split_by is None and getattr(config, name) and not members[name]:
+            (progress or Silence()).say(
+                f"the {name} split is empty: {getattr(config, name):g} of {len(examples)} examples is too little"
+            )
+    return Splits(**members)
+
+
+def _by_name(examples: Sequence[Example], column: str) -> list[str]:
+    """The split that each example names itself."""
+    chosen = []
+    for number, example in enumerate(examples, start=1):
+        value = _field(example, column, number, "split_by")
+        name = _SYNONYMS.get(value.strip().lower()) if isinstance(value, str) else None
+        if name is None:
+            raise DataError(
+                f"column {column!r} names no split: {value!r}",
+                where=f"example {number}",
+                hint=f"Known: {', '.join(_SYNONYMS)}.",
+            )
+        chosen.append(name)
+    return chosen
+
+
+def _by_share(examples: Sequence[Example], config: DataConfig) -> list[str]:
+    """Assign units, in an order that looks random, to the split that is furthest behind its share.
+
+    This is error diffusion: over any stretch of that order each split is within one unit of its share, and so within
+    each stratum too, whose units are neighbours. A stratum's first unit goes to train.
+    """
+    shares = {"train": 1 - config.validation - config.test, "validation": config.validation, "test": config.test}
+    units = _units(examples, config)
+    credit = dict.fromkeys(_NAMES, 0.0)
+    assigned: list[str] = []
+    movable: list[int] = []
+    for _, stratum in groupby(units, key=lambda unit: unit.stratum):
+        for position, unit in enumerate(stratum):
+            for name, share in shares.items():
+                credit[name] += share * len(unit.indices)
+            wanted = [name for name in _NAMES if shares[name]]
+            name = "train" if position == 0 else max(wanted, key=lambda name: credit[name])
+            credit[name] -= len(unit.indices)
+            if name == "train" and position > 0:
+                movable.append(len(assigned))
+            assigned.append(name)
+    for name in ("test", "validation"):
+        if shares[name] and name not in assigned and movable:
+            smallest = min(movable, key=lambda index: len(units[index].indices))
+            movable.remove(smallest)
+            assigned[smallest] = name
+    chosen = ["train"] * len(examples)
+    for unit, name in zip(units, assigned, strict=True):
+        for index in unit.indices:
+            chosen[index] = name
+    return chosen
+
+
+def _units(examples: Sequence[Example], config: DataConfig) -> list[_Unit]:
+    """The units to split, strata side by side, in an order that follows from the seed and their content."""
+    units: dict[tuple[bytes, bytes], _Unit] = {}
+    for index, example in enumerate(examples):
+        stratum, key = b"", b""
+        if config.stratify_by is not None:
+            stratum = _hash(config.seed, _field(example, config.stratify_by, index + 1, "stratify_by"))
+        if config.group_by is not None:
+            key = _hash(config.seed, _field(example, config.group_by, index + 1, "group_by"))
+        else:
+            key = _hash(config.seed, to_json(example))
+        units.setdefault((stratum, key), _Unit(stratum, key)).indices.append(index)
+    return sorted(units.values(), key=lambda unit: (unit.stratum, unit.key))
+
+
+def _hash(seed: int, value: Json) -> bytes:
+    return blake3(canonical_json([seed, value])).digest()
+
+
+def _field(example: Example, column: str, number: int, setting: str) -> Json:
+    """An example's value in ``column``; raise ``DataError`` where it has none."""
+    value = example.fields.get(column)
+    if value is None or value == "":
+        known = ", ".join(map(repr, example.fields)) or "none"
+        what = "has no value" if column in example.fields else "is missing"
+        raise DataError(
+            f"column {column!r}, which {setting} names, {what}",
+            where=f"example {number}",
+            hint=f"Columns besides those that are learnt: {known}.",
+        )
+    return value

@@ -1,0 +1,47 @@
+"""Real English that every machine with Python carries: the docstrings of its standard library."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from ftreg.core.errors import FtregError
+from ftreg.core.types import Example
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+
+
+def stdlib_docstrings() -> list[Example]:
+    """Return the docstrings of the running Python's standard library, in the order of files and lines, each once.
+
+    Raises:
+        FtregError: The standard library's source files are not there.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    texts = dict.fromkeys(text for path in _sources(folder) for text in _docstrings(path))
+    if not texts:
+        raise FtregError("the standard library of this Python has no source files", where=str(folder))
+    return [Example(text=text) for text in texts]
+
+
+def _sources(folder: Path) -> list[Path]:
+    paths = (path for path in folder.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(folder).parts))
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    """Yield the docstrings of one source file; nothing for a file that this Python cannot parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    nodes = (node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED))
+    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
+        if text := ast.get_docstring(node):
+            yield text

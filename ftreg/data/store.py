@@ -1,0 +1,70 @@
+"""The files of a dataset version: examples in one form, whatever format they came in.
+
+A dataset's folder holds ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, one example a line, and
+``dataset.json``, which says where they come from. The same splits make the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ftreg.core.errors import DataError
+from ftreg.core.manifest import Json, canonical_json
+from ftreg.core.types import Example, Message, Splits
+
+SCHEMA = "ftreg.dataset/1"
+ABOUT = "dataset.json"
+_NAMES = ("train", "validation", "test")
+
+
+def write_dataset(splits: Splits, folder: Path, *, about: Mapping[str, Json]) -> None:
+    """Write ``splits`` into ``folder``; ``about`` says where they come from: file, its hash, format, split settings."""
+    counts = {}
+    for name in _NAMES:
+        examples = getattr(splits, name)
+        counts[name] = len(examples)
+        with (folder / f"{name}.jsonl").open("wb") as file:
+            file.writelines(canonical_json(to_json(example)) + b"\n" for example in examples)
+    record = {"schema": SCHEMA, "about": dict(about), "rows": counts}
+    (folder / ABOUT).write_bytes(canonical_json(record) + b"\n")
+
+
+def read_dataset(folder: Path) -> Splits:
+    """Read what ``write_dataset`` wrote; raise ``DataError`` for a folder that is no dataset."""
+    try:
+        schema = json.loads((folder / ABOUT).read_bytes())["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError("is no dataset", where=str(folder), hint=f"A dataset has a file {ABOUT}.") from None
+    if schema != SCHEMA:
+        raise DataError(f"has the schema {schema!r}; this ftreg reads {SCHEMA!r}", where=str(folder / ABOUT))
+    return Splits(**{name: tuple(_read(folder / f"{name}.jsonl")) for name in _NAMES})
+
+
+def to_json(example: Example) -> dict[str, Json]:
+    """An example as JSON; the inverse of ``from_json``."""
+    fields = {"fields": dict(example.fields)} if example.fields else {}
+    if example.text is not None:
+        return {"text": example.text, **fields}
+    return {"messages": [{"role": turn.role, "content": turn.content} for turn in example.messages], **fields}
+
+
+def from_json(value: Mapping[str, Json]) -> Example:
+    """An example from what ``to_json`` made of it; raise ``KeyError`` or ``TypeError`` for anything else."""
+    fields = value.get("fields", {})
+    if "text" in value:
+        return Example(text=value["text"], fields=fields)
+    return Example(messages=tuple(Message(**turn) for turn in value["messages"]), fields=fields)
+
+
+def _read(path: Path) -> Iterator[Example]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield from_json(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise DataError(f"is no example: {error}", where=f"{path}:{number}") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None
