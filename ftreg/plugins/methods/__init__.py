@@ -1,1 +1,54 @@
-"""The room plugins.methods."""
+"""The built-in training methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftreg.core.hookspecs import hookimpl
+from ftreg.core.specs import MethodSpec, Requirement
+from ftreg.core.types import ADAPTER, CHECKPOINT
+
+_TORCH = tuple(Requirement(package, "ftreg[train]") for package in ("torch", "transformers", "safetensors"))
+_PEFT = (*_TORCH, Requirement("peft", "ftreg[train]"))
+
+
+@hookimpl
+def ftreg_methods() -> Sequence[MethodSpec]:
+    """Contribute full, lora, qlora and prefix."""
+    return [
+        MethodSpec(
+            name="full",
+            summary="Train all weights; also pre-trains an untrained base.",
+            impl="ftreg.plugins.methods.full:train",
+            config="ftreg.plugins.methods.full:FullConfig",
+            requires=_TORCH,
+            produces=CHECKPOINT,
+            capabilities=frozenset({"full-precision", "from-scratch", "gradient-checkpointing"}),
+        ),
+        MethodSpec(
+            name="lora",
+            summary="Train low-rank updates of the linear layers, by default of all of them.",
+            impl="ftreg.plugins.methods.lora:train",
+            config="ftreg.plugins.methods.lora:LoraConfig",
+            requires=_PEFT,
+            produces=ADAPTER,
+            capabilities=frozenset({"mergeable", "mixed-batch", "gradient-checkpointing"}),
+        ),
+        MethodSpec(
+            name="qlora",
+            summary="LoRA on a base that is held in 4 bits, by bitsandbytes.",
+            impl="ftreg.plugins.methods.qlora:train",
+            config="ftreg.plugins.methods.qlora:QloraConfig",
+            requires=(*_PEFT, Requirement("bitsandbytes", "ftreg[train]")),
+            produces=ADAPTER,
+            capabilities=frozenset({"mergeable", "mixed-batch", "gradient-checkpointing", "quantized-base"}),
+        ),
+        MethodSpec(
+            name="prefix",
+            summary="Train keys and values that stand before every prompt.",
+            impl="ftreg.plugins.methods.prefix:train",
+            config="ftreg.plugins.methods.prefix:PrefixConfig",
+            requires=_PEFT,
+            produces=ADAPTER,
+        ),
+    ]

@@ -1,0 +1,124 @@
+"""Fitting: one training run from its rows to its figures, the same for every method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftreg.core.errors import DataError, InputError
+from ftreg.core.manifest import Json
+from ftreg.core.types import TrainJob
+from ftreg.training.batches import Collator, Row, encode_rows, pack_rows
+from ftreg.training.loading import load_encoder, quiet, resolve_precision
+from ftreg.training.loss import LabelledLoss
+from ftreg.training.milestones import INTERRUPTED, Milestones
+from ftreg.training.report import peak_memory, split_history, totals, write_report
+from ftreg.training.trainer import WEIGHTS, LanguageTrainer
+from ftreg.training.weights import check_trained, fingerprint, trainable
+
+
+def fit(job: TrainJob, model: Any) -> dict[str, Json]:
+    """Train ``model`` as the job says; write ``metrics.json`` and ``loss.png`` into its ``report`` folder.
+
+    The parameters that require gradients are trained. An interrupted run leaves a checkpoint in ``job.scratch``, from
+    which ``job.resume`` goes on: on a CPU, to the very bytes that the uninterrupted run would have made.
+
+    Args:
+        job: The job.
+        model: A causal language model of transformers, or one wrapped by PEFT, as ``load_model`` loads it.
+
+    Returns:
+        The figures of the run: losses, tokens, tokens/s, seconds, peak memory, why it stopped.
+
+    Raises:
+        InputError: The settings cannot be used with this data, device or model, or there is nothing to resume.
+        DataError: The data cannot be encoded, or leaves nothing to learn.
+        FtregError: Training diverged, or changed nothing.
+        KeyboardInterrupt: The user interrupted; a checkpoint was written.
+    """
+    train, progress = job.train, job.progress
+    if not job.data.train:
+        raise DataError("there are no training examples", hint="Lower data.validation and data.test.")
+    if train.early_stopping_patience is not None and not job.data.validation:
+        raise InputError(
+            "early stopping needs validation examples, and there are none",
+            where="train.early_stopping_patience",
+            hint="Set data.validation to a share such as 0.1, or take early_stopping_patience out.",
+        )
+    encoder = load_encoder(job)
+    collator = Collator(encoder.tokenizer.pad_token_id or 0)
+    rows = encode_rows(encoder, job.data.train, progress)
+    eval_rows = encode_rows(encoder, job.data.validation, progress)
+    loss = LabelledLoss(model)
+    milestones = Milestones(train, evaluates=bool(eval_rows), best=job.scratch / "best.safetensors")
+    use_cache = model.config.use_cache
+    with quiet():
+        model.config.use_cache = False
+        loss.check(rows, collator)
+        train_rows: Sequence[Row] = rows
+        if train.batching == "packed":
+            loss.check_packing(rows, collator)
+            train_rows = pack_rows(rows, train.max_length)
+        if train.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        trainer = LanguageTrainer(
+            model,
+            train=train,
+            precision=resolve_precision(train),
+            train_rows=train_rows,
+            eval_rows=eval_rows,
+            collator=collator,
+            loss=loss,
+            milestones=milestones,
+            scratch=job.scratch,
+            progress=progress,
+        )
+        before = fingerprint(model)
+        checkpoint = newest_checkpoint(job.scratch) if job.resume else None
+        progress.begin("train", trainer.steps_in_all)
+        try:
+            with milestones.graceful_interrupt():
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            progress.end()
+            model.config.use_cache = use_cache
+        if milestones.stopped == INTERRUPTED:
+            progress.say(f"interrupted after step {trainer.state.global_step}; --resume goes on from there")
+            raise KeyboardInterrupt
+        milestones.restore_best(model)
+        changes = check_trained(model, before)
+        if train.gradient_checkpointing:
+            model.activation_checkpointing_disable()
+        model.eval()
+    steps, evaluations = split_history(trainer.state.log_history)
+    measured: dict[str, Json] = {
+        **totals(steps, evaluations),
+        **peak_memory(model.device),
+        **changes,
+        "stopped": milestones.stopped,
+        "trained_parameters": sum(weight.numel() for weight in trainable(model).values()),
+        "logits": "labelled positions" if loss.selective else "all positions",
+        "batching": train.batching,
+        "device": model.device.type,
+        "precision": resolve_precision(train),
+    }
+    write_report(job.report, steps, evaluations, measured, progress)
+    return measured
+
+
+def newest_checkpoint(scratch: Path) -> Path:
+    """The newest complete checkpoint in a folder; raise ``InputError`` where there is none.
+
+    transformers writes ``trainer_state.json`` last, so a checkpoint with a readable one is complete.
+    """
+    found = sorted(scratch.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+    for path in found:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if (path / WEIGHTS).is_file():
+            return path
+    raise InputError("there is no complete checkpoint to go on from", where=str(scratch), hint="Run without --resume.")

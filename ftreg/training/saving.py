@@ -1,0 +1,57 @@
+"""Saving: what a method trained, as the files of a version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftreg.core.manifest import Json
+from ftreg.core.types import ADAPTER, CHECKPOINT, Artifact, TrainJob
+from ftreg.training.facts import describe
+from ftreg.training.loading import load_encoder, quiet
+
+BASE = "base"
+"""What an adapter's files call its base: the lineage knows which it is, and a path would be of this machine only."""
+
+
+def save_checkpoint(job: TrainJob, model: Any, measured: Mapping[str, Json] | None = None) -> Artifact:
+    """Write a whole model and its tokenizer, with the chat template of the run, into ``job.staging``.
+
+    Args:
+        job: The job.
+        model: The trained model; tied weights are written once.
+        measured: What ``fit`` returned.
+    """
+    with quiet():
+        model.save_pretrained(job.staging)
+        load_encoder(job).tokenizer.save_pretrained(job.staging)
+    return Artifact(kind=CHECKPOINT, facts=describe(job.staging), measured=dict(measured or {}))
+
+
+def save_adapter(job: TrainJob, model: Any, measured: Mapping[str, Json] | None = None, **facts: Json) -> Artifact:
+    """Write an adapter, without any weight of its base, and the tokenizer of the run into ``job.staging``.
+
+    Args:
+        job: The job.
+        model: A model wrapped by PEFT.
+        measured: What ``fit`` returned.
+        **facts: What else is true of the adapter, such as how its base was quantized.
+    """
+    with quiet():
+        model.save_pretrained(job.staging, save_embedding_layers=False)
+        load_encoder(job).tokenizer.save_pretrained(job.staging)
+    (job.staging / "README.md").unlink()  # PEFT's model card names local paths
+    _settle_config(job.staging / "adapter_config.json")
+    return Artifact(kind=ADAPTER, facts={**describe(job.staging), **facts}, measured=dict(measured or {}))
+
+
+def _settle_config(path: Path) -> None:
+    """Take out of PEFT's configuration what differs between machines and runs: paths, and the order of sets."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = BASE
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,218 @@
+"""The trainer: transformers' own, with ftreg's batches, loss, schedule, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.utils.data import DataLoader
+
+from ftreg.core.errors import FtregError
+from ftreg.core.recipe import TrainConfig
+from ftreg.core.types import Progress
+from ftreg.training.batches import Batches, Collator, Row
+from ftreg.training.loss import LabelledLoss
+from ftreg.training.milestones import Milestones
+from ftreg.training.schedule import learning_rate_factor
+from ftreg.training.weights import load_trainable, save_trainable
+
+WEIGHTS = "trainable.safetensors"
+"""File of a checkpoint that holds the trained weights."""
+
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "sgd": "sgd", "adafactor": "adafactor"}
+
+
+class LanguageTrainer(transformers.Trainer):
+    """Trains a causal language model, adapters and quantized bases included.
+
+    Args:
+        model: What to train; its parameters that require gradients are trained and kept in checkpoints, no others.
+        train: The configuration.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        train_rows: Rows to train on.
+        eval_rows: Rows to evaluate on; may be empty.
+        collator: What makes batches of rows.
+        loss: What computes a batch's summed loss.
+        milestones: What decides when to evaluate, to save and to stop.
+        scratch: Folder for checkpoints.
+        progress: Where to say how far the work is.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        train: TrainConfig,
+        precision: str,
+        train_rows: Sequence[Row],
+        eval_rows: Sequence[Row],
+        collator: Collator,
+        loss: LabelledLoss,
+        milestones: Milestones,
+        scratch: Path,
+        progress: Progress,
+    ) -> None:
+        arguments = _arguments(train, precision, model.device, scratch)
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collator,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            callbacks=[milestones],
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the labelled tokens of the whole step
+        self._train_config = train
+        self._labelled_loss = loss
+        self._milestones = milestones
+        self._progress = progress
+        self._batches = Batches(
+            [len(row.input_ids) for row in train_rows],
+            batch_size=train.batch_size,
+            accumulation=train.gradient_accumulation,
+            grouped=train.batching != "random",
+            seed=train.seed,
+        )
+        self._counted: dict[str, int] = {}
+        self._started = 0.0
+
+    @property
+    def steps_in_all(self) -> int:
+        """Optimizer steps of the whole run."""
+        return int(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches in an order that depends on the seed and the epoch alone."""
+        return _EpochLoader(self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """The batches of one step, and how many tokens they label together."""
+        self._started = time.perf_counter()
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        labelled = sum(len(batch["targets"]) for batch in batches)
+        self._counted = {"tokens": sum(batch["tokens"] for batch in batches), "labelled_tokens": labelled}
+        return batches, torch.tensor(labelled, device=device)
+
+    def compute_loss(
+        self,
+        _model: Any,
+        inputs: dict[str, torch.Tensor],
+        _return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The batch's share of the step's mean loss per labelled token."""
+        return self._labelled_loss(inputs) / num_items_in_batch
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate over the steps."""
+        if self.lr_scheduler is None:
+            schedule, warmup = self._train_config.schedule, self._train_config.warmup
+
+            def factor(step: int) -> float:
+                return learning_rate_factor(schedule, step, total=num_training_steps, warmup=warmup)
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def floating_point_ops(self, _inputs: dict[str, torch.Tensor]) -> int:
+        """Not counted: nothing reads it, and counting goes through all parameters at each step."""
+        return 0
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean loss per labelled token of the evaluation rows; nothing but sums is kept."""
+        self.model.eval()
+        rows = sorted(self.eval_dataset, key=lambda row: -len(row.input_ids))
+        size = self._train_config.batch_size
+        total, count = torch.zeros((), device=self.args.device), 0
+        for start in range(0, len(rows), size):
+            batch = self.data_collator(rows[start : start + size])
+            count += len(batch["targets"])
+            total += self._labelled_loss(self._prepare_inputs(batch))
+        metrics = {"eval_loss": total.item() / max(1, count)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Record a step, and tell its figures; stop at once where the loss is no finite number."""
+        if "loss" in logs:
+            seconds = time.perf_counter() - self._started
+            logs |= {**self._counted, "seconds": round(seconds, 6)}
+            self._refuse_broken_loss(logs["loss"])
+            facts: dict[str, float | str] = {"loss": logs["loss"], "lr": logs["learning_rate"]}
+            if self._milestones.validation_loss is not None:
+                facts["validation"] = self._milestones.validation_loss
+            facts["tokens/s"] = logs["tokens"] / seconds
+            self._progress.update(self.state.global_step, **facts)
+        super().log(logs, start_time)
+
+    def _refuse_broken_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FtregError(
+                f"the loss is {loss} at step {self.state.global_step}: training has diverged",
+                hint="Lower train.learning_rate or train.max_grad_norm, raise train.warmup, or set train.precision to "
+                "fp32.",
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained weights of a checkpoint, and nothing of what is frozen."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_trainable(self.model, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Read back what ``save_model`` wrote."""
+        load_trainable(model or self.model, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+class _EpochLoader(DataLoader[Any]):
+    """A loader that hands the epoch on to its batch sampler."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        self.batch_sampler.set_epoch(epoch)
+
+
+def _arguments(
+    train: TrainConfig, precision: str, device: torch.device, scratch: Path
+) -> transformers.TrainingArguments:
+    """The configuration in transformers' terms; evaluating, saving and stopping are left to ``Milestones``."""
+    arguments = transformers.TrainingArguments(
+        output_dir=str(scratch),
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        per_device_train_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        optim=_OPTIMIZERS[train.optimizer],
+        adam_beta2=train.adam_beta2,
+        max_grad_norm=train.max_grad_norm,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=device.type == "cpu",
+        seed=train.seed,
+        eval_strategy="no",
+        save_strategy="no",
+        save_total_limit=1,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        log_level="error",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # transformers would split batches over all GPUs that it sees
+    return arguments
