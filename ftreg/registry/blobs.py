@@ -1,0 +1,219 @@
+"""Blobs: files stored once under their BLAKE3, sealed so that a change is noticed.
+
+A sealed file is read-only and carries one fixed modification time. Whoever writes into a blob, through a view or
+directly, moves that time, so that looking at it is enough to know that the blob must be hashed again. Only a writer who
+puts the time back escapes the look; a full ``verify`` hashes everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from ftreg.core.errors import CorruptRegistry, FtregError, InputError
+from ftreg.core.manifest import FileEntry, Manifest
+from ftreg.core.names import check_relative_path
+from ftreg.registry.failpoints import failpoint
+from ftreg.registry.home import Home, check_hash, sync_folder
+
+SEAL_TIME = 315_619_200
+"""1980-01-02T00:00:00Z, in seconds; zip archives cannot hold earlier times."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A file in a staging folder, hashed and durable, with the entry that it will have."""
+
+    path: Path
+    entry: FileEntry
+
+
+def hash_file(path: Path, *, durable: bool = False) -> str:
+    """The BLAKE3 of a file in hex, in one read; with ``durable``, its bytes are on the disk afterwards."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
+        if durable:
+            os.fsync(file.fileno())
+    return digest
+
+
+def digest_of(data: bytes) -> str:
+    """The digest ``b3:…`` of a manifest's bytes."""
+    return f"b3:{blake3(data).hexdigest()}"
+
+
+def plain_files(folder: Path) -> list[tuple[str, Path]]:
+    """Every file under ``folder`` with its relative POSIX path, sorted; raise ``FtregError`` for links and devices."""
+    found: list[tuple[str, Path]] = []
+    pending = [folder]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    found.append((path.relative_to(folder).as_posix(), path))
+                else:
+                    raise FtregError("is no plain file", where=str(path), hint="A version is made of plain files only.")
+    return sorted(found)
+
+
+def measure(folder: Path) -> list[Staged]:
+    """Hash every file of a staging folder, each once, and make its bytes durable.
+
+    Raises:
+        FtregError: A file is no plain file, or has a name that is not safe everywhere.
+    """
+    staged = [
+        Staged(path, FileEntry(name, path.stat().st_size, hash_file(path, durable=True)))
+        for name, path in plain_files(folder)
+    ]
+    check_entries([item.entry for item in staged])
+    failpoint("staged")
+    return staged
+
+
+def check_entries(entries: Iterable[FileEntry]) -> None:
+    """Raise for file entries that must not become paths: unsafe, or the same where case does not count."""
+    seen: dict[str, str] = {}
+    for entry in entries:
+        check_relative_path(entry.path)
+        check_hash(entry.blake3)
+        other = seen.setdefault(entry.path.casefold(), entry.path)
+        if other is not entry.path:
+            raise InputError(
+                f"{other!r} and {entry.path!r} are one file where case does not count", hint="Rename one of them."
+            )
+
+
+def store(home: Home, staged: Sequence[Staged]) -> None:
+    """Move staged files into ``blobs/``, durably; a blob that is there already stays.
+
+    The caller holds the home's lock until something refers to the blobs, so that ``gc`` cannot take them.
+    """
+    for item in staged:
+        target = home.blob(item.entry.blake3)
+        target.parent.mkdir(exist_ok=True)
+        if _size(target) != item.entry.size:
+            _move(item.path, target)
+    # Also for blobs that were there: whoever renamed them may have died before the name was durable.
+    for folder in {home.blob(item.entry.blake3).parent for item in staged}:
+        sync_folder(folder)
+    sync_folder(home.blobs)
+    failpoint("blobs-stored")
+
+
+def _move(path: Path, target: Path) -> None:
+    """Seal a staged file and rename it to ``target``."""
+    if path.stat().st_nlink > 1:
+        # Someone holds another name of these bytes and could change them; they get bytes of their own.
+        own = path.with_name(f"{path.name}.own")
+        copy_durably(path, own)
+        own.replace(path)
+    seal(path)
+    failpoint("blob-sealed")
+    path.rename(target)
+    failpoint("blob-stored")
+
+
+def copy_durably(path: Path, target: Path) -> None:
+    """Copy a file's bytes, and have them on the disk."""
+    shutil.copyfile(path, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def store_manifest(home: Home, data: bytes, scratch: Path) -> str:
+    """Write a manifest into ``manifests/``, durably, by way of the folder ``scratch``; return its digest."""
+    digest = digest_of(data)
+    draft = scratch / "manifest.json"
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    seal(draft)
+    failpoint("manifest-written")
+    draft.rename(home.manifest(digest))
+    sync_folder(home.manifests)
+    failpoint("manifest-stored")
+    return digest
+
+
+def read_manifest(home: Home, digest: str) -> Manifest:
+    """Read a manifest; raise ``CorruptRegistry`` if it is missing, was changed, or names unsafe paths."""
+    path = home.manifest(digest)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CorruptRegistry("a manifest is missing", where=str(path), hint="Run: ftreg verify") from None
+    if digest_of(data) != digest:
+        raise CorruptRegistry("a manifest was changed", where=str(path), hint="Run: ftreg verify")
+    try:
+        manifest = Manifest.from_bytes(data)
+        check_entries(manifest.files)
+    except InputError as error:
+        raise CorruptRegistry(f"a manifest is unsafe: {error.message}", where=str(path)) from error
+    return manifest
+
+
+def examine(home: Home, entry: FileEntry, *, full: bool = False) -> str | None:
+    """Say what is wrong with a stored file, or None.
+
+    Its size and seal are looked at; its bytes are hashed if the seal is broken, or ``full`` asks for it. A broken seal
+    over whole bytes is put back.
+    """
+    path = home.blob(entry.blake3)
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return "is missing"
+    if not stat.S_ISREG(status.st_mode):
+        return "is no plain file"
+    if status.st_size != entry.size:
+        return f"has {status.st_size} bytes instead of {entry.size}"
+    if is_sealed(status) and not full:
+        return None
+    try:
+        found = hash_file(path)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if found != entry.blake3:
+        return "has other content than its hash says"
+    if not is_sealed(status):
+        with suppress(PermissionError):
+            seal(path)
+    return None
+
+
+def seal(path: Path) -> None:
+    """Make a file read-only, with the modification time that all sealed files have."""
+    path.chmod(0o444)
+    os.utime(path, (SEAL_TIME, SEAL_TIME))
+
+
+def is_sealed(status: os.stat_result) -> bool:
+    """Whether nobody has written to a sealed file, as far as its mode and times tell."""
+    return status.st_mtime_ns == SEAL_TIME * 1_000_000_000 and not status.st_mode & 0o222
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def stored_blobs(home: Home) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file under ``blobs/`` with its status."""
+    for folder in sorted(home.blobs.iterdir()):
+        for path in sorted(folder.iterdir()):
+            yield path, path.lstat()

@@ -1,0 +1,354 @@
+"""The catalog: the registry's index in SQLite. Everything that changes it is an event; see ``apply``."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from ftreg.core.errors import CorruptRegistry, FtregError
+from ftreg.core.manifest import Manifest, Parent, Producer, canonical_json
+from ftreg.registry.failpoints import failpoint
+from ftreg.registry.records import Edge, Event, Summary
+from ftreg.registry.schema import MIGRATIONS
+
+_BUSY_SECONDS = 30.0
+
+_SUMMARY = """
+    SELECT v.name, v.number, v.digest, m.kind, m.size, v.created, m.producer,
+        (SELECT json_group_array(alias) FROM aliases a WHERE a.name = v.name AND a.number = v.number),
+        (SELECT json_group_object(key, value) FROM tags t WHERE t.name = v.name AND t.number = v.number)
+    FROM versions v JOIN manifests m USING (digest)
+"""
+_EVENT = "SELECT id, at, user, host, action, digest, name, number, detail FROM events"
+
+
+class Catalog:
+    """An open catalog; used by one thread at a time.
+
+    Args:
+        path: The database.
+        create: Make the file if it is missing.
+
+    Raises:
+        FtregError: The schema is newer than this ftreg.
+        sqlite3.Error: It cannot be opened; see ``system_errors``.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self._path = path
+        self._connect("rwc" if create else "rw")
+        if self.schema > len(MIGRATIONS):
+            self.close()
+            raise FtregError(
+                f"the catalog has schema {self.schema}; this ftreg knows up to {len(MIGRATIONS)}",
+                where=str(path),
+                hint="Upgrade ftreg.",
+            )
+
+    def _connect(self, mode: str) -> None:
+        """Open the database in a ``mode`` of SQLite's URIs."""
+        self._db = sqlite3.connect(
+            f"{self._path.as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            timeout=_BUSY_SECONDS,
+            check_same_thread=False,  # the garbage collector may close it from another thread
+        )
+        self.close = weakref.finalize(self, self._db.close)
+        self._inode = self._path.stat().st_ino
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.execute("PRAGMA trusted_schema = OFF")
+
+    def renew(self) -> None:
+        """Open the database again if it was rebuilt since, lest changes go into the old file."""
+        if self._path.stat().st_ino != self._inode:
+            self.close()
+            self._connect("rw")
+
+    @property
+    def schema(self) -> int:
+        """The number of the newest migration that was run."""
+        return int(self._one("PRAGMA user_version")[0])
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether migrations are due."""
+        return self.schema < len(MIGRATIONS)
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; the caller holds the home's lock exclusively."""
+        self._db.execute("PRAGMA journal_mode = WAL")
+        for number, script in enumerate(MIGRATIONS[self.schema :], start=self.schema + 1):
+            try:
+                self._db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+            except sqlite3.Error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def transaction(self, *, write: bool = True) -> Iterator[None]:
+        """Run the body in one transaction: all of it is done, durably, or none; readers see one state throughout."""
+        self._db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        try:
+            if write:
+                failpoint("transaction-open")
+            yield
+            if write:
+                failpoint("transaction-full")
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        if write:
+            failpoint("committed")
+
+    def append(self, event: Event, manifest: Manifest | None = None) -> None:
+        """Write an event into the log and apply it."""
+        self.apply(self.log(event), manifest)
+
+    def log(self, event: Event) -> Event:
+        """Write an event into the log only; return it with its id."""
+        cursor = self._db.execute(
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                event.id or None,
+                event.at,
+                event.user,
+                event.host,
+                event.action,
+                event.digest,
+                event.name,
+                event.number,
+                canonical_json(event.detail).decode(),
+            ),
+        )
+        return Event(cursor.lastrowid or 0, *list(vars(event).values())[1:])
+
+    def apply(self, event: Event, manifest: Manifest | None = None) -> None:
+        """Change the catalog as ``event`` says. New events and replayed ones pass here alike.
+
+        Args:
+            event: What happened; it is in the log already.
+            manifest: The manifest of a published version.
+        """
+        execute, detail = self._db.execute, event.detail
+        version = (event.name, event.number)
+        match event.action:
+            case "published":
+                assert manifest is not None
+                self._insert_manifest(event.digest, manifest)
+                self.take_number(event)
+                execute(
+                    "INSERT INTO versions (name, number, digest, created) VALUES (?, ?, ?, ?)",
+                    (*version, event.digest, event.at),
+                )
+            case "alias_set":
+                execute("REPLACE INTO aliases (name, number, alias) VALUES (?, ?, ?)", (*version, detail["alias"]))
+            case "alias_removed":
+                self.drop_alias(event)
+            case "tagged":
+                execute("REPLACE INTO tags VALUES (?, ?, ?, ?)", (*version, detail["key"], detail["value"]))
+            case "untagged":
+                execute("DELETE FROM tags WHERE name = ? AND number = ? AND key = ?", (*version, detail["key"]))
+            case "evidence":
+                execute("INSERT INTO evidence VALUES (?, ?, ?)", (event.id, event.digest, detail["type"]))
+            case "deleted":
+                execute("DELETE FROM versions WHERE name = ? AND number = ?", version)
+            case "collected":
+                execute("DELETE FROM manifests WHERE digest = ?", (event.digest,))
+            case unknown:
+                raise CorruptRegistry(f"the event log has an unknown action {unknown!r}", hint="Upgrade ftreg.")
+
+    def take_number(self, event: Event) -> None:
+        """Take a published version's number for good: it is not given again, whatever becomes of the version."""
+        self._db.execute(
+            "INSERT INTO models VALUES (?, ?) "
+            "ON CONFLICT DO UPDATE SET last_number = max(last_number, excluded.last_number)",
+            (event.name, event.number),
+        )
+
+    def drop_alias(self, event: Event) -> None:
+        """Remove the alias that ``event`` is about."""
+        self._db.execute("DELETE FROM aliases WHERE name = ? AND alias = ?", (event.name, event.detail["alias"]))
+
+    def _insert_manifest(self, digest: str, manifest: Manifest) -> None:
+        self._db.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?, ?, ?)", (digest, *manifest_row(manifest)))
+        self._db.executemany(
+            "INSERT OR IGNORE INTO edges VALUES (?, ?, ?)",
+            [(digest, parent.role, parent.digest) for parent in manifest.parents],
+        )
+
+    # Reading.
+
+    def next_number(self, name: str) -> int:
+        """The number that the next version of ``name`` gets."""
+        row = self._db.execute("SELECT last_number FROM models WHERE name = ?", (name,)).fetchone()
+        return row[0] + 1 if row else 1
+
+    def versions(
+        self,
+        *,
+        name: str | None = None,
+        number: int | None = None,
+        digest: str | None = None,
+        alias: str | None = None,
+        kind: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        production_key: str | None = None,
+        limit: int | None = None,
+    ) -> list[Summary]:
+        """The versions to which all that is given applies, newest first."""
+        conditions = {
+            "v.name = ?": name,
+            "v.number = ?": number,
+            "v.digest = ?": digest,
+            "m.kind = ?": kind,
+            "m.production_key = ?": production_key,
+            "v.number = (SELECT number FROM aliases a WHERE a.name = v.name AND a.alias = ?)": alias,
+        }
+        given = {text: value for text, value in conditions.items() if value is not None}
+        where, values = list(given), list(given.values())
+        for key, value in (tags or {}).items():
+            where.append("(v.name, v.number) IN (SELECT name, number FROM tags WHERE key = ? AND value = ?)")
+            values += [key, value]
+        rows = self._db.execute(
+            f"{_SUMMARY} WHERE {' AND '.join(where) or 'TRUE'} ORDER BY v.id DESC LIMIT ?",
+            (*values, -1 if limit is None else limit),
+        )
+        return [
+            Summary(*(*row[:7], tuple(sorted(json.loads(row[7]))), dict(sorted(json.loads(row[8]).items()))))
+            for row in rows
+        ]
+
+    def count(self) -> int:
+        """How many versions there are."""
+        return int(self._one("SELECT count(*) FROM versions")[0])
+
+    def names(self) -> list[str]:
+        """Names that have versions."""
+        return self._column("SELECT DISTINCT name FROM versions")
+
+    def known_names(self) -> list[str]:
+        """Names that have, or had, versions."""
+        return self._column("SELECT name FROM models")
+
+    def aliases(self, name: str) -> list[str]:
+        """The aliases of a name."""
+        return self._column("SELECT alias FROM aliases WHERE name = ?", name)
+
+    def digests(self, prefix: str, limit: int) -> list[str]:
+        """Digests of manifests that start with ``prefix``."""
+        return self._column(
+            "SELECT digest FROM manifests WHERE digest >= ? AND digest < ? || 'g' LIMIT ?", prefix, prefix, limit
+        )
+
+    def manifests(self) -> dict[str, tuple[str, int, str, str]]:
+        """All manifests by digest, each with what the catalog copied from it; compare ``manifest_row``."""
+        return {row[0]: tuple(row[1:]) for row in self._db.execute("SELECT * FROM manifests")}
+
+    def last_name(self, digest: str) -> Event | None:
+        """The newest publication of ``digest``."""
+        found = self._events(f"{_EVENT} WHERE digest = ? AND action = 'published' ORDER BY id DESC LIMIT 1", (digest,))
+        return next(found, None)
+
+    def closure(self, digests: list[str], *, up: bool) -> list[str]:
+        """``digests`` and, recursively, their parents (``up``) or what was made from them."""
+        near, far = ("child", "parent") if up else ("parent", "child")
+        step = f"SELECT {far} FROM edges JOIN reached ON {near} = digest"  # noqa: S608 - constants
+        query = f"WITH RECURSIVE reached (digest) AS (SELECT value FROM json_each(?) UNION {step})"
+        return self._column(f"{query} SELECT digest FROM reached", json.dumps(digests))
+
+    def edges(self) -> set[Edge]:
+        """All edges."""
+        return {Edge(*row) for row in self._db.execute("SELECT child, role, parent FROM edges")}
+
+    def edges_of(self, digests: list[str]) -> list[Edge]:
+        """The edges from ``digests`` to their parents, sorted."""
+        rows = self._db.execute(
+            "SELECT child, role, parent FROM edges WHERE child IN (SELECT value FROM json_each(?)) ORDER BY 1, 2, 3",
+            (json.dumps(digests),),
+        )
+        return [Edge(*row) for row in rows]
+
+    def children(self, digest: str) -> list[str]:
+        """Digests of what was made from ``digest``."""
+        return self._column("SELECT DISTINCT child FROM edges WHERE parent = ?", digest)
+
+    def evidence(self, digest: str | None = None) -> Iterator[Event]:
+        """The events that attach evidence to ``digest``, or to anything that is still there, oldest first."""
+        only = "WHERE digest = ?" if digest else ""
+        return self._events(
+            f"{_EVENT} WHERE id IN (SELECT event FROM evidence {only}) ORDER BY id",  # noqa: S608 - constants
+            (digest,) if digest else (),
+        )
+
+    def events(self, *, name: str | None = None, number: int | None = None, limit: int | None = None) -> list[Event]:
+        """Events about a name or a version, those about its digests included, or all; newest first."""
+        about = "name = :name" if number is None else "name = :name AND number = :number"
+        digests = f"SELECT digest FROM events WHERE {about} AND action = 'published'"  # noqa: S608 - constants
+        where = "TRUE" if name is None else f"({about}) OR (name IS NULL AND digest IN ({digests}))"
+        values = {"name": name, "number": number, "limit": -1 if limit is None else limit}
+        return list(self._events(f"{_EVENT} WHERE {where} ORDER BY id DESC LIMIT :limit", values))
+
+    def alias_history(self, name: str, alias: str) -> list[Event]:
+        """The events that set or removed an alias, oldest first."""
+        return list(
+            self._events(
+                f"{_EVENT} WHERE name = ? AND action IN ('alias_set', 'alias_removed') "
+                "AND json_extract(detail, '$.alias') = ? ORDER BY id",
+                (name, alias),
+            )
+        )
+
+    def events_after(self, last: int) -> Iterator[Event]:
+        """Events with a larger id, oldest first."""
+        return self._events(f"{_EVENT} WHERE id > ? ORDER BY id", (last,))
+
+    def last_event(self) -> int:
+        """The newest event's id; 0 where there is none."""
+        return int(self._one("SELECT coalesce(max(id), 0) FROM events")[0])
+
+    def problems(self, *, full: bool) -> list[str]:
+        """What SQLite finds wrong with the database; with ``full``, in its indexes too."""
+        rows = [row[0] for row in self._db.execute(f"PRAGMA {'integrity' if full else 'quick'}_check")]
+        broken = [f"{row[0]} row {row[1]} refers to nothing" for row in self._db.execute("PRAGMA foreign_key_check")]
+        return [row for row in rows if row != "ok"] + broken
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self._db.execute(query).fetchone()
+        return row
+
+    def _column(self, query: str, *values: Any) -> list[Any]:
+        return [row[0] for row in self._db.execute(query, values)]
+
+    def _events(self, query: str, values: tuple[Any, ...] | dict[str, Any]) -> Iterator[Event]:
+        for row in self._db.execute(query, values):
+            yield Event(*(*row[:8], json.loads(row[8])))
+
+
+def manifest_row(manifest: Manifest) -> tuple[str, int, str, str]:
+    """What the catalog copies from a manifest: kind, size, producer and production key."""
+    producer = manifest.producer
+    key = production_key(producer, manifest.parents, manifest.environment)
+    return manifest.kind, manifest.size, f"{producer.type} {producer.name}", key
+
+
+def production_key(producer: Producer, parents: Iterable[Parent], environment: Mapping[str, str]) -> str:
+    """The hash that says "the same step on the same inputs": who made it and how, from what, with which packages."""
+    record = {
+        "producer": asdict(producer),
+        "parents": sorted([parent.role, parent.digest] for parent in parents),
+        "environment": dict(environment),
+    }
+    return blake3(canonical_json(record)).hexdigest()
