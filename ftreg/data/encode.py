@@ -36,7 +36,7 @@ class Encoded:
     @property
     def learnt(self) -> int:
         """Number of tokens that the model learns to predict; the first of a sequence never is."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        return len(self.labels[1:]) - self.labels[1:].count(IGNORED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,15 @@ class Encoder:
         """Encode examples, one result for each; raise ``DataError`` where the template cannot render one of them."""
         return [self._label(tokens) for tokens in self._tokenize(examples)]
 
+    def encode_each(self, examples: Sequence[Example]) -> Iterator[Encoded | DataError]:
+        """Encode examples in batches; yield for each its encoding, or why the template cannot render it."""
+        for start in range(0, len(examples), _BATCH):
+            batch = examples[start : start + _BATCH]
+            try:
+                yield from self.encode_batch(batch)
+            except DataError:
+                yield from map(self._encode_or_error, batch)
+
     def encode_all(self, examples: Sequence[Example], progress: Progress | None = None) -> list[Encoded]:
         """Encode examples for training.
 
@@ -97,9 +106,12 @@ class Encoder:
         progress = progress or Silence()
         progress.begin("tokenize", len(examples), "examples")
         encoded: list[Encoded] = []
-        for start in range(0, len(examples), _BATCH):
-            encoded.extend(self._encode_named(examples[start : start + _BATCH], start))
-            progress.update(len(encoded))
+        for number, item in enumerate(self.encode_each(examples), start=1):
+            if isinstance(item, DataError):
+                item.where = f"example {number}"
+                raise item
+            encoded.append(item)
+            progress.update(number)
         progress.end()
         kept = [item for item in encoded if item.learnt]
         for remark in _remarks(encoded, len(encoded) - len(kept), self.max_length):
@@ -126,18 +138,11 @@ class Encoder:
         tokens = next(self._tokenize([example]))
         return tokens.ids[: tokens.prompt], _upto_answer(example)[-1].content
 
-    def _encode_named(self, examples: Sequence[Example], start: int) -> list[Encoded]:
-        """Encode a batch; where that fails, encode one by one, so that the error names the example."""
+    def _encode_or_error(self, example: Example) -> Encoded | DataError:
         try:
-            return self.encode_batch(examples)
-        except DataError:
-            for number, example in enumerate(examples, start=start + 1):
-                try:
-                    self.encode(example)
-                except DataError as error:
-                    error.where = f"example {number}"
-                    raise
-            raise
+            return self.encode(example)
+        except DataError as error:
+            return error
 
     def _label(self, tokens: _Tokens) -> Encoded:
         """Label what is learnt, see to EOS, and cut."""

@@ -66,7 +66,7 @@ class Template:
             tokenizer.chat_template = _plain_for(tokenizer)
         self.source = _source(tokenizer, choice)
         self.marked = bool(_MARKER.search(self.source))
-        self._special = tuple(sorted(_special_tokens(tokenizer), key=len, reverse=True))
+        self._special = tuple(sorted(special_tokens(tokenizer), key=len, reverse=True))
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
         """The text that asks for the answer to ``messages``."""
@@ -233,6 +233,7 @@ def _plain_for(tokenizer: Any) -> str:
     return "{{ bos_token }}" + PLAIN if begins else PLAIN
 
 
-def _special_tokens(tokenizer: Any) -> set[str]:
+def special_tokens(tokenizer: Any) -> set[str]:
+    """The texts that ``tokenizer`` reads as special tokens."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return added | set(tokenizer.all_special_tokens)
