@@ -16,6 +16,7 @@ def ftreg(
     env: Mapping[str, str] | None = None,
     code: int | None = 0,
     timeout: float = 240,
+    python: str | Path = sys.executable,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``ftreg`` with ``arguments``, and fail the test if it exits with another code than ``code`` (None: any)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FTREG_")}
@@ -23,7 +24,7 @@ def ftreg(
     if home is not None:
         environment["FTREG_HOME"] = str(home)
     done = subprocess.run(
-        [sys.executable, "-m", "ftreg", *map(str, arguments)],
+        [str(python), "-m", "ftreg", *map(str, arguments)],
         cwd=cwd,
         env={**environment, **(env or {})},
         capture_output=True,
