@@ -62,7 +62,11 @@ def _adapter(config: dict[str, Any]) -> dict[str, Json]:
         "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "fan_in_fan_out",
         "target_modules", "modules_to_save", "num_virtual_tokens", "prefix_projection",
     )  # fmt: skip
-    return {key: config[key] for key in keys if config.get(key) is not None}
+    facts = {key: config[key] for key in keys if config.get(key) is not None}
+    for key in ("target_modules", "modules_to_save"):
+        if isinstance(facts.get(key), list):
+            facts[key] = sorted({name.rsplit(".", 1)[-1] for name in facts[key]})
+    return facts
 
 
 def _tokenizer(folder: Path) -> dict[str, Json]:

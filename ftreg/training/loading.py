@@ -19,7 +19,7 @@ from ftreg.core.types import TrainJob
 from ftreg.data import Encoder
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_TALKATIVE = ("accelerate", "bitsandbytes", "peft", "torch")
+_TALKATIVE = ("accelerate", "peft", "torch")
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def load_model(job: TrainJob, **arguments: Any) -> Any:
 
     Args:
         job: The job.
-        **arguments: Further arguments of ``AutoModelForCausalLM.from_pretrained``. Methods that freeze the base's weights
+        **arguments: Further arguments of ``AutoModelForCausalLM.from_pretrained``. Methods that freeze the base
             do well to pass ``dtype=compute_dtype(job.train)``.
 
     Raises:
@@ -120,7 +120,19 @@ def load_model(job: TrainJob, **arguments: Any) -> Any:
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         raise InputError(f"lacks weights of its own architecture: {', '.join(lacking[:3])}", where=str(job.base))
+    _keep_differentiable(model)
     return model
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep bitsandbytes' 4-bit layers from turning into their layout for inference.
+
+    On CPUs with AVX-512 BF16 they do so at the first evaluation, for good: from then on they round to bf16, and
+    gradients no longer flow through them, without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _first_line(error: Exception) -> str:

@@ -81,7 +81,7 @@ class Milestones(transformers.TrainerCallback):
         best = best_evaluation(evaluations)
         if patience is None or best is None:
             return
-        since = len(evaluations) - 1 - evaluations.index(best)
+        since = sum(entry["step"] > best["step"] for entry in evaluations)
         if since == 0:
             save_trainable(arguments["model"], self._best)
         if since >= patience and state.global_step < state.max_steps:

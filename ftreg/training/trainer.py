@@ -44,6 +44,9 @@ class LanguageTrainer(transformers.Trainer):
         progress: Where to say how far the work is.
     """
 
+    control: Any
+    lr_scheduler: Any
+
     def __init__(
         self,
         model: Any,

@@ -19,7 +19,9 @@ PAIRS = [
 CHATS = tuple(Example(messages=(Message("user", prompt), Message("assistant", answer))) for prompt, answer in PAIRS * 2)
 
 
-def make_job(folder: Path, base: Path, config: Any, *, validation: int = 0, resume: bool = False, **train: Any) -> TrainJob:
+def make_job(
+    folder: Path, base: Path, config: Any, *, validation: int = 0, resume: bool = False, **train: Any
+) -> TrainJob:
     """A job on a few chats with its folders below ``folder``; ``train`` are settings of the trainer."""
     settings = {"max_steps": 3, "batch_size": 4, "max_length": 64, "learning_rate": 1e-2, "device": "cpu", **train}
     folders = {name: folder / name for name in ("staging", "report", "scratch")}

@@ -25,7 +25,8 @@ class LoraConfig(Config):
     alpha: float = Field(32, gt=0, description="scale of the update, which is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the update's inputs that is dropped in training")
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
-        ALL_LINEAR, description="names of the layers to update, such as [q_proj, v_proj]; all-linear: all but the head"
+        "all-linear",
+        description="names of the layers to update, such as [q_proj, v_proj]; all-linear: all but the head",
     )
     modules_to_save: tuple[str, ...] = Field((), description="layers to train in full and store with the adapter")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="which bias vectors to train as well")

@@ -16,7 +16,8 @@ from ftreg.core.types import Artifact, TrainJob
 from ftreg.plugins.methods.lora import LoraConfig, add_lora
 from ftreg.training import compute_dtype, fit, load_model, quiet, resolve_device, save_adapter
 
-_CPU_MULTIPLE = 32  # bitsandbytes' 4-bit kernels for CPUs work on blocks of 32 output features
+_CPU_MULTIPLE = 32
+"""Output features that bitsandbytes packs together for inference on CPUs; it cannot infer with other widths there."""
 
 
 class QloraConfig(LoraConfig):

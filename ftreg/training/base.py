@@ -1,0 +1,120 @@
+"""Bases: an untrained Llama with a tokenizer of its own, to pre-train with method ``full``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import transformers
+from pydantic import Field, model_validator
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ftreg.core.errors import DataError
+from ftreg.core.recipe import Config
+from ftreg.training.loading import quiet
+
+PAD, END = "<|pad|>", "<|end|>"
+ROLES = ("system", "user", "assistant", "tool")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+_MULTIPLE = 32  # of all dimensions: what 4-bit layers on CPUs and fast kernels ask for
+
+
+class BaseConfig(Config):
+    """The sizes of an untrained base; the default has 4.2 million parameters."""
+
+    hidden_size: int = Field(256, gt=0, description="width of the model")
+    layers: int = Field(4, gt=0, description="number of layers")
+    heads: int = Field(4, gt=0, description="attention heads of a layer")
+    kv_heads: int = Field(4, gt=0, description="key and value heads of a layer; divides heads")
+    intermediate_size: int = Field(672, gt=0, description="width of the feed-forward layers")
+    vocab_size: int = Field(4096, gt=0, description="tokens of the vocabulary, special ones included")
+    max_positions: int = Field(512, gt=0, description="longest sequence, in tokens")
+    tied: bool = Field(True, description="use the input embedding as the output head too")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> BaseConfig:
+        for name in ("hidden_size", "intermediate_size", "vocab_size"):
+            if getattr(self, name) % _MULTIPLE:
+                raise ValueError(f"{name} must be a multiple of {_MULTIPLE}")
+        if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
+            raise ValueError("heads must divide hidden_size into even parts")
+        if self.heads % self.kv_heads:
+            raise ValueError("kv_heads must divide heads")
+        if self.kv_heads * (self.hidden_size // self.heads) % _MULTIPLE:
+            raise ValueError(f"kv_heads x (hidden_size / heads) must be a multiple of {_MULTIPLE}")
+        smallest = 256 + 2 + len(ROLES)
+        if self.vocab_size < smallest:
+            raise ValueError(f"vocab_size must be at least {smallest}: all bytes and the special tokens")
+        return self
+
+
+def create_base(folder: Path, texts: Iterable[str], config: BaseConfig, seed: int = 0) -> None:
+    """Write an untrained checkpoint and its tokenizer into ``folder``; the same inputs, the same bytes.
+
+    Args:
+        folder: Where to write.
+        texts: What the tokenizer learns its tokens from.
+        config: The sizes.
+        seed: Seed of the weights.
+
+    Raises:
+        DataError: The texts have too little variety for the vocabulary.
+    """
+    tokenizer = train_tokenizer(texts, config)
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(
+                hidden_size=config.hidden_size,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.kv_heads,
+                intermediate_size=config.intermediate_size,
+                vocab_size=config.vocab_size,
+                max_position_embeddings=config.max_positions,
+                tie_word_embeddings=config.tied,
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def train_tokenizer(texts: Iterable[str], config: BaseConfig) -> transformers.PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer, with markers for chats and with a pad token that is not the end token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[PAD, END, *(f"<|{role}|>" for role in ROLES)],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < config.vocab_size:
+        raise DataError(
+            f"the texts give only {tokenizer.get_vocab_size()} tokens, not {config.vocab_size}",
+            hint=f"Give more text, or set vocab_size to {tokenizer.get_vocab_size() // _MULTIPLE * _MULTIPLE}.",
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[f"<|{role}|>" for role in ROLES],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=config.max_positions,
+        clean_up_tokenization_spaces=False,
+    )
