@@ -1,8 +1,8 @@
 """The registry: immutable, content-addressed versions with their lineage, evidence and history.
 
-``Registry`` is the way in. ``home`` says where things lie; ``blobs``, ``staging`` and ``views`` handle files; ``schema``,
-``catalog``, ``finder`` and ``journal`` the index and the event log; ``publish``, ``verify``, ``collect`` and ``rebuild``
-do the work.
+``Registry`` is the way in. ``home`` says where things lie; ``blobs``, ``staging`` and ``views`` handle files;
+``schema``, ``catalog``, ``finder`` and ``journal`` the index and the event log; ``publish``, ``verify``, ``collect``
+and ``rebuild`` do the work.
 """
 
 from ftreg.registry.catalog import production_key

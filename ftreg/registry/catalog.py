@@ -18,6 +18,7 @@ from ftreg.core.manifest import Manifest, Parent, Producer, canonical_json
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.records import Edge, Event, Summary
 from ftreg.registry.schema import MIGRATIONS
+from ftreg.registry.system import system_errors
 
 _BUSY_SECONDS = 30.0
 
@@ -26,6 +27,16 @@ _SUMMARY = """
         (SELECT json_group_array(alias) FROM aliases a WHERE a.name = v.name AND a.number = v.number),
         (SELECT json_group_object(key, value) FROM tags t WHERE t.name = v.name AND t.number = v.number)
     FROM versions v JOIN manifests m USING (digest)
+"""
+_ANCESTORS = """
+    WITH RECURSIVE reached (digest) AS (
+        SELECT value FROM json_each(?) UNION SELECT parent FROM edges JOIN reached ON child = digest
+    ) SELECT digest FROM reached
+"""
+_DESCENDANTS = """
+    WITH RECURSIVE reached (digest) AS (
+        SELECT value FROM json_each(?) UNION SELECT child FROM edges JOIN reached ON parent = digest
+    ) SELECT digest FROM reached
 """
 _EVENT = "SELECT id, at, user, host, action, digest, name, number, detail FROM events"
 
@@ -77,7 +88,7 @@ class Catalog:
     @property
     def schema(self) -> int:
         """The number of the newest migration that was run."""
-        return int(self._one("PRAGMA user_version")[0])
+        return self._one("PRAGMA user_version")
 
     @property
     def is_outdated(self) -> bool:
@@ -193,8 +204,8 @@ class Catalog:
 
     def next_number(self, name: str) -> int:
         """The number that the next version of ``name`` gets."""
-        row = self._db.execute("SELECT last_number FROM models WHERE name = ?", (name,)).fetchone()
-        return row[0] + 1 if row else 1
+        taken: list[int] = self._column("SELECT last_number FROM models WHERE name = ?", name)
+        return taken[0] + 1 if taken else 1
 
     def versions(
         self,
@@ -222,7 +233,7 @@ class Catalog:
         for key, value in (tags or {}).items():
             where.append("(v.name, v.number) IN (SELECT name, number FROM tags WHERE key = ? AND value = ?)")
             values += [key, value]
-        rows = self._db.execute(
+        rows = self._rows(
             f"{_SUMMARY} WHERE {' AND '.join(where) or 'TRUE'} ORDER BY v.id DESC LIMIT ?",
             (*values, -1 if limit is None else limit),
         )
@@ -233,7 +244,7 @@ class Catalog:
 
     def count(self) -> int:
         """How many versions there are."""
-        return int(self._one("SELECT count(*) FROM versions")[0])
+        return self._one("SELECT count(*) FROM versions")
 
     def names(self) -> list[str]:
         """Names that have versions."""
@@ -247,6 +258,10 @@ class Catalog:
         """The aliases of a name."""
         return self._column("SELECT alias FROM aliases WHERE name = ?", name)
 
+    def has(self, digest: str) -> bool:
+        """Whether the catalog knows the manifest ``digest``."""
+        return bool(self._column("SELECT 1 FROM manifests WHERE digest = ?", digest))
+
     def digests(self, prefix: str, limit: int) -> list[str]:
         """Digests of manifests that start with ``prefix``."""
         return self._column(
@@ -255,7 +270,7 @@ class Catalog:
 
     def manifests(self) -> dict[str, tuple[str, int, str, str]]:
         """All manifests by digest, each with what the catalog copied from it; compare ``manifest_row``."""
-        return {row[0]: tuple(row[1:]) for row in self._db.execute("SELECT * FROM manifests")}
+        return {row[0]: tuple(row[1:]) for row in self._rows("SELECT * FROM manifests")}
 
     def last_name(self, digest: str) -> Event | None:
         """The newest publication of ``digest``."""
@@ -264,18 +279,15 @@ class Catalog:
 
     def closure(self, digests: list[str], *, up: bool) -> list[str]:
         """``digests`` and, recursively, their parents (``up``) or what was made from them."""
-        near, far = ("child", "parent") if up else ("parent", "child")
-        step = f"SELECT {far} FROM edges JOIN reached ON {near} = digest"  # noqa: S608 - constants
-        query = f"WITH RECURSIVE reached (digest) AS (SELECT value FROM json_each(?) UNION {step})"
-        return self._column(f"{query} SELECT digest FROM reached", json.dumps(digests))
+        return self._column(_ANCESTORS if up else _DESCENDANTS, json.dumps(digests))
 
     def edges(self) -> set[Edge]:
         """All edges."""
-        return {Edge(*row) for row in self._db.execute("SELECT child, role, parent FROM edges")}
+        return {Edge(*row) for row in self._rows("SELECT child, role, parent FROM edges")}
 
     def edges_of(self, digests: list[str]) -> list[Edge]:
         """The edges from ``digests`` to their parents, sorted."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT child, role, parent FROM edges WHERE child IN (SELECT value FROM json_each(?)) ORDER BY 1, 2, 3",
             (json.dumps(digests),),
         )
@@ -317,24 +329,29 @@ class Catalog:
 
     def last_event(self) -> int:
         """The newest event's id; 0 where there is none."""
-        return int(self._one("SELECT coalesce(max(id), 0) FROM events")[0])
+        return self._one("SELECT coalesce(max(id), 0) FROM events")
 
     def problems(self, *, full: bool) -> list[str]:
         """What SQLite finds wrong with the database; with ``full``, in its indexes too."""
-        rows = [row[0] for row in self._db.execute(f"PRAGMA {'integrity' if full else 'quick'}_check")]
-        broken = [f"{row[0]} row {row[1]} refers to nothing" for row in self._db.execute("PRAGMA foreign_key_check")]
+        rows = [row[0] for row in self._rows(f"PRAGMA {'integrity' if full else 'quick'}_check")]
+        broken = [f"{row[0]} row {row[1]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")]
         return [row for row in rows if row != "ok"] + broken
 
-    def _one(self, query: str) -> tuple[Any, ...]:
-        row: tuple[Any, ...] = self._db.execute(query).fetchone()
-        return row
+    def _one(self, query: str) -> int:
+        number: int = self._rows(query)[0][0]
+        return number
 
     def _column(self, query: str, *values: Any) -> list[Any]:
-        return [row[0] for row in self._db.execute(query, values)]
+        return [row[0] for row in self._rows(query, values)]
 
     def _events(self, query: str, values: tuple[Any, ...] | dict[str, Any]) -> Iterator[Event]:
-        for row in self._db.execute(query, values):
+        for row in self._rows(query, values):
             yield Event(*(*row[:8], json.loads(row[8])))
+
+    def _rows(self, query: str, values: tuple[Any, ...] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query; every reading passes here."""
+        with system_errors(self._path.parent):
+            return self._db.execute(query, values).fetchall()
 
 
 def manifest_row(manifest: Manifest) -> tuple[str, int, str, str]:

@@ -28,6 +28,7 @@ _LONGEST_TAG = 512
 
 def manifest_of(draft: Draft, files: Sequence[Staged]) -> Manifest:
     """The manifest of a draft; raise ``FtregError`` for one without files, or with facts that JSON cannot hold."""
+    check_name(draft.kind, what="kind")
     if not files:
         raise FtregError("has no files", where=str(draft.folder), hint="A version needs at least one.")
     manifest = Manifest(
@@ -86,7 +87,7 @@ def record_version(
     """
     digest = digest_of(manifest.to_bytes())
     for parent in manifest.parents:
-        if catalog.digests(parent.digest, 1) != [parent.digest]:
+        if not catalog.has(parent.digest):
             raise FtregError(
                 f"its {parent.role} {parent.digest} is not in the registry",
                 where=name,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ftreg.core.errors import CorruptRegistry, FtregError, InputError, UnknownName
+from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.manifest import Json
 from ftreg.core.names import check_name, parse_ref
 from ftreg.core.types import Progress, Silence, Source, Version
@@ -187,8 +187,11 @@ class Registry:
         ancestors = self._catalog.closure([root], up=True)
         descendants = self._catalog.closure([root], up=False)
         digests = sorted({*ancestors, *descendants})
-        known = self._catalog.manifests()
-        nodes = {digest: self._finder.version(self._finder.by_digest(digest)) for digest in digests if digest in known}
+        nodes = {
+            digest: self._finder.version(self._finder.by_digest(digest))
+            for digest in digests
+            if self._catalog.has(digest)
+        }
         edges = tuple(edge for edge in self._catalog.edges_of(digests) if edge.parent in digests)
         live = {digest for digest in nodes if self._catalog.versions(digest=digest, limit=1)}
         return Lineage(root, nodes, edges, frozenset(nodes.keys() - live))
@@ -265,7 +268,10 @@ class Registry:
         target = self._finder.find_pointer(ref)
         if alias in target.aliases:
             return self._finder.version(target)
-        records = [{"type": r.type, "at": r.at, "body": r.body} for r in self.evidence(target.digest)]
+        records = [
+            {"type": event.detail["type"], "at": event.at, "body": event.detail["body"]}
+            for event in self._catalog.evidence(target.digest)
+        ]
         self._gate(
             "ftreg_check_promotion",
             f"{target.name}@{alias} cannot move to {target.ref}",
@@ -273,19 +279,17 @@ class Registry:
             alias=alias,
             evidence=records,
         )
-        with system_errors(self.home), self._writing() as catalog:
+        with self._writing() as catalog:
             self._finder.find_pointer(target.ref)
             past = catalog.versions(name=target.name, alias=alias)
             old = past[0].digest if past else None
-            catalog.append(
-                Event.now("alias_set", target.digest, target.name, target.number, alias=alias, old=old),
-            )
+            catalog.append(Event.now("alias_set", target.digest, target.name, target.number, alias=alias, old=old))
         self._notify("ftreg_alias_moved", name=target.name, alias=alias, old=old, new=target.digest)
         return self.get(target.ref)
 
     def remove_alias(self, name: str, alias: str) -> None:
         """Remove an alias; raise ``UnknownName`` where there is none."""
-        with system_errors(self.home), self._writing() as catalog:
+        with self._writing() as catalog:
             old = self._finder.find(f"{name}@{alias}")
             catalog.append(Event.now("alias_removed", old.digest, name, old.number, alias=alias, old=old.digest))
         self._notify("ftreg_alias_moved", name=name, alias=alias, old=old.digest, new=None)
@@ -293,12 +297,12 @@ class Registry:
     def tag(self, ref: str, key: str, value: str) -> None:
         """Set a tag of a version; raise ``InputError`` for a key or value that cannot be a tag's."""
         publish.check_tag(key, value)
-        with system_errors(self.home), self._writing() as catalog:
+        with self._writing() as catalog:
             self._add_tags(catalog, self._finder.find_pointer(ref), {key: value})
 
     def untag(self, ref: str, key: str) -> None:
         """Remove a tag of a version; raise ``UnknownName`` where it has none of that key."""
-        with system_errors(self.home), self._writing() as catalog:
+        with self._writing() as catalog:
             version = self._finder.find_pointer(ref)
             if key not in version.tags:
                 raise UnknownName("tag", key, version.tags, where=version.ref)
@@ -317,7 +321,7 @@ class Registry:
         parsed = parse_ref(ref)
         if parsed.number is None and parsed.digest_prefix is None:
             raise InputError("say which version", where=ref, hint=f"Such as {self._finder.find(ref).ref}.")
-        with system_errors(self.home), self._writing() as catalog:
+        with self._writing() as catalog:
             version = self._finder.find_pointer(ref)
             if version.aliases:
                 alias = version.aliases[0]
@@ -407,7 +411,7 @@ class Registry:
     @contextmanager
     def _writing(self) -> Iterator[Catalog]:
         """One transaction on the catalog, kept apart from ``gc`` and ``rebuild``; then the journal catches up."""
-        with self._home.lock():
+        with system_errors(self.home), self._home.lock():
             self._catalog.renew()
             with self._catalog.transaction():
                 yield self._catalog
@@ -417,7 +421,7 @@ class Registry:
         """Bring the journal up to date. What was committed stands, so failing here is worth a warning only."""
         try:
             catch_up(self._home.events, self._catalog)
-        except (OSError, CorruptRegistry) as error:
+        except (OSError, FtregError) as error:
             logger.warning(
                 "%s is behind the catalog, and catches up with the next change: %s", self._home.events, error
             )

@@ -1,0 +1,111 @@
+"""The card of a version: all that ``ftreg models show`` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ftreg.cli.session import human_size
+from ftreg.core.errors import CorruptRegistry, UnknownName
+from ftreg.core.manifest import Json
+
+if TYPE_CHECKING:
+    from ftreg.registry import Registry
+
+_LABEL = 12
+
+
+def facts_of(registry: Registry, ref: str) -> dict[str, Any]:
+    """All that is known of the version ``ref``, as JSON can hold it; raise ``UnknownName`` where there is none."""
+    version = registry.get(ref)
+    manifest = version.manifest
+    try:
+        folder: str | None = str(registry.source(version.digest).path)
+        damage = None
+    except CorruptRegistry as error:
+        folder, damage = None, str(error)
+    return {
+        "ref": version.ref,
+        "name": version.name,
+        "number": version.number,
+        "digest": version.digest,
+        "kind": version.kind,
+        "task": manifest.task,
+        "size": version.size,
+        "created": version.created,
+        "aliases": list(version.aliases),
+        "tags": dict(version.tags),
+        "folder": folder,
+        "damage": damage,
+        "producer": asdict(manifest.producer),
+        "parents": [asdict(parent) | {"ref": _ref(registry, parent.digest)} for parent in manifest.parents],
+        "files": [asdict(entry) for entry in manifest.files],
+        "facts": dict(manifest.facts),
+        "environment": dict(manifest.environment),
+        "evidence": [
+            asdict(record) | {"files": {name: str(path) for name, path in record.files.items()}}
+            for record in registry.evidence(version.digest)
+        ],
+    }
+
+
+def _ref(registry: Registry, digest: str) -> str | None:
+    try:
+        return registry.get(digest).ref
+    except (UnknownName, CorruptRegistry):
+        return None
+
+
+def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The card as lines of text."""
+    producer = facts["producer"]
+    aliases = " ".join(f"@{alias}" for alias in facts["aliases"])
+    yield f"{facts['ref']}  {aliases}".rstrip()
+    yield _line("digest", facts["digest"])
+    yield _line("kind", f"{facts['kind']} for {facts['task']}")
+    yield _line("made by", f"{producer['type']} {producer['name']} ({producer['distribution']} {producer['version']})")
+    yield _line("created", facts["created"])
+    yield _line("folder", facts["folder"] or f"DAMAGED: {facts['damage']}")
+    for key, value in facts["tags"].items():
+        yield _line("tag", f"{key}={value}")
+    for parent in facts["parents"]:
+        yield _line(parent["role"], f"{parent['ref'] or 'MISSING'}  {parent['digest'][:15]}")
+    yield from _section("configuration", producer["config"])
+    yield from _section("facts", facts["facts"])
+    yield from _section("packages", facts["environment"])
+    yield ""
+    yield f"files ({human_size(facts['size'])})"
+    for entry in facts["files"]:
+        yield f"  {human_size(entry['size']):>9}  {entry['path']}"
+    for record in facts["evidence"]:
+        yield from _section(f"{record['type']}  {record['at']}", record["body"])
+        for path in record["files"].values():
+            yield f"  {path}"
+
+
+def _section(title: str, values: Mapping[str, Json]) -> Iterator[str]:
+    rows = list(_flat(values))
+    if rows:
+        yield ""
+        yield title
+        width = max(len(key) for key, _ in rows)
+        for key, value in rows:
+            yield f"  {key:<{width}}  {value}"
+
+
+def _flat(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    """The values of nested mappings under dotted keys; long lists, such as curves, by their length."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and (len(value) > 8 or any(isinstance(item, dict | list) for item in value)):
+            yield f"{prefix}{key}", f"({len(value)} entries; --json shows them)"
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(str(item) for item in value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:<{_LABEL}}{text}"

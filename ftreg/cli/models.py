@@ -1,0 +1,222 @@
+"""``ftreg models``: list, show, tag, alias and delete versions, and read the event log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ftreg.cli.session import Session, human_size, json_option
+from ftreg.core.errors import CorruptRegistry, InputError, UnknownName
+from ftreg.core.names import parse_ref
+
+if TYPE_CHECKING:
+    from ftreg.registry import Event, Summary
+
+
+@click.group()
+def command() -> None:
+    """List, show, tag, alias and delete versions.
+
+    REF is a name (its newest version), name:3, name@alias, or the beginning of a digest such as b3:1f09.
+    """
+
+
+@command.command("list")
+@click.option("--name", help="Only versions of this name.")
+@click.option("--kind", help="Only this kind, such as checkpoint, adapter, onnx or dataset.")
+@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="Only with this tag; may be given again.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+@click.pass_obj
+def list_command(
+    session: Session, name: str | None, kind: str | None, tags: tuple[str, ...], limit: int, as_json: bool
+) -> None:
+    """List versions, newest first."""
+    registry = session.registry
+    found = registry.summaries(name=name, kind=kind, tags=_read_tags(tags, "--tag"), limit=limit)
+    if as_json:
+        session.json([{"ref": version.ref, **asdict(version)} for version in found])
+        return
+    if not found:
+        session.progress.say("no such version" if registry.count() else "the registry is empty")
+        return
+    session.table(
+        ["version", "aliases", "kind", "made by", "size", "created (UTC)", "tags"],
+        [_row(version) for version in found],
+        right=["size"],
+    )
+    if len(found) == limit < registry.count():
+        session.progress.say(f"the newest {limit}; --limit shows more")
+
+
+def _row(version: Summary) -> list[str]:
+    tags = _escape(" ".join(f"{key}={value}" for key, value in version.tags.items()))
+    aliases = " ".join(f"@{alias}" for alias in version.aliases)
+    created = _moment(version.created)
+    return [version.ref, aliases, version.kind, version.producer, human_size(version.size), created, tags]
+
+
+@command.command("show")
+@click.argument("ref")
+@json_option
+@click.pass_obj
+def show_command(session: Session, ref: str, as_json: bool) -> None:
+    """Show all that is known of REF: files, parents, how it was made, what was measured, where it is."""
+    from ftreg.cli.card import facts_of, lines_of
+
+    facts = facts_of(session.registry, ref)
+    if as_json:
+        session.json(facts)
+        return
+    for line in lines_of(facts):
+        session.out.print(line, markup=False)
+
+
+@command.command("log")
+@click.argument("name", required=False)
+@click.option("--at", metavar="DATE", help="Where the aliases of NAME pointed at that time, such as 2026-03-03.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+@click.pass_obj
+def log_command(session: Session, name: str | None, at: str | None, limit: int, as_json: bool) -> None:
+    """Show who did what and when, newest first: to all versions, or to those of NAME (or to one, NAME:3)."""
+    if at is not None:
+        if name is None:
+            raise InputError("needs a NAME", where="--at", hint="Write: ftreg models log NAME --at DATE")
+        events = _aliases_at(session, name, at)
+    else:
+        events = session.registry.events(name, limit=limit)
+    if as_json:
+        session.json([asdict(event) for event in events])
+        return
+    session.table(
+        ["when (UTC)", "who", "version", "what"],
+        [
+            [
+                _moment(event.at),
+                _escape(f"{event.user}@{event.host}"),
+                _subject(session, event),
+                _escape(_deed(session, event)),
+            ]
+            for event in events
+        ],
+    )
+
+
+def _aliases_at(session: Session, name: str, at: str) -> list[Event]:
+    """The events by which the aliases of ``name`` pointed where they did; a day alone means its end."""
+    from datetime import datetime, timedelta
+
+    try:
+        moment = datetime.fromisoformat(at)
+    except ValueError:
+        raise InputError(f"{at!r} is no date", where="--at", hint="Write 2026-03-03 or 2026-03-03T14:30.") from None
+    if len(at) <= len("2026-03-03"):
+        moment += timedelta(days=1, microseconds=-1)
+    aliases = {event.detail["alias"] for event in session.registry.events(name) if event.action == "alias_set"}
+    found = [session.registry.alias_at(name, alias, moment) for alias in sorted(aliases)]
+    return [event for event in found if event is not None]
+
+
+@command.command("tag")
+@click.argument("ref")
+@click.argument("tags", metavar="KEY=VALUE...", nargs=-1)
+@click.option("--remove", metavar="KEY", multiple=True, help="Remove a tag; may be given again.")
+@click.pass_obj
+def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
+    """Set tags of REF, or remove them."""
+    given = _read_tags(tags, "KEY=VALUE")
+    if not given and not remove:
+        raise InputError("no tag is given", hint=f"Write: ftreg models tag {ref} key=value")
+    ref = session.registry.get(ref).ref
+    for key in remove:
+        session.registry.untag(ref, key)
+    for key, value in given.items():
+        session.registry.tag(ref, key, value)
+    session.progress.say(
+        f"{ref}: " + " ".join(f"{key}={value}" for key, value in session.registry.get(ref).tags.items())
+    )
+
+
+@command.command("alias")
+@click.argument("ref")
+@click.argument("alias")
+@click.option("--remove", is_flag=True, help="Remove the alias instead; REF may be the name alone.")
+@click.pass_obj
+def alias_command(session: Session, ref: str, alias: str, remove: bool) -> None:
+    """Point ALIAS, such as champion, at REF. Gates of plugins may refuse."""
+    if remove:
+        name = parse_ref(ref).name or session.registry.get(ref).name
+        session.registry.remove_alias(name, alias)
+        session.progress.say(f"{name}@{alias} points nowhere now")
+    else:
+        version = session.registry.set_alias(ref, alias)
+        session.progress.say(f"{version.name}@{alias} is {version.ref}")
+
+
+@command.command("delete")
+@click.argument("ref")
+@click.option("--force", is_flag=True, help="Although other versions were made from it.")
+@click.pass_obj
+def delete_command(session: Session, ref: str, force: bool) -> None:
+    """Delete the version REF, given by number or digest; `ftreg gc` frees its bytes."""
+    session.registry.delete(ref, force=force)
+    session.progress.say(f"{ref} is deleted; ftreg gc frees its bytes")
+
+
+def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:
+    """Read ``key=value`` strings; raise ``InputError`` for one that is none, or a key given twice."""
+    read: dict[str, str] = {}
+    for tag in tags:
+        key, equals, value = tag.partition("=")
+        if not equals:
+            raise InputError(f"{tag!r} is no tag", where=where, hint="Write key=value.")
+        if key in read:
+            raise InputError(f"{key!r} is given twice", where=where, hint="Keep one of the two.")
+        read[key] = value
+    return read
+
+
+def _subject(session: Session, event: Event) -> str:
+    """The version that an event is about."""
+    return f"{event.name}:{event.number}" if event.name else _ref(session, event.digest)
+
+
+def _ref(session: Session, digest: str) -> str:
+    """A digest as people know it; its beginning where its version is gone."""
+    try:
+        return session.registry.get(digest).ref
+    except (UnknownName, CorruptRegistry):
+        return digest[:15]
+
+
+def _deed(session: Session, event: Event) -> str:
+    """What an event did, in words."""
+    detail: Mapping[str, str] = event.detail
+    match event.action:
+        case "alias_set":
+            return f"became @{detail['alias']}" + (f" after {_ref(session, detail['old'])}" if detail["old"] else "")
+        case "alias_removed":
+            return f"is no longer @{detail['alias']}"
+        case "tagged":
+            return f"tagged {detail['key']}={detail['value']}"
+        case "untagged":
+            return f"untagged {detail['key']}"
+        case "evidence":
+            return f"{detail['type']} recorded"
+        case action:
+            return action
+
+
+def _moment(at: str) -> str:
+    """A stored time to the second, as people read it."""
+    return at[:19].replace("T", " ")
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,93 @@
+"""``ftreg verify`` and ``ftreg gc``: is everything there, and what can go."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ftreg.cli.session import Session, human_size, json_option
+
+if TYPE_CHECKING:
+    from ftreg.registry import GcReport
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, given as ``90``, ``30m``, ``12h`` or ``7d``."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a duration; fail with click's usage error for what is none."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no duration; write 90, 30m, 12h or 7d.", param, ctx)
+        return float(found[1]) * _SECONDS[found[2] or "s"]
+
+
+@click.command()
+@click.argument("ref", required=False)
+@click.option("--quick", is_flag=True, help="Look at sizes and seals only; hash what looks touched.")
+@click.option("--rebuild", is_flag=True, help="First make the catalog anew from the manifests and the event log.")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, ref: str | None, quick: bool, rebuild: bool, as_json: bool) -> None:
+    """Check that the registry holds what it says: all of it, or REF and what it was made from.
+
+    Every byte is read and hashed. The exit code is 1 if anything is damaged.
+    """
+    session = ctx.find_object(Session)
+    assert session is not None
+    if rebuild:
+        _rebuild(session)
+    report = session.registry.verify(ref, quick=quick, progress=session.progress)
+    if as_json:
+        session.json(asdict(report) | {"ok": report.ok})
+    else:
+        for damage in report.damages:
+            session.out.print(f"{damage.where}\n  {damage.problem}\n  {damage.hint}", markup=False)
+        looked = "looked at" if quick else "hashed"
+        verdict = "all is well" if report.ok else f"{len(report.damages)} damaged"
+        counts = f"{report.versions} versions, {report.files} files, {human_size(report.size)} {looked}"
+        session.out.print(f"{counts}: {verdict}", markup=False)
+    if not report.ok:
+        ctx.exit(1)
+
+
+def _rebuild(session: Session) -> None:
+    from ftreg.registry import Registry
+
+    rebuilt = Registry.rebuild(session.home)
+    session.progress.say(f"the catalog was rebuilt from {rebuilt.events} events: {rebuilt.versions} versions")
+    for lost in rebuilt.lost:
+        session.progress.say(f"{lost} is lost: its manifest is missing or damaged")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep what was touched since: 30m, 7d.")
+@json_option
+@click.pass_obj
+def gc(session: Session, dry_run: bool, grace: float, as_json: bool) -> None:
+    """Free the bytes that no version reaches, and what killed processes left behind.
+
+    Kept is what a version lists, what it was made from, and their evidence.
+    """
+    report = session.registry.gc(grace=grace, dry_run=dry_run)
+    if as_json:
+        session.json(asdict(report))
+    else:
+        session.out.print(_summary(report), markup=False)
+
+
+def _summary(report: GcReport) -> str:
+    verb = "would free" if report.dry_run else "freed"
+    left = f", {report.staging} abandoned staging folders" if report.staging else ""
+    text = f"{verb} {human_size(report.size)}: {report.manifests} versions, {report.blobs} files{left}"
+    if report.waiting:
+        text += f"\n{human_size(report.waiting)} more when it is older than the grace period (--grace 0 frees it now)"
+    return text
