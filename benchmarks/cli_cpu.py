@@ -49,7 +49,7 @@ client = MlflowClient(sys.argv[1])
 for number in range(20):
     client.create_registered_model(f"model-{number}")
 for number in range(int(sys.argv[2])):
-    client.create_model_version(f"model-{number % 20}", f"models:/m-{number:032x}", tags={"owner": "benchmark"})
+    client.create_model_version(f"model-{number % 20}", f"file:///models/{number}", tags={"owner": "benchmark"})
     client.create_run("0", tags={"owner": "benchmark"})
 """
 FILL_BENTOML = """
