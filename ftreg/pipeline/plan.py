@@ -9,7 +9,7 @@ from typing import Any
 from ftreg.core.errors import InfeasiblePlan, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.recipe import Recipe, StepCall, validate
-from ftreg.core.specs import MethodSpec, Spec, StepSpec
+from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import CHECKPOINT
 
 MERGEABLE = "mergeable"
@@ -44,14 +44,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Product:
-    """What is known of a result before it exists: what makes it, its kind and its capabilities."""
+    """What is known of a result, even before it exists: what makes it, its kind and its capabilities.
 
-    maker: Spec
+    Attributes:
+        what: What sort of thing makes it: ``method``, ``step`` or ``import``.
+        maker: That method's or step's name.
+        kind: Its artifact kind.
+        capabilities: What can be done with it.
+    """
+
+    what: str
+    maker: str
     kind: str
     capabilities: frozenset[str]
 
     def __str__(self) -> str:
-        return f"{self.maker.what} {self.maker.name}"
+        return f"{self.what} {self.maker}"
 
 
 def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Plan:
@@ -65,7 +73,7 @@ def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Pla
     """
     method = host.get(MethodSpec, recipe.method, where=f"{where}.method")
     config = validate(host.config_model(method), recipe.method_config, where=f"{where}.{method.name}")
-    trained = Product(method, method.produces, method.capabilities)
+    trained = Product(method.what, method.name, method.produces, method.capabilities)
     check_training(recipe, method, where)
     return Plan(recipe, method, config, plan_steps(host, trained, recipe.then, where=f"{where}.then"))
 
@@ -90,7 +98,7 @@ def plan_steps(host: PluginHost, trained: Product, calls: Sequence[StepCall], *,
         config = validate(host.config_model(spec), call.config, where=f"{place}.{call.step}")
         source = _find_source(spec, products, call, place)
         planned.append(PlannedStep(spec, config, source - 1, call.name))
-        products.append(Product(spec, spec.produces, spec.capabilities))
+        products.append(Product(spec.what, spec.name, spec.produces, spec.capabilities))
     return tuple(planned)
 
 
@@ -108,9 +116,9 @@ def _find_source(spec: StepSpec, products: Sequence[Product], call: StepCall, pl
     """Position in ``products`` of what the step works on; raise ``InfeasiblePlan`` where there is none."""
     positions = range(len(products) - 1, -1, -1)
     if call.source is not None:
-        named = [position for position in positions if products[position].maker.name == call.source]
+        named = [position for position in positions if products[position].maker == call.source]
         if not named:
-            raise UnknownName("earlier result", call.source, [p.maker.name for p in products], where=f"{place}.from")
+            raise UnknownName("earlier result", call.source, [p.maker for p in products], where=f"{place}.from")
         positions = range(named[0], named[0] - 1, -1)
     for position in positions:
         if obstacle(spec, products[position]) is None:

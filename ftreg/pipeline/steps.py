@@ -8,7 +8,7 @@ from typing import Any
 
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.manifest import Manifest, Parent
-from ftreg.core.specs import MethodSpec, StepSpec
+from ftreg.core.specs import StepSpec
 from ftreg.core.types import ADAPTER, Artifact, RunInfo, Source, Splits, StepJob, Version
 from ftreg.data import read_dataset
 from ftreg.pipeline.certificate import certify
@@ -104,11 +104,11 @@ def apply_step(
 def _check_possible(space: Workspace, spec: StepSpec, source: Source) -> None:
     """Raise ``InfeasiblePlan`` where the step cannot work on ``source``, by the record of what made it."""
     producer = source.manifest.producer
-    maker = (MethodSpec if producer.type == "method" else StepSpec)(producer.name, "", "")
-    product = Product(maker, source.kind, frozenset(source.manifest.facts.get("capabilities", ())))
+    capabilities = frozenset(source.manifest.facts.get("capabilities", ()))
+    product = Product(producer.type, producer.name, source.kind, capabilities)
     reason = obstacle(spec, product)
     if reason is not None:
-        raise InfeasiblePlan(f"{reason}", where=source.ref, hint=f"See: ftreg models show {source.ref}")
+        raise InfeasiblePlan(reason, where=source.ref, hint=f"See: ftreg models show {source.ref}")
 
 
 def _parents(source: Source, others: Sequence[Source]) -> tuple[Parent, ...]:
