@@ -83,7 +83,7 @@ def read_data(path: Path, *, format: str = "auto", host: PluginHost) -> DataFile
 
 
 def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> str:
-    """Name the one format that most rows match; raise ``DataError`` where none does, or several do."""
+    """Name the one format that at least half of the rows match; raise ``DataError`` where none does, or several do."""
     sample = list(islice((row for _, row in numbered if not isinstance(row, DataError)), _ROWS_TO_DETECT_BY))
     if not sample:
         number, error = numbered[0]
@@ -91,7 +91,7 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
         raise DataError(f"{error.message}; no row of the file can be read", where=place(path, number))
     names = [spec.name for spec in host.specs(FormatSpec)]
     votes = {name: sum(map(_load_format(host, name).matches, sample)) for name in names}
-    fitting = [name for name, count in votes.items() if count * 2 > len(sample)]
+    fitting = [name for name, count in votes.items() if count * 2 >= len(sample)]
     if len(fitting) == 1:
         return fitting[0]
     columns = Counter(column for row in sample for column in row)

@@ -20,7 +20,7 @@ from ftreg.data.columns import kind_of
 
 Row = dict[str, Json]
 NumberedRow = tuple[int, Row | DataError]
-"""A row, or why it is none, with its number from 1: the line in JSON Lines, elsewhere the row without the header."""
+"""A row, or why it is none, with its number from 1: its first line in JSON Lines and CSV, elsewhere its position."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -45,8 +45,8 @@ def read_rows(path: Path) -> Iterator[NumberedRow]:
 
 
 def place(path: Path, number: int) -> str:
-    """Where a row is, as people look for it: ``data.jsonl:17``, ``data.csv, row 17``."""
-    return f"{path}:{number}" if path.suffix.lower() in (".jsonl", ".ndjson") else f"{path}, row {number}"
+    """Where a row is, as people look for it: ``data.jsonl:17``, ``data.parquet, row 17``."""
+    return f"{path}, row {number}" if path.suffix.lower() in (".json", ".parquet") else f"{path}:{number}"
 
 
 def _read_jsonl(path: Path) -> Iterator[NumberedRow]:
@@ -113,20 +113,19 @@ def _read_csv(path: Path) -> Iterator[NumberedRow]:
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
-    number = 0
+    line = 1
     try:
         header = next(reader, [])
         _check_header(path, header, delimiter)
+        line = reader.line_num + 1
         for cells in reader:
-            if not cells:
-                continue
-            number += 1
             if len(cells) == len(header):
-                yield number, dict(zip(header, cells, strict=True))
-            else:
-                yield number, DataError(f"has {len(cells)} cells where the header names {len(header)} columns")
+                yield line, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield line, DataError(f"has {len(cells)} cells where the header names {len(header)} columns")
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"is not CSV: {error}", where=f"{path}:{reader.line_num}") from None
+        raise DataError(f"is not CSV: {error}", where=f"{path}:{line}") from None
 
 
 def _check_header(path: Path, header: list[str], delimiter: str) -> None:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from blake3 import blake3
 
-from ftreg.core.errors import DataError
+from ftreg.core.errors import DataError, UnknownName
 from ftreg.core.manifest import Json, canonical_json
 from ftreg.core.recipe import DataConfig
 from ftreg.core.types import Example, Progress, Silence, Splits
@@ -43,7 +43,8 @@ def split_examples(examples: Sequence[Example], config: DataConfig, progress: Pr
     as train keeps one too; where it cannot, ``progress`` is told. Within a split the examples keep their order.
 
     Raises:
-        DataError: There are no examples, a row lacks the column to split by, or train would be empty.
+        DataError: There are no examples, one has no value in the column to split by, or train would be empty.
+        UnknownName: There is no such column, besides those that are learnt.
     """
     if not examples:
         raise DataError("there are no examples to split")
@@ -69,8 +70,8 @@ def _by_name(examples: Sequence[Example], column: str) -> list[str]:
         name = _SYNONYMS.get(value.strip().lower()) if isinstance(value, str) else None
         if name is None:
             raise DataError(
-                f"column {column!r} names no split: {value!r}",
-                where=f"example {number}",
+                f"column {column!r} names no split in example {number}: {value!r}",
+                where="data.split_by",
                 hint=f"Known: {', '.join(_SYNONYMS)}.",
             )
         chosen.append(name)
@@ -130,14 +131,11 @@ def _hash(seed: int, value: Json) -> bytes:
 
 
 def _field(example: Example, column: str, number: int, setting: str) -> Json:
-    """An example's value in ``column``; raise ``DataError`` where it has none."""
-    value = example.fields.get(column)
+    """An example's value in ``column``; raise ``UnknownName`` or ``DataError`` where it has none."""
+    if column not in example.fields:
+        hint = None if example.fields else "The rows have no columns besides those that are learnt."
+        raise UnknownName("column", column, example.fields, where=f"data.{setting}", hint=hint)
+    value = example.fields[column]
     if value is None or value == "":
-        known = ", ".join(map(repr, example.fields)) or "none"
-        what = "has no value" if column in example.fields else "is missing"
-        raise DataError(
-            f"column {column!r}, which {setting} names, {what}",
-            where=f"example {number}",
-            hint=f"Columns besides those that are learnt: {known}.",
-        )
+        raise DataError(f"column {column!r} has no value in example {number}", where=f"data.{setting}")
     return value

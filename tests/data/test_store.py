@@ -1,0 +1,89 @@
+"""Dataset folders: what is written is read back, and the same splits make the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftreg.core.errors import DataError
+from ftreg.core.types import Example, Message, Splits
+from ftreg.data import read_dataset, write_dataset
+from ftreg.data.store import from_json, to_json
+
+text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+json_values = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | text | st.lists(text, max_size=2)
+fields = st.dictionaries(text, json_values, max_size=3)
+chats = st.builds(
+    Example,
+    messages=st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), text), min_size=1, max_size=3).map(
+        tuple
+    ),
+    fields=fields,
+)
+examples = chats | st.builds(Example, text=text, fields=fields)
+
+
+@given(examples)
+def test_an_example_survives_json(example: Example) -> None:
+    """Turns, text and fields come back as they were, through the bytes of a file."""
+    assert from_json(json.loads(json.dumps(to_json(example)))) == example
+
+
+def some_splits() -> Splits:
+    """A chat and a text to train on, none to validate with, one held out."""
+    chat = Example(messages=(Message("user", "ä\u2028"), Message("assistant", "b")), fields={"topic": "x", "a": 1})
+    return Splits(train=(chat, Example(text="t")), test=(Example(text="held out"),))
+
+
+def test_a_dataset_is_read_back(tmp_path: Path) -> None:
+    """All splits come back, the empty one too, and the folder says where they come from."""
+    write_dataset(some_splits(), tmp_path, about={"file": "rows.jsonl", "seed": 3})
+    assert read_dataset(tmp_path) == Splits(*(tuple(part) for part in vars(some_splits()).values()))
+    record = json.loads((tmp_path / "dataset.json").read_text())
+    assert record["about"] == {"file": "rows.jsonl", "seed": 3}
+    assert record["rows"] == {"train": 2, "validation": 0, "test": 1}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "train.jsonl", "validation.jsonl", "test.jsonl", "dataset.json",
+    }  # fmt: skip
+
+
+def test_the_same_splits_make_the_same_bytes(tmp_path: Path) -> None:
+    """The order of an example's fields and of ``about`` does not show."""
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    write_dataset(Splits(train=[Example(text="t", fields={"a": 1, "b": 2})]), first, about={"x": 1, "y": 2})
+    write_dataset(Splits(train=(Example(text="t", fields={"b": 2, "a": 1}),)), second, about={"y": 2, "x": 1})
+    assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
+    assert (first / "train.jsonl").read_bytes() == b'{"fields":{"a":1,"b":2},"text":"t"}\n'
+
+
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    """Without dataset.json, or with a newer one, a folder is not read."""
+    with pytest.raises(DataError, match="is no dataset"):
+        read_dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"schema": "ftreg.dataset/9"}')
+    with pytest.raises(DataError, match="dataset/9"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"messages": [{"role": "user"}]}', '{"other": 1}'])
+def test_a_broken_line_of_a_dataset_is_named(tmp_path: Path, line: str) -> None:
+    """The error says which line of which file is no example."""
+    write_dataset(some_splits(), tmp_path, about={})
+    (tmp_path / "train.jsonl").write_text('{"text": "t"}\n' + line)
+    with pytest.raises(DataError) as caught:
+        read_dataset(tmp_path)
+    assert str(caught.value.where).endswith("train.jsonl:2")
+
+
+def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
+    """A dataset whose test split is gone is not read as one without a test split."""
+    write_dataset(some_splits(), tmp_path, about={})
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"test\.jsonl"):
+        read_dataset(tmp_path)
