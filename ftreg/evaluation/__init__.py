@@ -1,1 +1,17 @@
-"""The room evaluation."""
+"""The room evaluation: measures models on held-out data, and how far one has moved from another."""
+
+from ftreg.evaluation.evaluate import Answer, Evaluation, evaluate, held_out_loss
+from ftreg.evaluation.parity import Parity, check, measure_parity
+from ftreg.evaluation.probe import Probe, make_probe
+
+__all__ = [
+    "Answer",
+    "Evaluation",
+    "Parity",
+    "Probe",
+    "check",
+    "evaluate",
+    "held_out_loss",
+    "make_probe",
+    "measure_parity",
+]

@@ -1,1 +1,34 @@
-"""The room plugins.engines."""
+"""Built-in engines: what loads a version and lets it answer."""
+
+from __future__ import annotations
+
+import logging
+
+from ftreg.plugin import EngineSpec, Requirement, hookimpl
+
+_TORCH = tuple(Requirement(package, "ftreg[train]") for package in ("torch", "transformers", "peft"))
+_ONNX = (Requirement("transformers", "ftreg[train]"), Requirement("onnxruntime", "ftreg[onnx]"))
+
+# It remarks on optional kernels when it is imported, and on every product of an int8 layer, from the first import on.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@hookimpl
+def ftreg_engines() -> list[EngineSpec]:
+    """The built-in engines."""
+    return [
+        EngineSpec(
+            name="transformers",
+            summary="PyTorch with transformers: checkpoints, bitsandbytes checkpoints, PEFT adapters",
+            impl="ftreg.plugins.engines.transformers:load",
+            requires=_TORCH,
+            kinds=("checkpoint", "adapter"),
+        ),
+        EngineSpec(
+            name="onnx",
+            summary="onnxruntime-genai where the export is its form, else ONNX Runtime with a KV cache",
+            impl="ftreg.plugins.engines.onnx:load",
+            requires=_ONNX,
+            kinds=("onnx",),
+        ),
+    ]

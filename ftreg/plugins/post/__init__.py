@@ -1,1 +1,62 @@
-"""The room plugins.post."""
+"""Built-in post-processing steps: what can be done with a trained version."""
+
+from __future__ import annotations
+
+from ftreg.plugin import Requirement, StepSpec, hookimpl
+
+_FULL = frozenset({"full-precision"})
+
+
+def _requires(extra: str, *packages: str) -> tuple[Requirement, ...]:
+    return tuple(Requirement(package, f"ftreg[{extra}]") for package in packages)
+
+
+@hookimpl
+def ftreg_steps() -> list[StepSpec]:
+    """The built-in steps."""
+    return [
+        StepSpec(
+            name="merge",
+            summary="Add an adapter, or several, to the weights of the base model",
+            impl="ftreg.plugins.post.merge:apply",
+            config="ftreg.plugins.post.config:MergeConfig",
+            requires=_requires("train", "torch", "transformers", "peft", "safetensors"),
+            accepts=("adapter",),
+            produces="checkpoint",
+            needs=frozenset({"mergeable"}),
+            capabilities=_FULL,
+            suffix="merged",
+        ),
+        StepSpec(
+            name="quantize",
+            summary="Store weights in 8 or 4 bits (bitsandbytes)",
+            impl="ftreg.plugins.post.quantize:apply",
+            config="ftreg.plugins.post.config:QuantizeConfig",
+            requires=_requires("train", "torch", "transformers", "bitsandbytes", "safetensors"),
+            needs=_FULL,
+            suffix="quantized",
+        ),
+        StepSpec(
+            name="prune",
+            summary="Set the weights of least magnitude to zero",
+            impl="ftreg.plugins.post.prune:apply",
+            config="ftreg.plugins.post.config:PruneConfig",
+            requires=_requires("train", "torch", "transformers", "safetensors"),
+            needs=_FULL,
+            capabilities=_FULL,
+            suffix="pruned",
+        ),
+        StepSpec(
+            name="onnx",
+            summary="Export to ONNX with a KV cache, for ONNX Runtime and onnxruntime-genai",
+            impl="ftreg.plugins.post.onnx:apply",
+            config="ftreg.plugins.post.config:OnnxConfig",
+            requires=(
+                *_requires("train", "torch", "transformers"),
+                *_requires("onnx", "onnx", "onnxruntime", "onnxruntime_genai", "onnxscript"),
+            ),
+            produces="onnx",
+            needs=_FULL,
+            suffix="onnx",
+        ),
+    ]

@@ -1,0 +1,132 @@
+"""Evaluation: a model's loss on held-out examples, its greedy answers to their prompts, and metrics over these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ftreg.core.errors import DataError, FtregError
+from ftreg.core.types import Engine, Example, Metric, Progress, Silence
+from ftreg.data import Encoder
+from ftreg.evaluation.numerics import batches, chunks, log_softmax, predicted
+
+_LONGEST_ANSWER = 512
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered to one example: the prompt as the model saw it, the expected and the given answer."""
+
+    prompt: str
+    reference: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on held-out examples.
+
+    Attributes:
+        loss: Mean loss in nats per labelled token.
+        perplexity: ``exp(loss)``.
+        tokens: How many tokens are labelled.
+        metrics: Each metric's figure over ``answers``; empty where the examples have no prompts.
+        answers: The greedy answers, in the order of the examples.
+    """
+
+    loss: float
+    perplexity: float
+    tokens: int
+    metrics: Mapping[str, float]
+    answers: tuple[Answer, ...]
+
+
+def evaluate(
+    engine: Engine,
+    examples: Sequence[Example],
+    metrics: Mapping[str, Metric],
+    *,
+    max_length: int = 1024,
+    max_new_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure the model in ``engine`` on ``examples``.
+
+    Args:
+        engine: The loaded model.
+        examples: Held-out examples.
+        metrics: What to compute over the greedy answers.
+        max_length: Longest example in tokens; never more than the tokenizer's ``model_max_length``.
+        max_new_tokens: Longest answer; by default half as much again as the longest expected one, at most 512.
+        progress: Where to say how far the work is.
+
+    Raises:
+        DataError: There is no example, or none has a labelled token.
+    """
+    if not examples:
+        raise DataError("there is no example to evaluate on")
+    progress = progress or Silence()
+    encoder = Encoder(engine.tokenizer, max_length=min(max_length, engine.tokenizer.model_max_length))
+    loss, tokens = _loss(engine, encoder, examples, progress)
+    answers = _answers(engine, encoder, [example for example in examples if example.messages], max_new_tokens, progress)
+    texts, references = [each.answer for each in answers], [each.reference for each in answers]
+    figures = {name: float(metric(texts, references)) for name, metric in metrics.items()} if answers else {}
+    return Evaluation(loss, math.exp(min(loss, 700.0)), tokens, figures, answers)
+
+
+def held_out_loss(engine: Engine, examples: Sequence[Example], *, max_length: int = 1024) -> float:
+    """Mean loss in nats per labelled token of ``examples``."""
+    encoder = Encoder(engine.tokenizer, max_length=min(max_length, engine.tokenizer.model_max_length))
+    return _loss(engine, encoder, examples, Silence())[0]
+
+
+def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progress: Progress) -> tuple[float, int]:
+    """Mean loss in nats per labelled token, and how many these are."""
+    encoded = [encoder.encode(example) for example in examples]
+    progress.begin("loss on held-out examples", len(encoded), unit="examples")
+    total, tokens, done = 0.0, 0, 0
+    for batch in batches([len(each.input_ids) for each in encoded], len(engine.tokenizer)):
+        logits = engine.logits([encoded[index].input_ids for index in batch])
+        for index, row in zip(batch, logits, strict=True):
+            positions, labels = predicted(encoded[index].labels)
+            for part in chunks(len(positions), row.shape[-1]):
+                scores = log_softmax(row[positions[part]])
+                total -= float(scores[np.arange(len(scores)), labels[part]].sum())
+            tokens += len(positions)
+        done += len(batch)
+        progress.update(done, loss=total / max(tokens, 1))
+    progress.end()
+    if not tokens:
+        raise DataError("no example has a labelled token", hint="Check them: ftreg data preview")
+    if not math.isfinite(total):
+        raise FtregError("the model's loss is not finite", hint="Its weights are broken.")
+    return total / tokens, tokens
+
+
+def _answers(
+    engine: Engine, encoder: Encoder, examples: Sequence[Example], max_new_tokens: int | None, progress: Progress
+) -> tuple[Answer, ...]:
+    """The greedy answers to the prompts of ``examples``."""
+    if not examples:
+        return ()
+    prompts = [encoder.prompt(example) for example in examples]
+    if max_new_tokens is None:
+        longest = max(len(engine.tokenizer.encode(reference, add_special_tokens=False)) for _, reference in prompts)
+        max_new_tokens = min(longest + longest // 2 + 8, _LONGEST_ANSWER)
+    progress.begin("answering held-out prompts", len(prompts), unit="prompts")
+    answers: dict[int, Answer] = {}
+    for batch in batches([len(ids) for ids, _ in prompts], 1, largest=32):
+        written = engine.generate([prompts[index][0] for index in batch], max_new_tokens=max_new_tokens)
+        for index, tokens in zip(batch, written, strict=True):
+            ids, reference = prompts[index]
+            answers[index] = Answer(
+                prompt=engine.tokenizer.decode(ids),
+                reference=reference,
+                answer=engine.tokenizer.decode(tokens, skip_special_tokens=True),
+            )
+        progress.update(len(answers))
+    progress.end()
+    return tuple(answers[index] for index in range(len(prompts)))

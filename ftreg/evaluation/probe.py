@@ -1,0 +1,80 @@
+"""Probes: the text on which a derived version is compared with the version that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ftreg.core.errors import DataError
+from ftreg.core.types import Example
+from ftreg.data import Encoder
+
+_BUILT_IN = (
+    "The committee met on Tuesday to discuss the budget for the coming year, and agreed to meet again in a month.",
+    "How do I reset my password? Open the settings, choose security, and follow the link that we send you by mail.",
+    "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a\n",
+    "Water boils at a lower temperature on a mountain, because the pressure of the air falls with the height.",
+    "Return a list of all items whose price is below the limit, sorted by date, the newest first.",
+    "She closed the door, put the kettle on, and read the letter a second time before she answered it.",
+    "The function raises ValueError if the argument is negative; otherwise it returns the square root as a float.",
+    "In 1969, after a journey of four days, two people walked on the Moon for the first time.",
+    "Please find attached the invoice number 20431 for the services provided in March. Payment is due in 30 days.",
+    "To make bread you need flour, water, salt and yeast; the rest is patience and a hot oven.",
+    "SELECT name, COUNT(*) FROM orders WHERE status = 'open' GROUP BY name ORDER BY 2 DESC;",
+    "Light travels about 300,000 kilometres in a second, so what we see of the stars is long past.",
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Text to compare two models on.
+
+    Attributes:
+        sequences: Token ids of each text.
+        labels: For each token of each text its id where it is compared, -100 where it is not.
+        prompts: Token ids of prompts that both models continue greedily.
+        source: Where the text comes from: ``held-out`` or ``built-in``.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    labels: tuple[tuple[int, ...], ...]
+    prompts: tuple[tuple[int, ...], ...]
+    source: str
+
+
+def make_probe(
+    tokenizer: Any, examples: Sequence[Example], *, sequences: int = 64, prompts: int = 8, max_length: int = 512
+) -> Probe:
+    """Make a probe of held-out ``examples``, or of built-in text where there are none.
+
+    Compared are the tokens that training learns: the answers of chats, all of plain text. What the model never has to
+    write says nothing about it.
+
+    Args:
+        tokenizer: The tokenizer that both models share.
+        examples: Held-out examples; taken evenly from the whole list where there are more than needed.
+        sequences: Most texts to compare.
+        prompts: Most prompts to continue.
+        max_length: Longest text in tokens; never more than the tokenizer's ``model_max_length``.
+    """
+    source = "held-out" if examples else "built-in"
+    examples = examples or [Example(text=text) for text in _BUILT_IN]
+    encoder = Encoder(tokenizer, max_length=min(max_length, tokenizer.model_max_length))
+    step = max(1, len(examples) // sequences)
+    chosen = list(examples[::step])[:sequences]
+    texts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    starts: list[tuple[int, ...]] = []
+    for example in chosen:
+        encoded = encoder.encode(example)
+        if all(label == -100 for label in encoded.labels[1:]):
+            continue
+        texts.append((tuple(encoded.input_ids), tuple(encoded.labels)))
+        if len(starts) < prompts:
+            half = len(encoded.input_ids) // 2
+            start = encoder.prompt(example)[0] if example.messages else encoded.input_ids[:half]
+            if 0 < len(start) < max_length:
+                starts.append(tuple(start))
+    if not texts:
+        raise DataError("no held-out example has a token to compare", hint="Check them: ftreg data preview")
+    return Probe(tuple(ids for ids, _ in texts), tuple(labels for _, labels in texts), tuple(starts), source)

@@ -1,0 +1,199 @@
+"""Step ``merge``: adds an adapter, or a combination of several, to the weights of the base model."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ftreg.core.errors import FtregError, InputError
+from ftreg.core.types import CHECKPOINT, Artifact, Source, StepJob, Tolerance
+from ftreg.evaluation import held_out_loss
+from ftreg.plugins.engines.transformers import base_quantization, load_checkpoint
+from ftreg.plugins.post.checkpoint import (
+    Checkpoint,
+    TensorInfo,
+    copy_config,
+    copy_tokenizer,
+    dtype_name,
+    write_weights,
+)
+from ftreg.plugins.post.config import MergeConfig
+from ftreg.plugins.post.merging import (
+    Adapters,
+    StreamedMerge,
+    Transform,
+    changes_base,
+    check_mergeable,
+    merge_in_memory,
+)
+from ftreg.plugins.post.tolerance import equal_within
+from ftreg.training import describe, quiet
+
+# In 4 bits the live adapter itself computes with other kernels, and the original base was never what it saw.
+_DEQUANTIZED = Tolerance(kl=5e-3, top1=0.95, loss_delta=1e-2)
+_ORIGINAL = Tolerance(kl=0.1, loss_delta=1e-2)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What is known of a merged checkpoint that was written."""
+
+    changed: int
+    untied: bool
+    dtype: torch.dtype
+
+
+def apply(job: StepJob) -> Artifact:
+    """Merge ``job.source``, with ``job.others``, into its base.
+
+    Adapters trained on a quantized base are merged into the base as training saw it, and where there is held-out data
+    also into the base as it is stored; the one with the lower loss is kept.
+
+    Raises:
+        InfeasiblePlan: The adapter's type cannot be merged.
+        InputError: The adapters do not fit the base, or one another.
+        FtregError: Files are damaged, or the merge changes nothing.
+    """
+    assert isinstance(job.config, MergeConfig)
+    adapters = [(job.source.path, job.config.weight), *((other.path, weight) for other, weight in job.others)]
+    base_source = job.source.parent("base")
+    _check_bases(job, base_source)
+    check_mergeable(adapters)
+    quantization = base_quantization(job.source)
+    measured: dict[str, Any] = {}
+    with Checkpoint(base_source.path) as base:
+        base.require_full_precision("merge")
+        if quantization is None:
+            written, onto = _write(job, base, adapters, job.staging), "original"
+        else:
+            written, onto = _merge_quantized(job, base, adapters, quantization, measured)
+        tolerance = equal_within(base.dtype, written.dtype)
+    if quantization is not None:
+        tolerance = _DEQUANTIZED if onto == "dequantized" else _ORIGINAL
+    if job.others or job.config.weight != 1.0:
+        tolerance = Tolerance()  # a combination is meant to differ from each adapter: measured, not checked
+    facts = {
+        **describe(job.staging),
+        "merged_onto": onto,
+        "changed_tensors": written.changed,
+        "untied_embeddings": written.untied,
+    }
+    return Artifact(kind=CHECKPOINT, facts=facts, tolerance=tolerance, measured=measured)
+
+
+def _check_bases(job: StepJob, base: Source) -> None:
+    """Raise ``InputError`` where adapters that are to be combined belong to different bases."""
+    for other, _ in job.others:
+        if other.manifest.parent("base") != base.digest:
+            raise InputError(
+                f"{other.ref} was trained on another base than {job.source.ref}",
+                hint="Only adapters of the same base can be combined.",
+            )
+
+
+def _merge_quantized(
+    job: StepJob, base: Checkpoint, adapters: Adapters, quantization: dict[str, Any], measured: dict[str, Any]
+) -> tuple[_Written, str]:
+    """Merge into the dequantized base, the original one, or both, and keep the one that answers better.
+
+    The candidates' held-out losses are put into ``measured``.
+    """
+    from ftreg.plugins.post.dequantize import RoundTrip
+
+    assert isinstance(job.config, MergeConfig)
+    held_out = job.data.validation or job.data.test
+    both = job.config.onto == "auto" and held_out
+    choices = ["dequantized", "original"] if both else [job.config.onto.replace("auto", "dequantized")]
+    results: dict[str, _Written] = {}
+    losses: dict[str, float] = {}
+    for choice in choices:
+        folder = job.staging / choice
+        folder.mkdir()
+        transform = RoundTrip(base.folder, quantization) if choice == "dequantized" else None
+        results[choice] = _write(job, base, adapters, folder, transform)
+        if both:
+            engine = load_checkpoint(folder, "auto")
+            losses[choice] = held_out_loss(engine, held_out)
+            engine.close()
+    best = min(choices, key=lambda choice: losses.get(choice, math.inf))
+    if losses:
+        measured["held_out_loss"] = losses
+        job.progress.say("held-out loss: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
+    for choice in choices:
+        if choice == best:
+            for file in (job.staging / choice).iterdir():
+                file.rename(job.staging / file.name)
+        shutil.rmtree(job.staging / choice)
+    return results[best], best
+
+
+def _write(
+    job: StepJob, base: Checkpoint, adapters: Adapters, folder: Path, transform: Transform | None = None
+) -> _Written:
+    """Merge and write a checkpoint with its configuration and tokenizer into ``folder``."""
+    assert isinstance(job.config, MergeConfig)
+    torch.manual_seed(job.seed)  # dare drops weights at random
+    asked = None if job.config.dtype == "auto" else getattr(torch, job.config.dtype)
+    dtype = asked or base.dtype
+    in_memory = any(changes_base(path) for path, _ in adapters)
+    merge = None if in_memory else StreamedMerge(base, adapters, job.config, transform)
+    if merge is not None and merge.possible:
+        changed = _stream(job, merge, folder, asked)
+        changes: dict[str, Any] = {"tie_word_embeddings": False} if merge.untied else {}
+        if asked is not None:
+            changes["dtype"] = dtype_name(asked)
+        copy_config(folder, base, **changes)
+        untied = merge.untied
+    else:
+        torch.manual_seed(job.seed)
+        model = merge_in_memory(base.folder, adapters, job.config, transform).to(dtype)
+        with quiet():
+            model.save_pretrained(folder)
+        untied = bool(base.config.get("tie_word_embeddings")) and not model.config.tie_word_embeddings
+        changed = _count_changed(base, folder)
+    copy_tokenizer(folder, adapters[0][0], base.folder)
+    if not changed:
+        raise FtregError(
+            f"merging changes no weight of the base: in {dtype_name(dtype)} nothing of the adapter is left",
+            where=job.source.ref,
+            hint="Was it trained? If its updates are only too small for the dtype, set dtype=float32.",
+        )
+    return _Written(changed, untied, dtype)
+
+
+def _stream(job: StepJob, merge: StreamedMerge, folder: Path, asked: torch.dtype | None) -> int:
+    """Write the merged weights one by one; return how many tensors differ from the base's."""
+    plan = {
+        name: TensorInfo(asked if asked is not None and info.dtype.is_floating_point else info.dtype, info.shape)
+        for name, info in merge.plan().items()
+    }
+    changed = 0
+
+    def counted() -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal changed
+        for done, (name, tensor) in enumerate(merge.tensors(), start=1):
+            result = tensor.to(plan[name].dtype)
+            origin = merge.source(name)
+            changed += origin is None or not torch.equal(result, merge.base_tensor(origin).to(result.dtype))
+            job.progress.update(done)
+            yield name, result
+
+    job.progress.begin("merging", len(plan), unit="tensors")
+    write_weights(folder, plan, counted())
+    job.progress.end()
+    return changed
+
+
+def _count_changed(base: Checkpoint, folder: Path) -> int:
+    """How many tensors of the checkpoint in ``folder`` are not the base's."""
+    with Checkpoint(folder) as result:
+        return sum(
+            name not in base.tensors or not torch.equal(result.read(name), base.read(name).to(info.dtype))
+            for name, info in result.tensors.items()
+        )

@@ -1,0 +1,26 @@
+"""How far a result may be from its source where the step only computes and stores the same weights anew."""
+
+from __future__ import annotations
+
+import torch
+
+from ftreg.core.types import Tolerance
+
+# Reordered float32 sums move logits by some 1e-6; rounded weights, or products in fewer bits, move them more.
+_EQUAL = {
+    torch.float32: Tolerance(kl=1e-6, top1=0.999, loss_delta=1e-4, logit_error=1e-4),
+    torch.float16: Tolerance(kl=1e-4, top1=0.98, loss_delta=2e-3),
+    torch.bfloat16: Tolerance(kl=5e-3, top1=0.95, loss_delta=1e-2),
+}
+
+FOUR_BITS = Tolerance(kl=0.15, top1=0.85, loss_delta=0.12)
+"""For weights in 4 bits, with a scale for each block."""
+
+EIGHT_BITS = Tolerance(kl=0.02, top1=0.95, loss_delta=0.02)
+"""For weights in 8 bits, with a scale for each row."""
+
+
+def equal_within(*dtypes: torch.dtype) -> Tolerance:
+    """The tolerance for results that are equal but for rounding to the coarsest of ``dtypes``."""
+    order = list(_EQUAL)
+    return _EQUAL[max((dtype for dtype in dtypes if dtype in _EQUAL), key=order.index, default=torch.bfloat16)]
