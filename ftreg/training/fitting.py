@@ -49,8 +49,9 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         )
     encoder = load_encoder(job)
     collator = Collator(encoder.tokenizer.pad_token_id or 0)
-    rows = encode_rows(encoder, job.data.train, progress)
-    eval_rows = encode_rows(encoder, job.data.validation, progress)
+    with quiet():
+        rows = encode_rows(encoder, job.data.train, progress)
+        eval_rows = encode_rows(encoder, job.data.validation, progress)
     loss = LabelledLoss(model)
     milestones = Milestones(train, evaluates=bool(eval_rows), best=job.scratch / "best.safetensors")
     use_cache = model.config.use_cache

@@ -1,0 +1,174 @@
+"""The loss on labelled positions, and packing, against transformers' own loss."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftreg.core.errors import InputError
+from ftreg.data import IGNORED
+from ftreg.training.batches import Collator, Row, join_rows, pack_rows
+from ftreg.training.loss import LabelledLoss
+
+ARCHITECTURES = ["llama", "gpt2", "qwen2", "qwen3"]
+COLLATOR = Collator(0)
+
+
+def make_row(length: int, prompt: int, seed: int) -> Row:
+    """A row of random tokens, learnt from position ``prompt`` on."""
+    ids = torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Row(ids, [IGNORED if index + 1 < prompt else token for index, token in enumerate(ids[1:])] + [IGNORED])
+
+
+ROWS = [make_row(11, 4, 1), make_row(23, 9, 2), make_row(5, 1, 3), make_row(16, 15, 4)]
+
+
+def load(folder, **config):
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **config).eval()
+
+
+def with_lora(model):
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    return wrapped.eval()
+
+
+def with_prefix(model):
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    return peft.get_peft_model(model, config).eval()
+
+
+def own_loss(model, rows) -> torch.Tensor:
+    """Transformers' loss of each row by itself, summed over its labels; no padding, no masks, no shortcut."""
+    total = torch.zeros(())
+    for row in rows:
+        ids = torch.tensor([row.input_ids])
+        labels = torch.tensor([[IGNORED, *row.targets[:-1]]])
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+        total = total + output.loss * labels[:, 1:].ne(IGNORED).sum()
+    return total
+
+
+def gradients(model, loss) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, with_lora, with_prefix], ids=["plain", "lora", "prefix"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_labelled_loss_is_the_models_own(model_folder, architecture, wrap):
+    """The loss and its gradients are those of transformers, though the head sees labelled positions only."""
+    model = wrap(load(model_folder(architecture, tied=architecture == "gpt2"), use_cache=False))
+    loss = LabelledLoss(model)
+    loss.check(ROWS, COLLATOR)
+    assert loss.selective
+    expected, found = own_loss(model, ROWS), loss(COLLATOR(ROWS))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    expected, found = gradients(model, expected), gradients(model, found)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting"), [("gemma2", {"final_logit_softcapping": 2.0}), ("granite", {"logits_scaling": 7.0})]
+)
+def test_capped_and_scaled_logits(architecture, setting):
+    """What a model does to its logits after the head is done to those of labelled positions too."""
+    sizes = {
+        "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(architecture, **sizes, **setting, use_cache=False)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    loss = LabelledLoss(model)
+    loss.check(ROWS, COLLATOR)
+    assert loss.selective
+    assert loss(COLLATOR(ROWS)).item() == pytest.approx(own_loss(model, ROWS).item(), rel=1e-5)
+
+
+class Standardizing(transformers.LlamaForCausalLM):
+    """A model whose logits depend on those of the whole sequence."""
+
+    def forward(self, *args, labels=None, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits - output.logits.mean(dim=-2, keepdim=True)
+        if labels is not None:
+            output.loss = self.loss_function(output.logits, labels, self.config.vocab_size)
+        return output
+
+
+def test_model_that_needs_all_logits_falls_back(model_folder):
+    """A model that mixes the logits of positions is found out, and its loss is still its own."""
+    model = Standardizing.from_pretrained(model_folder(), use_cache=False).eval()
+    loss = LabelledLoss(model)
+    loss.check(ROWS, COLLATOR)
+    assert not loss.selective
+    assert loss(COLLATOR(ROWS[:1])).item() == pytest.approx(own_loss(model, ROWS[:1]).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_packed_loss_is_the_unpacked_loss(model_folder, architecture):
+    """Packed rows, two to a batch with padding, give the loss and the gradients of the rows one by one."""
+    model = load(model_folder(architecture), use_cache=False)
+    loss = LabelledLoss(model)
+    loss.check_packing(ROWS, COLLATOR)
+    packed = pack_rows(ROWS, 32)
+    assert len(packed) == 2
+    expected, found = own_loss(model, ROWS), loss(COLLATOR(packed))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected, found = gradients(model, expected), gradients(model, found)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+
+
+def test_packing_is_refused_where_examples_would_mix(model_folder):
+    """With a prefix, and in a model that ignores positions, packed examples see each other: an error says so."""
+    model = with_prefix(load(model_folder(), use_cache=False))
+    with pytest.raises(InputError, match="see each other"):
+        LabelledLoss(model).check_packing(ROWS, COLLATOR)
+
+    class Careless(transformers.LlamaForCausalLM):
+        def forward(self, *args, position_ids=None, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    model = Careless.from_pretrained(model_folder(), use_cache=False)
+    with pytest.raises(InputError, match="see each other"):
+        LabelledLoss(model).check_packing(ROWS, COLLATOR)
+
+
+def test_check_leaves_the_model_as_it_was(model_folder):
+    """Trying out the shortcuts changes neither the mode nor the random state, and leaves no hook."""
+    model = load(model_folder("gpt2"), use_cache=False).train()
+    state = torch.get_rng_state()
+    loss = LabelledLoss(model)
+    loss.check(ROWS, COLLATOR)
+    loss.check_packing(ROWS, COLLATOR)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(2, 12), st.integers(0, 14)), min_size=1, max_size=6))
+def test_collated_batch_holds_the_rows(shapes):
+    """A batch, packed or not, holds each row's tokens and each labelled target at its position, and counts tokens."""
+    rows = [make_row(length, prompt, index) for index, (length, prompt) in enumerate(shapes)]
+    for given_rows in (rows, [join_rows(rows)]):
+        batch = COLLATOR(given_rows)
+        flat = batch["input_ids"].flatten()
+        pairs = [(flat[i].item(), t.item()) for i, t in zip(batch["labelled"], batch["targets"], strict=True)]
+        expected = [
+            pair for row in given_rows for pair in zip(row.input_ids, row.targets, strict=True) if pair[1] != IGNORED
+        ]
+        assert pairs == expected
+        assert batch["tokens"] == sum(len(row.input_ids) for row in rows)
