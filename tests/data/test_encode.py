@@ -162,8 +162,10 @@ def test_a_border_that_tokens_would_cross_parts_them() -> None:
 def test_tokenizers_that_begin_texts_with_a_space_are_not_given_more_of_them() -> None:
     """An answer is tokenized as in the whole text, without a space that only its own tokenization would add."""
     tokenizer = metaspace_tokenizer()
-    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}"
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}"
         "{{ eos_token if m['role'] == 'assistant' else ':' }}{% endfor %}"
+    )
     encoder = Encoder(tokenizer, max_length=100)
     encoded = encoder.encode(chat("How", "Open"))
     assert encoded.input_ids == tokenizer("<s>How:Open</s>", add_special_tokens=False)["input_ids"]
@@ -322,24 +324,23 @@ def masked(before: str = "", answer: str = "{{ m['content'] }}", after: str = ""
     )
 
 
+QUESTION = "{% if m.role == 'user' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}x{% endif %}"
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
         (masked("{% if false %}{% generation %}{% endgeneration %}{% endif %}"), "marks nothing"),
         (masked("{% generation %}", after="{% endgeneration %}"), "marks what comes before"),
-        (masked(answer="{% if m.role == 'user' %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}x"), "marks nothing"),
+        (masked(answer=QUESTION), "marks nothing"),
         (OPENING, "asks for an answer with '<think>\\n'"),
-        (CHATML.replace("m['content']", "''"), "nothing"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[7]['content'] + 'x' }}", "refuses the chat"),
     ],
-)  # fmt: skip
+)
 def test_templates_that_would_train_the_wrong_thing_are_refused(template: str, reason: str) -> None:
     """Masks of all 0 or all 1, prompts that no answer follows, and refusals are errors, never silent."""
     encoder = Encoder(tokenizer_with(template), max_length=500)
-    if reason == "nothing":  # the template drops the content, so only the end of the turn is left
-        assert learnt(encoder, encoder.encode(chat("a", "b"))) == ["<|im_end|><|end|>"]
-        return
     with pytest.raises(DataError) as caught:
         encoder.encode(chat("a", "b"))
     assert reason in str(caught.value)
@@ -418,7 +419,7 @@ def test_a_tiny_model_stops_after_learning(model_folder: Callable[..., Path]) ->
 
     model = AutoModelForCausalLM.from_pretrained(model_folder())
     encoder = Encoder(tokenizer_with(CHATML), max_length=100)
-    model.resize_token_embeddings(len(encoder.tokenizer))
+    model.resize_token_embeddings(len(encoder.tokenizer), mean_resizing=False)
     example = chat("Hi?", "Hello.")
     encoded = encoder.encode(example)
     batch = {"input_ids": torch.tensor([encoded.input_ids]), "labels": torch.tensor([encoded.labels])}
