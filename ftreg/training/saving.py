@@ -51,7 +51,7 @@ def _settle_config(path: Path) -> None:
     """Take out of PEFT's configuration what differs between machines and runs: paths, and the order of sets."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = BASE
-    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+    for key in ("target_modules", "feedforward_modules", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
