@@ -48,6 +48,7 @@ def write(rows: list[Any], name: str = "rows.jsonl") -> Path:
 
 
 def kinds(output: str) -> dict[str, list[int]]:
+    """The rows of each kind of finding."""
     return {finding["kind"]: finding["rows"] for finding in json.loads(output)["warnings"]}
 
 
