@@ -148,11 +148,13 @@ class LanguageTrainer(transformers.Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Record a step, and tell its figures; stop at once where the loss is no finite number."""
+        """Record a step, and tell its figures; stop at once where they are no finite numbers."""
         if "loss" in logs:
             seconds = time.perf_counter() - self._started
             logs |= {**self._counted, "seconds": round(seconds, 6)}
-            self._refuse_broken_loss(logs["loss"])
+            self._refuse_divergence("the loss is {}", logs["loss"])
+            if not self.args.fp16:  # whose loss scaling skips steps with infinite gradients
+                self._refuse_divergence("the gradients' norm is {}", logs["grad_norm"])
             facts: dict[str, float | str] = {"loss": logs["loss"], "lr": logs["learning_rate"]}
             if self._milestones.validation_loss is not None:
                 facts["validation"] = self._milestones.validation_loss
@@ -160,10 +162,11 @@ class LanguageTrainer(transformers.Trainer):
             self._progress.update(self.state.global_step, **facts)
         super().log(logs, start_time)
 
-    def _refuse_broken_loss(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _refuse_divergence(self, what: str, value: float) -> None:
+        """Raise ``FtregError`` for a figure that is no finite number."""
+        if not math.isfinite(value):
             raise FtregError(
-                f"the loss is {loss} at step {self.state.global_step}: training has diverged",
+                f"{what.format(value)} at step {self.state.global_step}: training has diverged",
                 hint="Lower train.learning_rate or train.max_grad_norm, raise train.warmup, or set train.precision to "
                 "fp32.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def test_a_steps_rows_do_not_depend_on_its_forward_passes(lengths, batch_size, a
     """A step of several forward passes has the rows of a step of one large pass."""
     whole = list(Batches(lengths, batch_size=batch_size * accumulation, grouped=grouped, seed=seed))
     parts = list(Batches(lengths, batch_size=batch_size, accumulation=accumulation, grouped=grouped, seed=seed))
-    steps = [sum(parts[start : start + accumulation], []) for start in range(0, len(parts), accumulation)]
+    steps = [list(chain(*parts[start : start + accumulation])) for start in range(0, len(parts), accumulation)]
     assert steps == whole
 
 

@@ -28,11 +28,13 @@ ROWS = [make_row(11, 4, 1), make_row(23, 9, 2), make_row(5, 1, 3), make_row(16, 
 
 
 def load(folder, **config):
+    """A checkpoint's model."""
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_pretrained(folder, **config).eval()
 
 
 def with_lora(model):
+    """The model with LoRA layers that change what it says."""
     wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
     for name, weight in wrapped.named_parameters():
         if "lora_B" in name:
@@ -41,6 +43,7 @@ def with_lora(model):
 
 
 def with_prefix(model):
+    """The model with a prefix."""
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     return peft.get_peft_model(model, config).eval()
 
@@ -57,6 +60,7 @@ def own_loss(model, rows) -> torch.Tensor:
 
 
 def gradients(model, loss) -> dict[str, torch.Tensor]:
+    """The gradients of ``loss`` by the names of the weights."""
     model.zero_grad()
     loss.backward()
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}

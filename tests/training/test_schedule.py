@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,11 +28,11 @@ def test_shapes(schedule):
     if schedule == "constant":
         assert rates == [1.0] * 100
         return
-    assert all(before < after for before, after in zip(rates[:20], rates[1:21], strict=True))
+    assert all(before < after for before, after in pairwise(rates[:21]))
     assert rates[20] == 1
     if schedule == "constant_with_warmup":
         assert rates[20:] == [1.0] * 80
         return
-    assert all(before > after for before, after in zip(rates[20:], rates[21:], strict=False))
+    assert all(before > after for before, after in pairwise(rates[20:]))
     assert rates[60] == pytest.approx(0.5, abs=1e-5)
     assert rates[99] < 0.02

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftreg.core.errors import RecipeError, UnknownName
+from ftreg.core.errors import RecipeError
 from ftreg.core.recipe import Config
 from ftreg.core.types import Artifact, TrainJob
 from ftreg.training import compute_dtype, fit, load_model, quiet, save_adapter
@@ -46,17 +46,16 @@ def train(job: TrainJob) -> Artifact:
     return save_adapter(job, model, measured)
 
 
-def add_lora(model: Any, config: LoraConfig) -> Any:
-    """Wrap ``model`` with fresh LoRA layers; the rest of it is frozen.
+def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
+    """Wrap ``model`` with fresh LoRA layers; the rest of it is frozen. ``where`` is the configuration's name in errors.
 
     Raises:
-        UnknownName: A target, or a module to save, is the name of no layer of the model.
-        RecipeError: The model's layers do not allow what is asked for.
+        RecipeError: A target, or a module to save, is no layer of the model, or PEFT refuses the settings.
     """
     layers = linear_layers(model)
     if config.target_modules != ALL_LINEAR:
-        _check_names(config.target_modules, layers, "lora.target_modules")
-    _check_names(config.modules_to_save, dict(model.named_modules()), "lora.modules_to_save")
+        _check_names(config.target_modules, layers, f"{where}.target_modules")
+    _check_names(config.modules_to_save, dict(model.named_modules()), f"{where}.modules_to_save")
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -74,7 +73,7 @@ def add_lora(model: Any, config: LoraConfig) -> Any:
         try:
             return peft.get_peft_model(model, settings)
         except ValueError as error:
-            raise RecipeError(str(error), where="lora") from error
+            raise RecipeError(str(error), where=where) from error
 
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
@@ -84,7 +83,10 @@ def linear_layers(model: Any) -> dict[str, nn.Module]:
 
 
 def _check_names(names: Iterable[str], modules: dict[str, nn.Module], where: str) -> None:
-    """Raise ``UnknownName`` for a name that is neither a module's full name nor the end of one."""
+    """Raise ``RecipeError`` for a name that is neither a module's full name nor the end of one."""
     for name in names:
         if not any(full == name or full.endswith(f".{name}") for full in modules):
-            raise UnknownName("layer", name, {full.rsplit(".", 1)[-1] for full in modules if full}, where=where)
+            known = sorted({last for full in modules if not (last := full.rsplit(".", 1)[-1]).isdigit() and last})
+            raise RecipeError(
+                f"the model has no layer called {name!r}", where=where, hint=f"It has {', '.join(known)}."
+            )

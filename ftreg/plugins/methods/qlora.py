@@ -46,7 +46,7 @@ def train(job: TrainJob) -> Artifact:
         dtype=compute_dtype(job.train),
         quantization_config=transformers.BitsAndBytesConfig(**quantization),
     )
-    model = add_lora(model, job.config)
+    model = add_lora(model, job.config, where="qlora")
     measured = fit(job, model)
     return save_adapter(job, model, measured, base_quantization=quantization)
 

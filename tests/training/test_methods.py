@@ -1,0 +1,269 @@
+"""The built-in methods: what they train, what they write, and that others can load it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ftreg.core.errors import InfeasiblePlan, InputError, RecipeError
+from ftreg.core.host import PluginHost
+from ftreg.core.specs import MethodSpec
+from ftreg.data import Encoder
+from ftreg.plugins.methods import full, lora, prefix, qlora
+from ftreg.training import load_model, load_tokenizer
+from ftreg.training.batches import Collator, encode_rows
+from ftreg.training.loss import LabelledLoss
+from tests.tiny import make_model
+from tests.training.jobs import CHATS, make_job
+
+ARCHITECTURES = ["llama", "gpt2", "qwen2", "qwen3"]
+ADAPTERS = [
+    (lora, lora.LoraConfig(rank=4)),
+    (qlora, qlora.QloraConfig(rank=4)),
+    (prefix, prefix.PrefixConfig(num_virtual_tokens=4)),
+]
+IDS = ["lora", "qlora", "prefix"]
+
+
+def tensors(folder):
+    """Name -> shape of what a folder's weight file holds."""
+    with safe_open(next(folder.glob("*.safetensors")), "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def reload(base, adapter, **arguments):
+    """A base with an adapter as plain PEFT loads them."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **arguments)
+    return peft.PeftModel.from_pretrained(model, adapter).eval()
+
+
+def loss_of(model, base):
+    """The mean loss of a model on the chats that the tests train on."""
+    encoder = Encoder(load_tokenizer(base), max_length=64)
+    model.config.use_cache = False
+    batch = Collator(0)(encode_rows(encoder, CHATS))
+    with torch.no_grad():
+        return LabelledLoss(model)(batch).item() / len(batch["targets"])
+
+
+def test_specs_are_sound():
+    """Each method is found by the plugin host, loads, and its configuration says what every field is for."""
+    host = PluginHost()
+    specs = {spec.name: spec for spec in host.specs(MethodSpec)}
+    assert {"full", "lora", "qlora", "prefix"} <= specs.keys()
+    for name in ("full", "lora", "qlora", "prefix"):
+        assert callable(host.load(specs[name]))
+        assert all(field.description for field in host.config_model(specs[name]).model_fields.values())
+    assert "mergeable" not in specs["prefix"].capabilities
+    assert "gradient-checkpointing" not in specs["prefix"].capabilities
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_full_saves_a_checkpoint(tmp_path, model_folder, architecture, tied):
+    """The checkpoint has the base's tensors, no more and no fewer, all changed, and loads with plain transformers."""
+    base = model_folder(architecture, tied)
+    job = make_job(tmp_path, base, full.FullConfig())
+    artifact = full.train(job)
+    assert tensors(job.staging) == tensors(base)
+    assert artifact.facts["tied_embeddings"] is tied
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(job.staging, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    same = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert same is tied
+    assert model.config.use_cache
+    assert loss_of(model.eval(), base) < loss_of(load_model(job).eval(), base)
+
+
+def test_full_keeps_the_bases_dtype(tmp_path):
+    """A bfloat16 base is trained in float32 and saved in bfloat16, unless another dtype is asked for."""
+    base = make_model(tmp_path / "base")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model.save_pretrained(base)
+    for setting, dtype in (("base", torch.bfloat16), ("float32", torch.float32)):
+        job = make_job(tmp_path / setting, base, full.FullConfig(dtype=setting))
+        full.train(job)
+        assert {tensor.dtype for tensor in load_file(job.staging / "model.safetensors").values()} == {dtype}
+        assert json.loads((job.staging / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_full_refuses_a_quantized_base(tmp_path):
+    """A base whose weights are packed in 4 bits cannot be trained in full."""
+    base = make_model(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="quantized base"):
+        full.train(make_job(tmp_path, base, full.FullConfig()))
+
+
+@pytest.mark.parametrize(("method", "config"), ADAPTERS, ids=IDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_adapters_hold_no_weight_of_the_base(tmp_path, model_folder, architecture, method, config):
+    """An adapter's file holds its own tensors only, and its configuration no path of this machine."""
+    base = model_folder(architecture, tied=True)
+    job = make_job(tmp_path, base, config)
+    artifact = method.train(job)
+    names = tensors(job.staging)
+    assert names
+    assert all("lora_" in name or name == "prompt_embeddings" for name in names)
+    numbers = sum(math.prod(shape) for shape in names.values())
+    assert (job.staging / "adapter_model.safetensors").stat().st_size < 4 * numbers + 8192
+    assert artifact.facts["parameters"] == numbers
+    assert artifact.measured["changed_tensors"] == artifact.measured["trained_tensors"]
+    text = "".join(path.read_text() for path in job.staging.glob("*.json"))
+    assert str(base) not in text
+    assert str(tmp_path) not in text
+    assert json.loads((job.staging / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+    assert "README.md" not in {path.name for path in job.staging.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        (lora, lora.LoraConfig(rank=4)),
+        (lora, lora.LoraConfig(rank=4, dora=True, rslora=True, init="orthogonal", bias="lora_only")),
+        (lora, lora.LoraConfig(rank=4, init="gaussian", target_modules=("c_attn",), modules_to_save=("ln_f",))),
+        (prefix, prefix.PrefixConfig(num_virtual_tokens=4)),
+        (prefix, prefix.PrefixConfig(num_virtual_tokens=4, projection=True, hidden_size=16, init="zero")),
+    ],
+)
+def test_what_is_saved_is_what_was_trained(tmp_path, model_folder, method, config):
+    """Loaded again by plain PEFT, an adapter has the validation loss that training ended with, below the base's."""
+    base = model_folder("gpt2")
+    job = make_job(tmp_path, base, config, validation=len(CHATS), max_steps=8, learning_rate=3e-2)
+    measured = method.train(job).measured
+    model = reload(base, job.staging)
+    assert loss_of(model, base) == pytest.approx(measured["validation_loss"], abs=1e-5)
+    assert measured["validation_loss"] < loss_of(load_model(job).eval(), base)
+
+
+def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_folder):
+    """On the base quantized as the facts say, the adapter has the loss that training ended with."""
+    base = model_folder("qwen2")
+    job = make_job(tmp_path, base, qlora.QloraConfig(rank=4), validation=len(CHATS), max_steps=6)
+    artifact = qlora.train(job)
+    quantization = artifact.facts["base_quantization"]
+    assert quantization["bnb_4bit_quant_type"] == "nf4"
+    model = reload(base, job.staging, quantization_config=transformers.BitsAndBytesConfig(**quantization))
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    assert loss_of(model, base) == pytest.approx(artifact.measured["validation_loss"], abs=1e-5)
+    plain = loss_of(reload(base, job.staging), base)
+    assert plain != pytest.approx(artifact.measured["validation_loss"], abs=1e-5)
+
+
+def test_4bit_gradients_survive_an_evaluation(tmp_path, model_folder):
+    """Gradients through 4-bit layers are the same before and after the model was evaluated."""
+    job = make_job(tmp_path, base := model_folder("qwen2"), qlora.QloraConfig(rank=4))
+    quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = lora.add_lora(load_model(job, quantization_config=quantization), job.config)
+    batch = Collator(0)(encode_rows(Encoder(load_tokenizer(base), max_length=64), CHATS))
+    gradients = []
+    for _ in range(2):
+        model.train().zero_grad()
+        LabelledLoss(model)(batch).backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
+        loss_of(model.eval(), base)
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name])
+
+
+def test_qlora_names_the_layer_that_is_too_narrow(tmp_path):
+    """On a CPU, a layer whose width 4-bit kernels cannot work with is named before anything is loaded."""
+    base = tmp_path / "base"
+    config = transformers.LlamaConfig(
+        vocab_size=320, hidden_size=48, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(base)
+    with pytest.raises(InputError, match=r"layer model\.layers\.0\.\S+ has 48 output features"):
+        qlora.train(make_job(tmp_path, base, qlora.QloraConfig()))
+
+
+@pytest.mark.parametrize(("architecture", "name"), [("llama", "q_porj"), ("gpt2", "q_proj")])
+@pytest.mark.parametrize("setting", ["target_modules", "modules_to_save"])
+def test_unknown_layers_are_named(tmp_path, model_folder, architecture, name, setting):
+    """A layer that the model does not have is an error that lists those it has, though others do match."""
+    good = {"llama": "v_proj", "gpt2": "c_attn"}[architecture]
+    config = lora.LoraConfig(**{setting: (good, name)})
+    with pytest.raises(RecipeError, match=f"no layer called '{name}'") as caught:
+        lora.train(make_job(tmp_path, model_folder(architecture), config))
+    assert caught.value.where == f"lora.{setting}"
+    for layer in {"llama": ("q_proj", "down_proj"), "gpt2": ("c_attn", "c_fc")}[architecture]:
+        assert layer in caught.value.hint
+
+
+def test_odd_rank_of_an_orthogonal_start_is_refused(tmp_path, model_folder):
+    """What PEFT refuses is an error of the recipe."""
+    with pytest.raises(RecipeError, match="even"):
+        lora.train(make_job(tmp_path, model_folder(), lora.LoraConfig(rank=3, init="orthogonal")))
+
+
+def test_adapter_starts_as_the_base(tmp_path, model_folder):
+    """Whatever the initialization, an untrained adapter changes nothing."""
+    job = make_job(tmp_path, base := model_folder(), lora.LoraConfig())
+    expected = loss_of(load_model(job).eval(), base)
+    for init in ("kaiming", "gaussian", "orthogonal"):
+        model = lora.add_lora(load_model(job), lora.LoraConfig(init=init)).eval()
+        assert loss_of(model, base) == pytest.approx(expected, abs=1e-5), init
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prefix_generates(tmp_path, model_folder, architecture):
+    """Greedy generation with a prefix and a cache gives the tokens that single forward passes give."""
+    base = model_folder(architecture)
+    job = make_job(tmp_path, base, prefix.PrefixConfig(num_virtual_tokens=4), validation=4, max_steps=4)
+    prefix.train(job)
+    model = reload(base, job.staging)
+    ids = torch.tensor([[20, 30, 40, 50]])
+    found = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None
+    )
+    expected = ids
+    with torch.no_grad():
+        for _ in range(5):
+            logits = model(input_ids=expected, attention_mask=torch.ones_like(expected)).logits
+            expected = torch.cat([expected, logits[:, -1:].argmax(-1)], dim=1)
+    assert found.tolist() == expected.tolist()
+
+
+def test_prefix_refuses_gradient_checkpointing(tmp_path, model_folder):
+    """What prefix tuning cannot do is said before anything is loaded."""
+    job = make_job(tmp_path, model_folder(), prefix.PrefixConfig(), gradient_checkpointing=True)
+    with pytest.raises(InfeasiblePlan, match="gradient checkpointing"):
+        prefix.train(job)
+
+
+def test_prefix_fits_heads_wider_than_the_model(tmp_path):
+    """A prefix fits models whose heads together are wider than the model, as Qwen3's are."""
+    base = make_model(tmp_path / "base", "qwen3")
+    config = transformers.AutoConfig.from_pretrained(base)
+    config.head_dim = 64
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    job = make_job(tmp_path, base, prefix.PrefixConfig(num_virtual_tokens=4), max_steps=2)
+    assert prefix.train(job).measured["changed_tensors"] == 1
+
+
+def test_bases_that_are_no_models_are_refused(tmp_path, model_folder):
+    """A folder without a tokenizer, or a checkpoint that lacks weights, is an error that says so."""
+    base = make_model(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks weights .* model\.norm\.weight"):
+        lora.train(make_job(tmp_path, base, lora.LoraConfig()))
+    (base / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        lora.train(make_job(tmp_path, base, lora.LoraConfig()))
+    with pytest.raises(InputError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
