@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -34,14 +35,12 @@ class Duration(click.ParamType[float]):
 @click.option("--quick", is_flag=True, help="Look at sizes and seals only; hash what looks touched.")
 @click.option("--rebuild", is_flag=True, help="First make the catalog anew from the manifests and the event log.")
 @json_option
-@click.pass_context
-def verify(ctx: click.Context, ref: str | None, quick: bool, rebuild: bool, as_json: bool) -> None:
+@click.pass_obj
+def verify(session: Session, ref: str | None, quick: bool, rebuild: bool, as_json: bool) -> None:
     """Check that the registry holds what it says: all of it, or REF and what it was made from.
 
     Every byte is read and hashed. The exit code is 1 if anything is damaged.
     """
-    session = ctx.find_object(Session)
-    assert session is not None
     if rebuild:
         _rebuild(session)
     report = session.registry.verify(ref, quick=quick, progress=session.progress)
@@ -55,7 +54,7 @@ def verify(ctx: click.Context, ref: str | None, quick: bool, rebuild: bool, as_j
         counts = f"{report.versions} versions, {report.files} files, {human_size(report.size)} {looked}"
         session.out.print(f"{counts}: {verdict}", markup=False)
     if not report.ok:
-        ctx.exit(1)
+        sys.exit(1)
 
 
 def _rebuild(session: Session) -> None:

@@ -56,10 +56,11 @@ class Catalog:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
         self._connect("rwc" if create else "rw")
-        if self.schema > len(MIGRATIONS):
+        schema = self.schema
+        if schema > len(MIGRATIONS):
             self.close()
             raise FtregError(
-                f"the catalog has schema {self.schema}; this ftreg knows up to {len(MIGRATIONS)}",
+                f"the catalog has schema {schema}; this ftreg knows up to {len(MIGRATIONS)}",
                 where=str(path),
                 hint="Upgrade ftreg.",
             )

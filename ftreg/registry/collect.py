@@ -6,8 +6,10 @@ of their evidence. The home's lock is held exclusively: no writer is between sto
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +45,7 @@ class Plan:
 
     def report(self, *, dry_run: bool) -> GcReport:
         """The plan in figures; taken before it is carried out."""
-        staged = sum(path.lstat().st_size for folder in self.staging for path in folder.rglob("*"))
+        staged = sum(_size(folder) for folder in self.staging)
         return GcReport(
             dry_run=dry_run,
             manifests=len(self.manifests),
@@ -125,8 +127,22 @@ def collect(catalog: Catalog, plan: Plan) -> None:
         _remove(folder)
 
 
+# A process that is just leaving its staging folder removes it too, so what is here now may be gone in a moment.
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a staging folder."""
+    size = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(root, name).lstat().st_size
+    return size
+
+
 def _remove(path: Path) -> None:
+    """Remove a folder, or whatever else stands there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)

@@ -381,7 +381,7 @@ class Registry:
             RegistryBusy: Writers did not finish in time.
             CorruptRegistry: A manifest is damaged, so that it cannot be known what it reaches.
         """
-        with system_errors(self.home), self._home.lock(exclusive=True, timeout=timeout):
+        with system_errors(self.home), self._home.lock(exclusive=not dry_run, timeout=timeout):
             self._catalog.renew()
             plan = collect.plan_collection(self._home, self._catalog, grace=grace)
             report = plan.report(dry_run=dry_run)

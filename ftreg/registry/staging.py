@@ -53,7 +53,7 @@ def open_staging(home: Home) -> Iterator[Staging]:
     with home.lock():  # so that gc never sees the folder without its lease
         staging.folder.mkdir(mode=0o700)
         lease = os.open(staging.folder / "lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try_lock(lease, exclusive=True)
+        fcntl.flock(lease, fcntl.LOCK_EX)  # waits where a dry run is just asking
     try:
         staging.files.mkdir()
         staging.report.mkdir()
@@ -105,14 +105,15 @@ def _copy_file(path: Path, target: Path, limit: Path) -> None:
     """Copy one plain file, or what a link inside ``limit`` points at."""
     real = path
     if path.is_symlink():
-        real = path.resolve()
+        try:
+            real = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise InputError("is a broken link", where=str(path), hint="Remove it, or mend it.") from None
         if not real.is_relative_to(limit):
             raise InputError(f"links to {real}, outside of {limit}", where=str(path), hint="Put the file itself there.")
     try:
         # Opened once, without following links or waiting for a pipe's writer, and then asked what it is.
         source = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise InputError("is a broken link", where=str(path)) from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise _not_plain(path) from None

@@ -1,0 +1,212 @@
+"""``ftreg models``, ``lineage``, ``verify`` and ``gc`` as they are typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ftreg.cli.main import main
+from ftreg.registry import Registry
+from tests.registry.kit import blob_of, publish
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A registry with a base, two versions made from it, and a merge."""
+    with Registry(tmp_path / "home") as registry:
+        base = publish(registry, "base", {"a": b"base"}, tags={"license": "mit"})
+        publish(registry, "bot", {"a": b"1"}, parents=[base], facts={"dtype": "float32"}, tags={"note": "[odd] one"})
+        bot = publish(
+            registry,
+            "bot",
+            {"a": b"2"},
+            parents=[base],
+            report={"loss.png": b"curve"},
+            evidence=[("run", {"tokens": 100, "curve": [1] * 20}), ("certificate", {"parity": {"kl": 0.01}})],
+        )
+        publish(registry, "merged", {"a": b"3"}, parents=[base, bot])
+        registry.set_alias("bot:2", "champion")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+
+    def run_command(*arguments: str) -> Result:
+        code: Any = 0
+        try:
+            main(["--home", str(home), *arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        return Result(code, *capsys.readouterr())
+
+    return run_command
+
+
+def test_list_shows_and_filters(run: Run) -> None:
+    """The newest first; JSON has the same facts."""
+    shown = run("models", "list").out
+    assert shown.index("merged:1") < shown.index("bot:2") < shown.index("base:1")
+    assert "@champion" in shown
+    assert "note=[odd] one" in shown
+    listed = json.loads(run("models", "list", "--name", "bot", "--json").out)
+    assert [version["ref"] for version in listed] == ["bot:2", "bot:1"]
+    assert listed[0]["aliases"] == ["champion"]
+    assert [v["ref"] for v in json.loads(run("models", "list", "--tag", "license=mit", "--json").out)] == ["base:1"]
+    assert json.loads(run("models", "list", "--kind", "onnx", "--json").out) == []
+    limited = run("models", "list", "--limit", "1")
+    assert "bot" not in limited.out
+    assert "--limit" in limited.err
+
+
+def test_show_tells_everything(run: Run, home: Path) -> None:
+    """For people and for programs."""
+    card = run("models", "show", "bot@champion").out
+    for part in ("bot:2", "@champion", "base:1", "rank  8", "0.01", "loss.png", str(home / "views"), "20 entries"):
+        assert part in card
+    facts = json.loads(run("models", "show", "bot:2", "--json").out)
+    assert facts["parents"][0]["ref"] == "base:1"
+    assert facts["producer"]["config"] == {"rank": 8}
+    assert [record["type"] for record in facts["evidence"]] == ["run", "certificate"]
+    assert Path(facts["folder"], "a").read_bytes() == b"2"
+    assert Path(facts["evidence"][0]["files"]["loss.png"]).read_bytes() == b"curve"
+
+
+def test_show_of_a_damaged_version_says_so(run: Run, home: Path) -> None:
+    """And still tells the rest."""
+    with Registry(home) as registry:
+        blob_of(registry, registry.get("bot:1"), "a").unlink()
+    card = run("models", "show", "bot:1")
+    assert card.code == 0
+    assert "DAMAGED" in card.out
+
+
+def test_tags_and_aliases_are_set_and_removed(run: Run) -> None:
+    """What is done is said on standard error; standard output stays for facts."""
+    assert run("models", "tag", "bot:1", "stage=test", "a=b=c").out == ""
+    assert json.loads(run("models", "show", "bot:1", "--json").out)["tags"]["a"] == "b=c"
+    assert run("models", "tag", "bot:1", "--remove", "stage").code == 0
+    assert "bot@champion is bot:1" in run("models", "alias", "bot:1", "champion").err
+    assert run("models", "alias", "bot", "champion", "--remove").code == 0
+    assert run("models", "show", "bot@champion").code == 2
+
+
+def test_the_log_is_readable(run: Run) -> None:
+    """All of it, of a name, and where aliases pointed at a date."""
+    run("models", "alias", "bot:1", "champion")
+    log = run("models", "log").out
+    assert "became @champion after bot:2" in log
+    assert "certificate recorded" in log
+    assert "merged" not in run("models", "log", "bot").out
+    events = json.loads(run("models", "log", "bot:2", "--json").out)
+    assert [event["action"] for event in events] == ["alias_set", "evidence", "evidence", "published"]
+    assert [
+        event["number"] for event in json.loads(run("models", "log", "bot", "--at", "2999-01-01", "--json").out)
+    ] == [1]
+    assert json.loads(run("models", "log", "bot", "--at", "2000-01-01", "--json").out) == []
+
+
+def test_delete_and_gc(run: Run) -> None:
+    """Refused, forced, and freed."""
+    assert run("models", "delete", "bot:2").code == 2
+    assert run("models", "delete", "base:1").code == 2
+    assert run("models", "delete", "bot:1").code == 0
+    assert "would free 1 B" in run("gc", "--dry-run", "--grace", "0").out
+    report = json.loads(run("gc", "--grace", "0s", "--json").out)
+    assert (report["manifests"], report["blobs"], report["size"]) == (1, 1, 1)
+    assert run("verify", "--quick").out.endswith("all is well\n")
+
+
+def test_verify_fails_with_the_damage_named(run: Run, home: Path) -> None:
+    """Exit code 1, where, what and what to do."""
+    assert json.loads(run("verify", "--json").out)["ok"] is True
+    with Registry(home) as registry:
+        blob_of(registry, registry.get("base"), "a").unlink()
+    failed = run("verify")
+    assert failed.code == 1
+    assert "a of base:1 is missing" in failed.out
+    report = json.loads(run("verify", "bot:1", "--json").out)
+    assert report["ok"] is False
+    assert len(report["damages"]) == 1
+
+
+def test_verify_can_rebuild_the_catalog(run: Run, home: Path) -> None:
+    """As every command advises where the catalog is lost."""
+    (home / "registry.db").unlink()
+    lost = run("models", "list")
+    assert lost.code == 1
+    assert "ftreg verify --rebuild" in lost.err
+    assert "4 versions" in run("verify", "--rebuild").out
+    assert json.loads(run("models", "show", "bot@champion", "--json").out)["ref"] == "bot:2"
+
+
+def test_lineage_in_three_formats(run: Run) -> None:
+    """The same graph as a tree, a Mermaid chart and JSON."""
+    tree = run("lineage", "bot:2").out
+    assert tree.index("made from") < tree.index("base:1") < tree.index("made into") < tree.index("merged:1")
+    chart = run("lineage", "bot:2", "--format", "mermaid").out
+    assert chart.startswith("flowchart TD")
+    assert chart.count("-->|base|") == 3
+    graph = json.loads(run("lineage", "bot:2", "--json").out)
+    assert graph == json.loads(run("lineage", "bot:2", "--format", "json").out)
+    assert {node["ref"] for node in graph["nodes"]} == {"base:1", "bot:2", "merged:1"}
+    assert len(graph["edges"]) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models", "show", "nothing"),
+        ("models", "show", "bot:9"),
+        ("models", "list", "--tag", "novalue"),
+        ("models", "list", "--tag", "a=1", "--tag", "a=2"),
+        ("models", "tag", "bot:1"),
+        ("models", "tag", "bot:1", "novalue"),
+        ("models", "tag", "bot:1", "--remove", "nothing"),
+        ("models", "alias", "bot:1", "Champion"),
+        ("models", "alias", "bot", "nothing", "--remove"),
+        ("models", "delete", "bot"),
+        ("models", "log", "--at", "2026-01-01"),
+        ("models", "log", "bot", "--at", "yesterday"),
+        ("models", "log", "nothing"),
+        ("lineage", "nothing"),
+        ("lineage", "bot", "--format", "dot"),
+        ("verify", "nothing"),
+        ("gc", "--grace", "soon"),
+    ],
+)
+def test_bad_input_is_one_message_and_code_2(run: Run, home: Path, arguments: tuple[str, ...]) -> None:
+    """And the registry is what it was."""
+    with Registry(home) as registry:
+        before = len(registry.events())
+        result = run(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert "rror" in result.err
+        assert len(registry.events()) == before
+
+
+def test_listing_loads_no_heavy_library(home: Path) -> None:
+    """Neither torch nor anything that brings it, nor pydantic, nor numpy."""
+    script = (
+        f"import sys; from ftreg.cli.main import main; main(['--home', {str(home)!r}, 'models', 'list']); "
+        "heavy = {'torch', 'transformers', 'peft', 'bentoml', 'onnxruntime', 'numpy', 'pydantic', 'yaml'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

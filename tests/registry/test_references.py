@@ -1,0 +1,104 @@
+"""References: what names a version, and what is said where nothing does."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from blake3 import blake3
+
+from ftreg.core.errors import InputError, UnknownName
+from ftreg.core.manifest import FileEntry, Manifest
+from ftreg.registry import Registry
+from ftreg.registry.blobs import digest_of
+from tests.registry.kit import PRODUCER, publish
+
+
+def test_every_kind_of_reference_finds_its_version(registry: Registry) -> None:
+    """The name alone is the newest."""
+    one, two = publish(registry, "bot", {"a": b"1"}), publish(registry, "bot", {"a": b"2"})
+    registry.set_alias("bot:1", "champion")
+    assert registry.get("bot").ref == "bot:2"
+    assert registry.get("bot:1").digest == one.digest
+    assert registry.get("bot@champion").ref == "bot:1"
+    assert registry.get(two.digest).ref == registry.get(two.digest[:12]).ref == "bot:2"
+
+
+@pytest.mark.parametrize(
+    ("ref", "expected"),
+    [
+        ("bat", "Did you mean bot?"),
+        ("bot:7", "Did you mean bot:1?"),
+        ("bot@champoin", "Did you mean bot@champion?"),
+        ("b3:ffffffff", "ftreg models list"),
+    ],
+)
+def test_an_unknown_reference_gets_the_nearest(registry: Registry, ref: str, expected: str) -> None:
+    """The error names what was asked for and what is near."""
+    publish(registry)
+    registry.set_alias("bot:1", "champion")
+    with pytest.raises(UnknownName) as caught:
+        registry.get(ref)
+    assert repr(ref) in str(caught.value)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("ref", ["", "bot:", "bot:0", "bot:x", "bot@", "b3:", "b3:xyz", "../bot", "Bot"])
+def test_what_is_no_reference_is_refused(registry: Registry, ref: str) -> None:
+    """It is bad input, not a miss."""
+    with pytest.raises(InputError):
+        registry.get(ref)
+
+
+def test_an_ambiguous_digest_lists_its_candidates(registry: Registry) -> None:
+    """Two contents whose digests begin alike are found by trying, without publishing them all."""
+    seen: dict[str, bytes] = {}
+    for number in itertools.count():
+        data = str(number).encode()
+        entry = FileEntry("a", len(data), blake3(data).hexdigest())
+        manifest = Manifest("checkpoint", "text-generation", (entry,), (), PRODUCER, {"torch": "2.13.0"})
+        prefix = digest_of(manifest.to_bytes())[:7]
+        if prefix in seen:
+            break
+        seen[prefix] = data
+    publish(registry, "bot", {"a": seen[prefix]})
+    version = publish(registry, "bot", {"a": data})
+    assert version.digest.startswith(prefix)
+    with pytest.raises(InputError, match="beginning of several digests") as caught:
+        registry.get(prefix)
+    assert "bot:1" in str(caught.value)
+    assert "bot:2" in str(caught.value)
+
+
+def test_lists_filter_by_name_kind_and_tag(registry: Registry) -> None:
+    """Newest first, with a limit; all that is given must hold."""
+    for number in range(3):
+        publish(registry, "bot", {"a": str(number).encode()}, tags={"odd": str(number % 2), "all": "yes"})
+    publish(registry, "other", {"b": b""})
+    assert [version.ref for version in registry.list()] == ["other:1", "bot:3", "bot:2", "bot:1"]
+    assert [version.ref for version in registry.list(name="bot", limit=2)] == ["bot:3", "bot:2"]
+    assert [version.ref for version in registry.list(tags={"odd": "0", "all": "yes"})] == ["bot:3", "bot:1"]
+    assert registry.list(kind="onnx") == []
+    assert [found.ref for found in registry.summaries(kind="checkpoint", limit=1)] == ["other:1"]
+    with pytest.raises(UnknownName, match="bat"):
+        registry.list(name="bat")
+
+
+def test_the_lineage_holds_all_generations(registry: Registry) -> None:
+    """Both ways, with the roles; unrelated versions are not in it."""
+    base = publish(registry, "base", {"a": b"base"})
+    tuned = publish(registry, "tuned", {"a": b"tuned"}, parents=[base])
+    merged = publish(registry, "merged", {"a": b"merged"}, parents=[base, tuned])
+    sibling = publish(registry, "sibling", {"a": b"sibling"}, parents=[base])
+    lineage = registry.lineage("tuned")
+    assert set(lineage.nodes) == {base.digest, tuned.digest, merged.digest}
+    assert {(edge.child, edge.parent) for edge in lineage.edges} == {
+        (tuned.digest, base.digest),
+        (merged.digest, base.digest),
+        (merged.digest, tuned.digest),
+    }
+    assert {edge.child for edge in registry.lineage("base").children(base.digest)} == {
+        tuned.digest,
+        merged.digest,
+        sibling.digest,
+    }
