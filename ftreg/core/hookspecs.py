@@ -56,8 +56,8 @@ def ftreg_steps() -> Sequence[StepSpec]:  # type: ignore[empty-body]
 def ftreg_engines() -> Sequence[EngineSpec]:  # type: ignore[empty-body]
     """Contribute inference engines, used to evaluate, to certify and to serve.
 
-    Called once, when plugins are loaded. Returns the engines' specs; the first engine, by name, that can load an
-    artifact's kind is its default. Since 0.1.
+    Called once, when plugins are loaded. Returns the engines' specs; the first engine that can load an artifact's kind,
+    ftreg's own before others and then by name, is its default. Since 0.1.
 
     Example::
 

@@ -203,9 +203,10 @@ class PluginHost:
                 )
 
     def specs(self, kind: type[SpecT]) -> list[SpecT]:
-        """All contributions of one kind, by name."""
-        found = [spec for spec, _ in self._specs.values() if isinstance(spec, kind)]
-        return sorted(found, key=lambda spec: spec.name)
+        """All contributions of one kind, ftreg's own first, then by name: installing a plugin changes no default."""
+        found = [(spec, plugin) for spec, plugin in self._specs.values() if isinstance(spec, kind)]
+        found.sort(key=lambda pair: (pair[1].distribution != DISTRIBUTION, pair[0].name))
+        return [spec for spec, _ in found]
 
     def get(self, kind: type[SpecT], name: str, *, where: str | None = None) -> SpecT:
         """The contribution called ``name``; raise ``UnknownName`` with the nearest ones."""

@@ -7,11 +7,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ftreg.core import hookspecs
+from ftreg.core.errors import FtregError
+from ftreg.core.host import PluginHost
+from ftreg.registry import Registry
 from tests.command import ftreg
 from tests.plugins.fakes import distribution, environment
 
@@ -55,27 +59,84 @@ def test_the_check_fails_for_an_outdated_page(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def documented(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which every example of docs/plugins.md is installed as a plugin."""
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every example of docs/plugins.md is installed as a plugin."""
     folder = tmp_path_factory.mktemp("documented")
     distribution(folder, "documented", PLUGINS)
     for name, source in MODULES.items():
         (folder / f"{name}.py").write_text(source)
-    return environment(folder)
+    return folder
 
 
-def test_every_example_is_a_sound_plugin(documented: dict[str, str]) -> None:
+def test_every_example_is_a_sound_plugin(documented: Path) -> None:
     """What the page shows loads, and provides what the page says."""
-    listed = json.loads(ftreg("plugins", "list", "--json", env=documented).stdout)
+    listed = json.loads(ftreg("plugins", "list", "--json", env=environment(documented)).stdout)
     shown = {plugin["name"]: plugin for plugin in listed if plugin["distribution"] == "documented"}
     assert {name: plugin["reason"] for name, plugin in shown.items()} == dict.fromkeys(PLUGINS, "")
     assert {provided for plugin in shown.values() for provided in plugin["provides"]} == {
         "method last-layer",
         "step half",
-        "engine z-plain",
+        "engine plain",
         "format trivia",
         "metric brevity",
         "command newest",
         "ftreg_check_promotion",
         "ftreg_alias_moved",
     }
+
+
+@pytest.fixture
+def registry(documented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A registry of this process, with the examples installed."""
+    monkeypatch.syspath_prepend(documented)
+    with Registry(tmp_path / "home", host=PluginHost()) as found:
+        yield found
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_the_examples_do_what_the_page_says(
+    registry: Registry, documented: Path, model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The method, the step, the engine, the format, the metric, the command, the gate and the observer all work."""
+    import torch
+    from safetensors.torch import load_file
+
+    from ftreg import api
+    from ftreg.pipeline.evaluations import evaluate_version, held_out
+
+    rows = [{"clue": f"Number {number}?", "answer": f"It is {number}."} for number in range(12)]
+    (tmp_path / "trivia.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = {
+        "name": "trivia-bot",
+        "base": str(model_folder()),
+        "data": {"path": str(tmp_path / "trivia.jsonl"), "test": 0.2},
+        "method": "last-layer",
+        "train": {"max_steps": 2, "learning_rate": 0.01},
+    }
+    trained = api.train(recipe, registry=registry)
+    before = load_file(model_folder() / "model.safetensors")
+    after = load_file(registry.source("trivia-bot").path / "model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("model.layers.1.") for name in moved)
+
+    half = api.apply("half", "trivia-bot", registry=registry)
+    assert half.name == "trivia-bot-bf16"
+    assert half.size < 0.6 * trained.size
+
+    space = api.workspace(registry)
+    examples = held_out(space, ["trivia-bot"])
+    with pytest.raises(FtregError, match="it was never evaluated"):
+        registry.set_alias("trivia-bot:1", "champion")
+    own = evaluate_version(space, "trivia-bot", examples)
+    theirs = evaluate_version(space, "trivia-bot", examples, engine="plain")
+    assert theirs.loss == pytest.approx(own.loss, rel=1e-4)
+    assert theirs.answers == own.answers
+    assert theirs.metrics["brevity"] >= 0
+    registry.set_alias("trivia-bot:1", "champion")
+
+    newest = ftreg("newest", home=registry.home, env=environment(documented)).stdout.splitlines()
+    assert newest[0] == "trivia-bot-bf16:1  checkpoint"
+    moved_alias = ftreg("models", "alias", "trivia-bot:1", "best", home=registry.home, env=environment(documented))
+    assert "trivia-bot@best is now b3:" in moved_alias.stderr
