@@ -111,7 +111,8 @@ class Encoder:
                 item.where = f"example {number}"
                 raise item
             encoded.append(item)
-            progress.update(number)
+            if number % _BATCH == 0 or number == len(examples):
+                progress.update(number)
         progress.end()
         kept = [item for item in encoded if item.learnt]
         for remark in _remarks(encoded, len(encoded) - len(kept), self.max_length):

@@ -44,8 +44,16 @@ def _docstrings(path: Path) -> Iterator[str]:
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
         return
-    nodes = (node for node in ast.walk(tree) if isinstance(node, _DOCUMENTED))
-    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
+    for node in _definitions(tree):
         text = ast.get_docstring(node)
         if text and len(text) >= _SHORTEST:
             yield text
+
+
+def _definitions(node: ast.AST) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield what can have a docstring, in the order of lines; expressions, most of a tree, are not gone into."""
+    if isinstance(node, _DOCUMENTED):
+        yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield from _definitions(child)
