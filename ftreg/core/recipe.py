@@ -79,8 +79,12 @@ class TrainConfig(Config):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPUs that have it")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    eval_every: float | None = Field(None, gt=0, description="steps (or share of them, below 1) between evaluations")
-    save_every: float | None = Field(None, gt=0, description="steps (or share of them, below 1) between checkpoints")
+    eval_every: float | None = Field(
+        None, gt=0, description="steps (or share of them, below 1) between evaluations; by default a tenth of them"
+    )
+    save_every: float | None = Field(
+        None, gt=0, description="steps (or share of them, below 1) between checkpoints; by default ten minutes"
+    )
     early_stopping_patience: int | None = Field(
         None, gt=0, description="stop after this many evaluations without a better validation loss; keep the best"
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ftreg.core.errors import DataError, InputError
+from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.manifest import Json
 from ftreg.core.types import TrainJob
-from ftreg.training.batches import Collator, Row, encode_rows, pack_rows
+from ftreg.training.batches import Collator, encode_rows, pack_rows
 from ftreg.training.loading import load_encoder, quiet, resolve_precision
 from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import INTERRUPTED, Milestones
@@ -38,61 +39,34 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         FtregError: Training diverged, or changed nothing.
         KeyboardInterrupt: The user interrupted; a checkpoint was written.
     """
-    train, progress = job.train, job.progress
-    if not job.data.train:
-        raise DataError("there are no training examples", hint="Lower data.validation and data.test.")
-    if train.early_stopping_patience is not None and not job.data.validation:
-        raise InputError(
-            "early stopping needs validation examples, and there are none",
-            where="train.early_stopping_patience",
-            hint="Set data.validation to a share such as 0.1, or take early_stopping_patience out.",
-        )
+    _check(job, model)
     encoder = load_encoder(job)
     collator = Collator(encoder.tokenizer.pad_token_id or 0)
-    with quiet():
-        rows = encode_rows(encoder, job.data.train, progress)
-        eval_rows = encode_rows(encoder, job.data.validation, progress)
     loss = LabelledLoss(model)
-    milestones = Milestones(train, evaluates=bool(eval_rows), best=job.scratch / "best.safetensors")
-    use_cache = model.config.use_cache
-    with quiet():
-        model.config.use_cache = False
+    with quiet(), _ready_to_train(job, model):
+        rows = encode_rows(encoder, job.data.train, job.progress)
+        eval_rows = encode_rows(encoder, job.data.validation, job.progress)
         loss.check(rows, collator)
-        train_rows: Sequence[Row] = rows
-        if train.batching == "packed":
+        if job.train.batching == "packed":
             loss.check_packing(rows, collator)
-            train_rows = pack_rows(rows, train.max_length)
-        if train.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            rows = pack_rows(rows, job.train.max_length)
+        milestones = Milestones(job.train, evaluates=bool(eval_rows), best=job.scratch / "best.safetensors")
         trainer = LanguageTrainer(
             model,
-            train=train,
-            precision=resolve_precision(train),
-            train_rows=train_rows,
+            train=job.train,
+            precision=resolve_precision(job.train),
+            train_rows=rows,
             eval_rows=eval_rows,
             collator=collator,
             loss=loss,
             milestones=milestones,
             scratch=job.scratch,
-            progress=progress,
+            progress=job.progress,
         )
         before = fingerprint(model)
-        checkpoint = newest_checkpoint(job.scratch) if job.resume else None
-        progress.begin("train", trainer.steps_in_all)
-        try:
-            with milestones.graceful_interrupt():
-                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            progress.end()
-            model.config.use_cache = use_cache
-        if milestones.stopped == INTERRUPTED:
-            progress.say(f"interrupted after step {trainer.state.global_step}; --resume goes on from there")
-            raise KeyboardInterrupt
+        _run(job, trainer, milestones)
         milestones.restore_best(model)
         changes = check_trained(model, before)
-        if train.gradient_checkpointing:
-            model.activation_checkpointing_disable()
-        model.eval()
     steps, evaluations = split_history(trainer.state.log_history)
     measured: dict[str, Json] = {
         **totals(steps, evaluations),
@@ -101,12 +75,56 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         "stopped": milestones.stopped,
         "trained_parameters": sum(weight.numel() for weight in trainable(model).values()),
         "logits": "labelled positions" if loss.selective else "all positions",
-        "batching": train.batching,
+        "batching": job.train.batching,
         "device": model.device.type,
-        "precision": resolve_precision(train),
+        "precision": resolve_precision(job.train),
     }
-    write_report(job.report, steps, evaluations, measured, progress)
+    write_report(job.report, steps, evaluations, measured, job.progress)
     return measured
+
+
+def _check(job: TrainJob, model: Any) -> None:
+    """Raise for what no training can come of."""
+    if not job.data.train:
+        raise DataError("there are no training examples", hint="Lower data.validation and data.test.")
+    if job.train.early_stopping_patience is not None and not job.data.validation:
+        raise InputError(
+            "early stopping needs validation examples, and there are none",
+            where="train.early_stopping_patience",
+            hint="Set data.validation to a share such as 0.1, or take early_stopping_patience out.",
+        )
+    if not trainable(model):
+        raise FtregError("there is nothing to train: no parameter of the model requires gradients")
+
+
+@contextlib.contextmanager
+def _ready_to_train(job: TrainJob, model: Any) -> Iterator[None]:
+    """While this lasts, the model keeps no cache, and recomputes activations if the job says so; then it evaluates."""
+    use_cache = model.config.use_cache
+    model.config.use_cache = False
+    if job.train.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    try:
+        yield
+    finally:
+        model.config.use_cache = use_cache
+        if job.train.gradient_checkpointing:
+            model.activation_checkpointing_disable()
+        model.eval()
+
+
+def _run(job: TrainJob, trainer: LanguageTrainer, milestones: Milestones) -> None:
+    """Train, from the newest checkpoint if the job says so; raise ``KeyboardInterrupt`` if the user interrupted."""
+    checkpoint = str(newest_checkpoint(job.scratch)) if job.resume else None
+    job.progress.begin("train", trainer.steps_in_all)
+    try:
+        with milestones.graceful_interrupt():
+            trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        job.progress.end()
+    if milestones.stopped == INTERRUPTED:
+        job.progress.say(f"interrupted after step {trainer.state.global_step}; --resume goes on from there")
+        raise KeyboardInterrupt
 
 
 def newest_checkpoint(scratch: Path) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.recipe import NoConfig
@@ -180,14 +181,19 @@ def test_packed_and_grouped_learn_the_same_tokens(tmp_path, model_folder):
 
 
 @pytest.mark.parametrize("config", [FULL, LORA], ids=["full", "lora"])
-def test_gradient_checkpointing_changes_nothing(tmp_path, model_folder, config):
-    """Recomputed activations give the same gradients, for frozen bases too."""
+def test_gradient_checkpointing_changes_nothing(tmp_path, model_folder, config, monkeypatch):
+    """Activations are computed a second time, and the gradients are the same, for frozen bases too."""
     method = full if config is FULL else lora
-    weights = []
+    forward, calls = LlamaMLP.forward, []
+    monkeypatch.setattr(LlamaMLP, "forward", lambda *arguments: calls.append(1) or forward(*arguments))
+    weights, counts = [], []
     for on in (False, True):
         job = make_job(tmp_path / str(on), model_folder(), config, gradient_checkpointing=on)
         method.train(job)
         weights.append(load_file(next(job.staging.glob("*.safetensors"))))
+        counts.append(len(calls))
+        calls.clear()
+    assert counts[1] - counts[0] == 3 * 2  # steps x layers
     for name in weights[0]:
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=1e-5, rtol=1e-4)
 
@@ -265,6 +271,7 @@ def test_progress_and_report(tmp_path, model_folder, capfd):
     """Progress tells each step; the report has curves, totals and a picture; the libraries write nothing."""
     recorder = Recorder()
     job = replace(make_job(tmp_path, model_folder(), LORA, validation=4, max_steps=4), progress=recorder)
+    capfd.readouterr()
     measured = lora.train(job).measured
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
@@ -332,6 +339,13 @@ def test_empty_data_is_refused(tmp_path, model_folder):
     short = job.train.model_copy(update={"max_length": 8})
     with pytest.raises(DataError, match="nothing is left to learn"):
         lora.train(replace(job, train=short, data=Splits(train=CHATS[:1])))
+
+
+def test_frozen_model_is_refused(tmp_path, model_folder):
+    """A model without anything to train is an error, not a run that does nothing."""
+    job = make_job(tmp_path, model_folder(), NoConfig())
+    with pytest.raises(FtregError, match="nothing to train"):
+        fit(job, load_model(job).requires_grad_(False))
 
 
 def test_fingerprint_sees_every_change(model_folder, tmp_path):

@@ -74,6 +74,7 @@ def test_full_saves_a_checkpoint(tmp_path, model_folder, architecture, tied):
     artifact = full.train(job)
     assert tensors(job.staging) == tensors(base)
     assert artifact.facts["tied_embeddings"] is tied
+    assert str(base) not in "".join(path.read_text() for path in job.staging.glob("*.json"))
     model, info = transformers.AutoModelForCausalLM.from_pretrained(job.staging, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
@@ -164,7 +165,7 @@ def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_fo
 
 def test_4bit_gradients_survive_an_evaluation(tmp_path, model_folder):
     """Gradients through 4-bit layers are the same before and after the model was evaluated."""
-    job = make_job(tmp_path, base := model_folder("qwen2"), qlora.QloraConfig(rank=4))
+    job = make_job(tmp_path, base := model_folder(), qlora.QloraConfig(rank=4))
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = lora.add_lora(load_model(job, quantization_config=quantization), job.config)
     batch = Collator(0)(encode_rows(Encoder(load_tokenizer(base), max_length=64), CHATS))
@@ -267,3 +268,16 @@ def test_bases_that_are_no_models_are_refused(tmp_path, model_folder):
         lora.train(make_job(tmp_path, base, lora.LoraConfig()))
     with pytest.raises(InputError, match="no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("method", "config"), [*ADAPTERS, (full, full.FullConfig())], ids=[*IDS, "full"])
+def test_methods_on_a_gpu(tmp_path, model_folder, method, config):
+    """On a GPU every method trains, in the precision that the GPU has, and evaluates."""
+    base = model_folder()
+    measured = method.train(make_job(tmp_path, base, config, validation=4, max_steps=6, device="cuda")).measured
+    assert measured["device"] == "cuda"
+    assert measured["precision"] in ("bf16", "fp16")
+    assert measured["peak_cuda_bytes"] > 0
+    assert math.isfinite(measured["validation_loss"])
