@@ -117,9 +117,11 @@ def _answers(
         longest = max(len(engine.tokenizer.encode(reference, add_special_tokens=False)) for _, reference in prompts)
         max_new_tokens = min(longest + longest // 2 + 8, _LONGEST_ANSWER)
     progress.begin("answering held-out prompts", len(prompts), unit="prompts")
+    # What of a prompt does not fit beside its answer is cut at its beginning.
+    room = max(1, engine.tokenizer.model_max_length - max_new_tokens)
     answers: dict[int, Answer] = {}
     for batch in batches([len(ids) for ids, _ in prompts], 1, largest=32):
-        written = engine.generate([prompts[index][0] for index in batch], max_new_tokens=max_new_tokens)
+        written = engine.generate([prompts[index][0][-room:] for index in batch], max_new_tokens=max_new_tokens)
         for index, tokens in zip(batch, written, strict=True):
             ids, reference = prompts[index]
             answers[index] = Answer(
