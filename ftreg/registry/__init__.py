@@ -6,6 +6,7 @@ and ``rebuild`` do the work.
 """
 
 from ftreg.registry.catalog import production_key
+from ftreg.registry.publish import Prepared
 from ftreg.registry.records import (
     Damage,
     Draft,
@@ -29,6 +30,7 @@ __all__ = [
     "EvidenceRecord",
     "GcReport",
     "Lineage",
+    "Prepared",
     "RebuildReport",
     "Registry",
     "Staging",

@@ -185,8 +185,7 @@ class Catalog:
     def take_number(self, event: Event) -> None:
         """Take a published version's number for good: it is not given again, whatever becomes of the version."""
         self._db.execute(
-            "INSERT INTO models VALUES (?, ?) "
-            "ON CONFLICT DO UPDATE SET last_number = max(last_number, excluded.last_number)",
+            "INSERT INTO models VALUES (?, ?) ON CONFLICT DO UPDATE SET last_number = excluded.last_number",
             (event.name, event.number),
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ftreg.core.errors import FtregError, InputError
@@ -24,6 +24,26 @@ from ftreg.registry.staging import copy_in, open_staging
 
 RUN = "run"
 _LONGEST_TAG = 512
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A draft whose files are hashed and durable: its digest is known, and nothing is published yet."""
+
+    draft: Draft
+    manifest: Manifest
+    files: tuple[Staged, ...]
+
+    @property
+    def digest(self) -> str:
+        """The digest that the version will have."""
+        return digest_of(self.manifest.to_bytes())
+
+
+def prepare(draft: Draft) -> Prepared:
+    """Hash a draft's files and make them durable; raise as ``measure`` and ``manifest_of`` do."""
+    files = measure(draft.folder)
+    return Prepared(draft, manifest_of(draft, files), tuple(files))
 
 
 def manifest_of(draft: Draft, files: Sequence[Staged]) -> Manifest:

@@ -16,12 +16,13 @@ from ftreg.core.manifest import Json
 from ftreg.core.names import check_name, parse_ref
 from ftreg.core.types import Progress, Silence, Source, Version
 from ftreg.registry import collect, publish, staging
-from ftreg.registry.blobs import digest_of, measure, store
+from ftreg.registry.blobs import measure, store
 from ftreg.registry.catalog import Catalog
 from ftreg.registry.finder import Finder
 from ftreg.registry.home import Home, find_home
 from ftreg.registry.journal import catch_up
 from ftreg.registry.rebuild import rebuild
+from ftreg.registry.publish import Prepared
 from ftreg.registry.records import (
     Draft,
     Event,
@@ -209,7 +210,23 @@ class Registry:
         with system_errors(self.home):
             staging.copy_in(folder, target, patterns=patterns, within=within)
 
-    def publish(self, name: str, draft: Draft, *, tags: Mapping[str, str] | None = None) -> Version:
+    def prepare(self, draft: Draft) -> Prepared:
+        """Hash a draft, so that its digest is known before it is published; its staging must stay open until then.
+
+        Raises:
+            FtregError: The files are no plain files, or lie outside of this registry's staging.
+            DiskFull: No room is left.
+        """
+        if not self._home.owns(draft.folder):
+            raise FtregError(
+                "is not in this registry's staging",
+                where=str(draft.folder),
+                hint="Publish what is in `with registry.staging() as staging`; registry.copy_in() brings files there.",
+            )
+        with system_errors(self.home):
+            return publish.prepare(draft)
+
+    def publish(self, name: str, draft: Draft | Prepared, *, tags: Mapping[str, str] | None = None) -> Version:
         """Make a draft a version of ``name``: all of it, durably, or nothing.
 
         Where ``name`` has a version of the same digest, that one is returned, with the tags added.
@@ -223,19 +240,11 @@ class Registry:
         check_name(name)
         for key, value in tags.items():
             publish.check_tag(key, value)
-        if not self._home.owns(draft.folder):
-            raise FtregError(
-                "is not in this registry's staging",
-                where=str(draft.folder),
-                hint="Publish what is in `with registry.staging() as staging`; registry.copy_in() brings files there.",
-            )
         with system_errors(self.home):
-            return self._publish(name, draft, tags)
+            return self._publish(name, self.prepare(draft) if isinstance(draft, Draft) else draft, tags)
 
-    def _publish(self, name: str, draft: Draft, tags: Mapping[str, str]) -> Version:
-        files = measure(draft.folder)
-        manifest = publish.manifest_of(draft, files)
-        digest = digest_of(manifest.to_bytes())
+    def _publish(self, name: str, prepared: Prepared, tags: Mapping[str, str]) -> Version:
+        draft, manifest, digest = prepared.draft, prepared.manifest, prepared.digest
         is_new = not self._catalog.versions(name=name, digest=digest)
         report = measure(draft.report) if draft.report and is_new else []
         evidence = publish.evidence_of(draft, report)
@@ -244,7 +253,7 @@ class Registry:
             draft_version = Version(name, 0, digest, manifest.kind, manifest.size, event.at, manifest, tags=tags)
             self._gate("ftreg_check_version", f"{name} cannot be published", version=draft_version)
         with self._home.lock():
-            publish.store_version(self._home, manifest, [*files, *report])
+            publish.store_version(self._home, manifest, [*prepared.files, *report])
             with self._writing() as catalog:
                 known = catalog.versions(name=name, digest=digest)
                 if known:

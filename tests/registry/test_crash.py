@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from ftreg.registry import Registry
 from ftreg.registry.failpoints import COLLECT, COMMIT
 from ftreg.registry.journal import read_journal
-from tests.registry.kit import blobs, dump, publish, reachable
+from tests.registry.kit import blob_of, blobs, dump, publish, reachable
 from tests.registry.processes import run
 
 
@@ -78,6 +79,36 @@ def test_a_killed_gc_can_be_run_again(tmp_path: Path, failpoint: str) -> None:
         assert blobs(registry) == {entry.blake3 for entry in kept.manifest.files}
         assert registry.verify().ok
         assert publish(registry, "gone", {"b.bin": b"gone"}).number == 2
+
+
+def test_everything_is_durable_before_the_catalog_says_so(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order that survives a power cut: bytes, then their name, then the name's folder, then the transaction."""
+    publish(registry, "bot", {"old.bin": b"stored before"})
+    done: list[tuple[str, str]] = []
+    real_fsync, real_rename = os.fsync, Path.rename
+
+    def fsync(file: int) -> None:
+        done.append(("fsync", str(Path(f"/proc/self/fd/{file}").readlink())))
+        real_fsync(file)
+
+    def rename(self: Path, target: Path) -> Path:
+        done.append(("rename", f"{self} {target}"))
+        return real_rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    registry._catalog._db.set_trace_callback(lambda statement: done.append(("sql", statement)))
+    version = publish(registry, "bot", {"new.bin": b"new", "old.bin": b"stored before"})
+
+    commit = done.index(("sql", "COMMIT"))
+    renames = [what.split() for kind, what in done if kind == "rename"]
+    assert len(renames) == 2  # new.bin and the manifest
+    for source, target in renames:
+        renamed = done.index(("rename", f"{source} {target}"))
+        assert ("fsync", source) in done[:renamed]
+        assert ("fsync", str(Path(target).parent)) in done[renamed:commit]
+    # The folder of a blob that was there is synced too: who stored it may have died before that.
+    assert ("fsync", str(blob_of(registry, version, "old.bin").parent)) in done[:commit]
 
 
 def test_staging_of_a_killed_process_goes_and_that_of_a_live_one_stays(registry: Registry) -> None:
