@@ -4,6 +4,7 @@ Mark an implementation with ``hookimpl`` and name its module in the entry-point 
 
     from ftreg.plugin import MethodSpec, hookimpl
 
+
     @hookimpl
     def ftreg_methods():
         return [MethodSpec(name="ia3", summary="...", impl="my_package.ia3:train", produces="adapter")]
@@ -35,8 +36,7 @@ def ftreg_methods() -> Sequence[MethodSpec]:  # type: ignore[empty-body]
 
     Example::
 
-        return [MethodSpec(name="ia3", summary="IA3 adapters", impl="my_package.ia3:train", produces="adapter",
-                           config="my_package.ia3:Ia3Config", capabilities=frozenset({"mergeable"}))]
+        return [MethodSpec(name="ia3", summary="IA3 adapters", impl="my_package.ia3:train", produces="adapter")]
     """
 
 

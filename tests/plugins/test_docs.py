@@ -33,7 +33,7 @@ def _generator():
 
 def test_the_reference_is_up_to_date() -> None:
     """docs/hooks.md is what the code's docstrings and signatures generate."""
-    assert (DOCS / "hooks.md").read_text() == _generator().page(), "run: python docs/generate.py"
+    assert (DOCS / "hooks.md").read_text() == _generator().page(), "run: make docs"
 
 
 @pytest.mark.parametrize("hook", [name for name in vars(hookspecs) if name.startswith("ftreg_")])

@@ -46,6 +46,7 @@ def _command(*arguments: str) -> str:
         _command("plugins", "list", "--json"),
         _command("plugins", "list", "--kind", "method"),
         _command("plugins", "info", "methods"),
+        _command("plugins", "info", "merge"),
     ],
 )
 def test_light_commands_load_no_heavy_library(statement: str, tmp_path: Path) -> None:
