@@ -191,7 +191,8 @@ def run_trl(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     masked = [
-        {"input_ids": row["input_ids"], "completion_mask": [int(label != -100) for label in row["labels"]]} for row in rows
+        {"input_ids": row["input_ids"], "completion_mask": [int(label != -100) for label in row["labels"]]}
+        for row in rows
     ]
     trainer = SFTTrainer(
         model=load_model(folder),
@@ -300,15 +301,22 @@ def main() -> None:
                     sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
                 runs[name].append(json.loads(found[0].removeprefix("RESULT ")))
                 last = runs[name][-1]
-                print(f"{name:34} {last['tokens_per_second']:8.0f} tok/s  {last['peak_rss_bytes'] / 1e9:5.2f} GB  loss {last['held_out_loss']:.4f}", flush=True)
+                print(
+                    f"{name:34} {last['tokens_per_second']:8.0f} tok/s  {last['peak_rss_bytes'] / 1e9:5.2f} GB  loss {last['held_out_loss']:.4f}",
+                    flush=True,
+                )
         rows = json.loads((Path(folder) / "encoded.json").read_text())
     lengths = sorted(len(row["input_ids"]) for row in rows)
-    versions = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout.split()
+    versions = subprocess.run(
+        [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
+    ).stdout.split()
     RESULT.write_text(
         json.dumps(
             {
                 "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
-                "versions": [v for v in versions if v.split("==")[0] in ("torch", "transformers", "trl", "peft", "accelerate")],
+                "versions": [
+                    v for v in versions if v.split("==")[0] in ("torch", "transformers", "trl", "peft", "accelerate")
+                ],
                 "steps": options.steps,
                 "batch_size": BATCH,
                 "rows": len(rows),

@@ -15,8 +15,18 @@ from ftreg import Registry, evaluate, export, init, merge, train
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="ftreg-"))
 data = folder / "colours.jsonl"
 things = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black", "blood": "red", "sun": "yellow"}
-asks = ["What colour is {}?", "Tell me the colour of {}.", "{}: which colour?", "Is there a colour for {}?", "colour of {}"]
-rows = [{"prompt": ask.format(thing), "response": f"{thing} is {colour}"} for thing, colour in things.items() for ask in asks]
+asks = [
+    "What colour is {}?",
+    "Tell me the colour of {}.",
+    "{}: which colour?",
+    "Is there a colour for {}?",
+    "colour of {}",
+]
+rows = [
+    {"prompt": ask.format(thing), "response": f"{thing} is {colour}"}
+    for thing, colour in things.items()
+    for ask in asks
+]
 data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 with Registry(folder / "registry") as registry:

@@ -1,7 +1,7 @@
 """The public functions: what the command line does, in Python.
 
-Each takes the registry to work in; None is the default one. Each raises ``ftreg.FtregError`` with a message that says what
-is wrong, where, and what to do.
+Each takes the registry to work in; None is the default one. Each raises ``ftreg.FtregError`` with a message that says
+what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ def prune(ref: str, **options: Any) -> Version:
     return apply("prune", ref, **options)
 
 
-def export(ref: str, format: str = "onnx", **options: Any) -> Version:
-    """Export a checkpoint to ``format``; options as for ``apply``."""
-    return apply(format, ref, **options)
+def export(ref: str, to_format: str = "onnx", **options: Any) -> Version:
+    """Export a checkpoint to ``to_format``; options as for ``apply``."""
+    return apply(to_format, ref, **options)
 
 
 def evaluate(

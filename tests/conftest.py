@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function ``(architecture, tied) -> folder`` of an untrained tiny checkpoint; each is made once. Do not write."""
+    """A function ``(architecture, tied) -> folder`` of an untrained tiny checkpoint, made once; do not write there."""
     made: dict[tuple[str, bool], Path] = {}
 
     def get(architecture: str = "llama", tied: bool = False) -> Path:

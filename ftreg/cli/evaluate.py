@@ -92,7 +92,7 @@ def _show_figures(session: Session, results: dict[str, Evaluation], data: HeldOu
         version = session.registry.get(ref)
         figures = [f"{result.metrics[metric]:.3f}" for metric in metrics]
         rows.append([version.ref, version.kind, human_size(version.size), f"{result.loss:.4f}", *figures])
-    session.out.print(f"{data.split} split of {data.dataset.ref}")
+    session.out.print(f"{data.split} split of {data.dataset}")
     session.table(["version", "kind", "size", "loss", *metrics], rows, right=["size", "loss", *metrics])
 
 

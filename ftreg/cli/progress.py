@@ -53,7 +53,9 @@ class ConsoleProgress:
         """Move the bar, or write a line if the last one is a while ago."""
         shown = "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
         if self._bar:
-            self._bar.update(self._task, completed=done, **({"facts": shown} if facts else {}))
+            self._bar.update(self._task, completed=done)
+            if facts:
+                self._bar.update(self._task, facts=shown)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             of = f"/{self._total}" if self._total else ""

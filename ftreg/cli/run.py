@@ -30,8 +30,8 @@ def command(
 ) -> None:
     """Run a RECIPE: train, then apply its steps.
 
-    The whole recipe is checked before anything starts. What was done before, with the same inputs and settings, is reused:
-    running again after a failure goes on where it stopped.
+    The whole recipe is checked before anything starts. What was done before, with the same inputs and settings, is
+    reused: running again after a failure goes on where it stopped.
     """
     from ftreg.pipeline.recipes import run_plan
 

@@ -22,7 +22,9 @@ def step_options(command: CommandT) -> CommandT:
     """Add what all steps share: ``--set``, ``--name``, ``--accept``, ``--json``."""
     for option in (
         json_option,
-        click.option("--accept", is_flag=True, help="Publish the result even if it is further from its source than allowed."),
+        click.option(
+            "--accept", is_flag=True, help="Publish the result even if it is further from its source than allowed."
+        ),
         click.option("--name", help="Name of the result; by default the source's and the step's."),
         set_option,
     ):
@@ -35,7 +37,7 @@ def step_options(command: CommandT) -> CommandT:
 @click.option("--adapter", "adapters", metavar="REF:WEIGHT", multiple=True, help="A further adapter to merge in.")
 @step_options
 @click.pass_obj
-def merge(session: Session, ref: str, adapters: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def merge(session: Session, /, ref: str, adapters: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Merge the adapter REF into its base: a full checkpoint that needs no adapter."""
     others = [_weighted(text) for text in adapters]
     show_versions(session, [_apply(session, "merge", ref, {}, others=others, **options)], as_json=as_json)
@@ -46,7 +48,7 @@ def merge(session: Session, ref: str, adapters: tuple[str, ...], as_json: bool, 
 @click.option("--scheme", help="int8 or nf4.")
 @step_options
 @click.pass_obj
-def quantize(session: Session, ref: str, scheme: str | None, as_json: bool, **options: Any) -> None:
+def quantize(session: Session, /, ref: str, scheme: str | None, as_json: bool, **options: Any) -> None:
     """Store the weights of the checkpoint REF in fewer bits."""
     show_versions(session, [_apply(session, "quantize", ref, {"scheme": scheme}, **options)], as_json=as_json)
 
@@ -56,7 +58,7 @@ def quantize(session: Session, ref: str, scheme: str | None, as_json: bool, **op
 @click.option("--sparsity", type=float, help="Share of the weights to set to zero, such as 0.5.")
 @step_options
 @click.pass_obj
-def prune(session: Session, ref: str, sparsity: float | None, as_json: bool, **options: Any) -> None:
+def prune(session: Session, /, ref: str, sparsity: float | None, as_json: bool, **options: Any) -> None:
     """Set the least important weights of the checkpoint REF to zero."""
     show_versions(session, [_apply(session, "prune", ref, {"sparsity": sparsity}, **options)], as_json=as_json)
 
@@ -68,7 +70,7 @@ def prune(session: Session, ref: str, sparsity: float | None, as_json: bool, **o
 @step_options
 @click.pass_obj
 def export(
-    session: Session, ref: str, format_name: str | None, to: Path | None, as_json: bool, **options: Any
+    session: Session, /, ref: str, format_name: str | None, to: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Export the checkpoint REF to ONNX; with --to and no --format, copy the files of REF as they are."""
     if to is not None and to.exists():
@@ -87,7 +89,7 @@ def export(
 @click.argument("ref")
 @step_options
 @click.pass_obj
-def apply(session: Session, step: str, ref: str, as_json: bool, **options: Any) -> None:
+def apply(session: Session, /, step: str, ref: str, as_json: bool, **options: Any) -> None:
     """Apply any STEP, a plugin's too, to the version REF."""
     show_versions(session, [_apply(session, step, ref, {}, **options)], as_json=as_json)
 
@@ -123,7 +125,9 @@ def _weighted(text: str) -> tuple[str, float]:
     try:
         return ref, float(weight)
     except ValueError:
-        raise InputError(f"{text!r} has no weight", where="--adapter", hint="Write --adapter support-bot:2:0.5") from None
+        raise InputError(
+            f"{text!r} has no weight", where="--adapter", hint="Write --adapter support-bot:2:0.5"
+        ) from None
 
 
 def _copy_out(source: Path, target: Path) -> None:

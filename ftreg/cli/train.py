@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     session: Session,
+    /,
     recipe: Path | None,
     settings: dict[str, str],
     dry_run: bool,

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ftreg.core.errors import InputError
 from ftreg.core.recipe import DataConfig
 from ftreg.core.specs import MetricSpec
-from ftreg.core.types import DATASET, Example, Version
+from ftreg.core.types import DATASET, Example
 from ftreg.data import read_dataset
 from ftreg.evaluation import Evaluation, evaluate
-from ftreg.pipeline.inputs import dataset_of, resolve_data
+from ftreg.pipeline.inputs import dataset_of, open_data
 from ftreg.pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The examples that versions are measured on, and where they come from."""
+    """The examples that versions are measured on, and where they come from: name, digest and split of the dataset."""
 
-    dataset: Version
+    dataset: str
+    digest: str
     split: str
     examples: Sequence[Example]
 
@@ -31,22 +34,33 @@ def held_out(space: Workspace, refs: Sequence[str], *, data: str | None = None, 
     version whose lineage has one with a test split, else with a validation split.
     """
     if data is not None:
-        dataset, splits = resolve_data(space, DataConfig(path=data, validation=0.0), where="--data")
-        if dataset.manifest.facts["rows"]["test"] == dataset.manifest.facts["rows"]["validation"] == 0:
-            return HeldOut(dataset, "all", splits.train)
-        found = [dataset]
-    else:
-        sources = [space.registry.source(ref) for ref in refs]
-        found = [dataset for source in sources if (dataset := dataset_of(space, source))]
+        return _named(space, data, split)
+    sources = [space.registry.source(ref) for ref in refs]
+    found = [dataset for source in sources if (dataset := dataset_of(space, source))]
     for wanted in [split] if split else ["test", "validation"]:
         for dataset in found:
-            if dataset.kind == DATASET and dataset.manifest.facts["rows"][wanted]:
+            if dataset.manifest.facts["rows"][wanted]:
                 splits = read_dataset(space.registry.source(dataset.digest).path)
-                return HeldOut(dataset, wanted, getattr(splits, wanted))
+                return HeldOut(dataset.ref, dataset.digest, wanted, getattr(splits, wanted))
     raise InputError(
         f"no {split or 'held-out'} examples are in the lineage of {', '.join(refs)}",
         hint="Name some: --data test.jsonl",
     )
+
+
+def _named(space: Workspace, data: str, split: str | None) -> HeldOut:
+    """The examples of a file, or of a split of a registered dataset: the test split, where none is named."""
+    with ExitStack() as stack:
+        dataset, splits = open_data(space, stack, DataConfig(path=data, validation=0.0), where="--data")
+    if dataset.prepared is not None or Path(data).is_file():
+        if split is not None:
+            raise InputError(f"{data} is a file and has no splits", where="--split", hint="Leave --split out.")
+        return HeldOut(data, dataset.digest, "all", splits.train)
+    wanted = split or ("test" if splits.test else "validation")
+    examples = getattr(splits, wanted)
+    if not examples:
+        raise InputError(f"{data} has no {wanted} examples", where="--data", hint="Name another with --split.")
+    return HeldOut(data, dataset.digest, wanted, examples)
 
 
 def evaluate_version(
@@ -54,11 +68,13 @@ def evaluate_version(
 ) -> Evaluation:
     """Measure ``ref`` on ``data`` and store the figures as evidence on its digest."""
     source = space.registry.source(ref)
+    if source.kind == DATASET:
+        raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")
     metrics = {spec.name: space.host.load(spec) for spec in space.host.specs(MetricSpec)}
     examples = data.examples[:limit]
     with space.engine(source, name=engine) as loaded:
         evaluation = evaluate(loaded, examples, metrics, progress=space.progress)
     body = {key: value for key, value in asdict(evaluation).items() if key != "answers"}
-    body |= {"dataset": data.dataset.digest, "split": data.split, "examples": len(examples)}
+    body |= {"dataset": data.digest, "split": data.split, "examples": len(examples)}
     space.registry.add_evidence(ref, "evaluation", body)
     return evaluation

@@ -1,56 +1,97 @@
-"""Inputs: turns what a user names, a base model or a data file, into registered versions with a digest."""
+"""Inputs: opens what a user names, a base model or a data file, as something with a digest.
+
+What is not in the registry yet is prepared in staging and published together with the result it leads to, so that work
+that fails leaves nothing behind.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
 from ftreg.core.errors import InputError, UnknownName
-from ftreg.core.manifest import Json, Producer
-from ftreg.core.names import check_name, parse_ref
+from ftreg.core.manifest import Json, Manifest, Producer
+from ftreg.core.names import check_name
 from ftreg.core.recipe import DataConfig
 from ftreg.core.types import CHECKPOINT, DATASET, Source, Splits, Version
 from ftreg.data import load_examples, read_dataset, split_examples, write_dataset
 from ftreg.pipeline.plan import FULL_PRECISION
 from ftreg.pipeline.workspace import Workspace
-from ftreg.registry import Draft
+from ftreg.registry import Draft, Prepared
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
-# What a folder of a model may hold besides: code is never imported, and pickles are never loaded.
+# What a folder of a model may hold: code is never imported, and pickles are never loaded.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*", "*.md")
 
 
-def resolve_base(space: Workspace, base: str, *, where: str = "base") -> Version:
-    """The version that ``base`` names: a registry reference, a local folder, or a URI that a plugin resolves.
+@dataclass(frozen=True)
+class Input:
+    """A base or a dataset that work starts from.
 
-    Folders and downloads are imported into the registry first, so that the lineage holds their digest.
+    Attributes:
+        name: The name it has in the registry, or will have.
+        digest: Its identity.
+        path: A folder with its files.
+        manifest: Its manifest.
+        prepared: What is to be published; None where it is in the registry.
+    """
+
+    name: str
+    digest: str
+    path: Path
+    manifest: Manifest
+    prepared: Prepared | None = None
+
+    def publish(self, space: Workspace) -> None:
+        """Publish what is not in the registry yet; its staging must still be open."""
+        if self.prepared is not None:
+            space.registry.publish(self.name, self.prepared)
+
+
+def open_base(space: Workspace, stack: ExitStack, base: str, *, where: str = "base") -> Input:
+    """Open the model that ``base`` names: a registry reference, a local folder, or a URI that a plugin resolves.
+
+    Args:
+        space: Where to look.
+        stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
+        base: As the user wrote it.
+        where: Where the user wrote it.
 
     Raises:
         InputError: Nothing goes by that name, or the folder is no model.
     """
     if is_path(base):
-        return _import_base(space, Path(base).expanduser(), {"path": Path(base).name}, where)
+        folder = Path(base).expanduser()
+        return _stage_base(space, stack, folder, folder.resolve().name, {"folder": folder.resolve().name}, where)
     if is_uri(base):
-        folder = space.host.resolve_base(base)
-        if folder is None:
+        fetched = space.host.resolve_base(base)
+        if fetched is None:
             raise InputError(f"no plugin can fetch {base!r}", where=where, hint="See: ftreg plugins list")
-        return _import_base(space, folder, {"uri": base, "resolved": folder.name}, where)
+        name = base.split(":", 1)[1].split("@")[0].rstrip("/").rsplit("/", 1)[-1]
+        return _stage_base(space, stack, fetched, name, {"uri": base, "resolved": fetched.name}, where)
     try:
-        return space.registry.get(base)
+        return _registered(space, base)
     except UnknownName as error:
         if Path(base).is_dir():
-            raise InputError(
-                f"no version is called {base!r}", where=where, hint=f"For the folder, write ./{base}"
-            ) from None
+            hint = f"For the folder, write ./{base}"
+            raise InputError(f"no version is called {base!r}", where=where, hint=hint) from None
         error.where = where
         raise
 
 
-def resolve_data(space: Workspace, config: DataConfig, *, where: str = "data") -> tuple[Version, Splits]:
-    """The dataset version that ``config`` names, and its splits; a file is split and registered first.
+def open_data(space: Workspace, stack: ExitStack, config: DataConfig, *, where: str = "data") -> tuple[Input, Splits]:
+    """Open the dataset that ``config`` names, a file or a registered dataset, with its splits.
+
+    Args:
+        space: Where to look.
+        stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
+        config: The file, and how to read and split it; a registered dataset is split already.
+        where: Where the user wrote it.
 
     Raises:
         InputError: No such file or dataset.
@@ -58,13 +99,17 @@ def resolve_data(space: Workspace, config: DataConfig, *, where: str = "data") -
     """
     path = Path(config.path).expanduser()
     if path.is_file():
-        return _register_file(space, path, config)
+        examples, format_name = load_examples(path, format=config.format, host=space.host)
+        splits = split_examples(examples, config)
+        return _stage_data(space, stack, path, config, format_name, splits), splits
     if is_path(config.path) or path.suffix:
-        raise InputError("no such file", where=f"{where}: {config.path}", hint="Give a JSONL, JSON, CSV or Parquet file.")
-    version = space.registry.get(config.path)
-    if version.kind != DATASET:
-        raise InputError(f"{version.ref} is no dataset but {version.kind}", where=where)
-    return version, read_dataset(space.registry.source(version.ref).path)
+        raise InputError(
+            "no such file", where=f"{where}: {config.path}", hint="Give a JSONL, JSON, CSV or Parquet file."
+        )
+    known = _registered(space, config.path)
+    if known.manifest.kind != DATASET:
+        raise InputError(f"{config.path} is no dataset but a version of kind {known.manifest.kind}", where=where)
+    return known, read_dataset(known.path)
 
 
 def dataset_of(space: Workspace, source: Source) -> Version | None:
@@ -78,12 +123,6 @@ def dataset_of(space: Workspace, source: Source) -> Version | None:
             if found is not None:
                 return found
     return None
-
-
-def base_capabilities(folder: Path) -> list[str]:
-    """Capabilities of a checkpoint that ftreg did not make, from its configuration."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return [] if config.get("quantization_config") else [FULL_PRECISION]
 
 
 def is_path(text: str) -> bool:
@@ -108,37 +147,63 @@ def check_model_folder(folder: Path, where: str) -> None:
         )
 
 
-def _import_base(space: Workspace, folder: Path, origin: dict[str, Json], where: str) -> Version:
-    """Import a folder that transformers can load; raise ``InputError`` for one that it cannot."""
-    from ftreg.training import describe
-
-    check_model_folder(folder, where)
-    facts = {**describe(folder), "capabilities": base_capabilities(folder)}
-    producer = Producer("import", "folder", "core", "ftreg", "", origin)
-    with space.registry.staging() as staging:
-        space.registry.copy_in(folder, staging.files, patterns=_MODEL_FILES)
-        draft = Draft(folder=staging.files, kind=CHECKPOINT, parents=(), producer=producer, facts=facts)
-        return space.registry.publish(name_from(Path(origin.get("path") or _uri_name(str(origin["uri"]))).name), draft)
-
-
-def _uri_name(uri: str) -> str:
-    return uri.split(":", 1)[1].split("@")[0].rstrip("/")
-
-
-def _register_file(space: Workspace, path: Path, config: DataConfig) -> tuple[Version, Splits]:
-    """Load, split and register a data file; the same file split the same way is the same version."""
-    examples, format_name = load_examples(path, format=config.format, host=space.host)
-    splits = split_examples(examples, config)
-    settings = config.model_dump(mode="json", exclude={"path", "template"})
-    about = {"file": path.name, "blake3": blake3(path.read_bytes()).hexdigest(), **settings, "format": format_name}
-    producer = Producer("import", "data", "core", "ftreg", "", about)
-    with space.registry.staging() as staging:
-        write_dataset(splits, staging.files, about=about)
-        counts = {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}
-        draft = Draft(folder=staging.files, kind=DATASET, parents=(), producer=producer, facts={"rows": counts})
-        return space.registry.publish(name_from(path.stem), draft), splits
-
-
 def name_from(text: str) -> str:
     """The nearest allowed name to ``text``."""
     return check_name(re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:96] or "unnamed")
+
+
+def _registered(space: Workspace, ref: str) -> Input:
+    version = space.registry.get(ref)
+    return Input(version.name, version.digest, space.registry.source(ref).path, version.manifest)
+
+
+def _stage(space: Workspace, name: str, draft: Draft) -> Input:
+    """Prepare a draft; where the registry has it already, open that."""
+    prepared = space.registry.prepare(draft)
+    try:
+        return _registered(space, prepared.digest)
+    except UnknownName:
+        return Input(name_from(name), prepared.digest, draft.folder, prepared.manifest, prepared)
+
+
+def _stage_base(
+    space: Workspace, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
+) -> Input:
+    """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
+    from ftreg.training import describe
+
+    check_model_folder(folder, where)
+    staging = stack.enter_context(space.registry.staging())
+    # A download may be links into its plugin's own cache; a folder of the user's may not link out of itself.
+    within = Path(folder.anchor) if "uri" in origin else None
+    space.registry.copy_in(folder, staging.files, patterns=_MODEL_FILES, within=within)
+    draft = Draft(
+        folder=staging.files,
+        kind=CHECKPOINT,
+        producer=Producer("import", "base", "core", "ftreg", "", origin),
+        facts={**describe(staging.files), "capabilities": _capabilities(folder)},
+    )
+    return _stage(space, name, draft)
+
+
+def _capabilities(folder: Path) -> list[str]:
+    """Capabilities of a checkpoint that ftreg did not make, from its configuration."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return [] if config.get("quantization_config") else [FULL_PRECISION]
+
+
+def _stage_data(
+    space: Workspace, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
+) -> Input:
+    """Write splits into staging; the same file split the same way has the same digest."""
+    settings = config.model_dump(mode="json", exclude={"path", "template"})
+    about = {**settings, "file": path.name, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
+    staging = stack.enter_context(space.registry.staging())
+    write_dataset(splits, staging.files, about=about)
+    draft = Draft(
+        folder=staging.files,
+        kind=DATASET,
+        producer=Producer("import", "data", "core", "ftreg", "", about),
+        facts={"rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}},
+    )
+    return _stage(space, path.stem, draft)

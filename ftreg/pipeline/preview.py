@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ftreg.core.manifest import Json
-from ftreg.data import load_examples, split_examples
-from ftreg.pipeline.inputs import check_model_folder, is_path, is_uri, resolve_data
+from ftreg.pipeline.inputs import check_model_folder, is_path, is_uri, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.workspace import Workspace, full_config
 
@@ -43,17 +43,11 @@ def _base(space: Workspace, base: str) -> str:
 
 
 def _rows(space: Workspace, plan: Plan) -> dict[str, Any]:
-    config = plan.recipe.data
-    path = Path(config.path).expanduser()
-    if path.is_file():
-        examples, format_name = load_examples(path, format=config.format, host=space.host)
-        splits = split_examples(examples, config)
-        origin = f"{path} ({format_name})"
-    else:
-        version, splits = resolve_data(space, config)
-        origin = version.ref
+    with ExitStack() as stack:
+        dataset, splits = open_data(space, stack, plan.recipe.data)
     return {
-        "source": origin,
+        "path": plan.recipe.data.path,
+        "digest": dataset.digest[:15],
         "train": len(splits.train),
         "validation": len(splits.validation),
         "test": len(splits.test),

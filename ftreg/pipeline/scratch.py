@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ftreg.core.manifest import Parent, Producer
 from ftreg.core.names import check_name
 from ftreg.core.recipe import DataConfig, validate
 from ftreg.core.types import CHECKPOINT, Example, Version
-from ftreg.pipeline.inputs import resolve_data
+from ftreg.pipeline.inputs import open_data
 from ftreg.pipeline.plan import FULL_PRECISION
 from ftreg.pipeline.workspace import Workspace, full_config
 from ftreg.registry import Draft
@@ -31,9 +32,10 @@ def create_base_version(
     config = validate(BaseConfig, settings, where="--set")
     if not data.is_file():
         raise InputError("no such file", where=f"--data {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
-    dataset, splits = resolve_data(space, DataConfig(path=str(data.absolute()), validation=0.0))
     producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})
-    with space.registry.staging() as staging:
+    with ExitStack() as stack:
+        dataset, splits = open_data(space, stack, DataConfig(path=str(data.absolute()), validation=0.0))
+        staging = stack.enter_context(space.registry.staging())
         space.progress.say(f"training a tokenizer on {len(splits.train)} texts")
         create_base(staging.files, [_text(example) for example in splits.train], config, seed)
         draft = Draft(
@@ -43,6 +45,7 @@ def create_base_version(
             producer=producer,
             facts={**describe(staging.files), "capabilities": [FULL_PRECISION]},
         )
+        dataset.publish(space)
         return space.registry.publish(name, draft)
 
 

@@ -49,12 +49,12 @@ def apply_step(
     """
     source = space.registry.source(ref)
     version = space.registry.get(ref)
-    _check_possible(space, spec, source)
+    _check_possible(spec, source)
     further = [(space.registry.source(other), weight) for other, weight in others]
     recorded = {spec.name: full_config(config), "seed": seed, "accept": accept}
     if further:
         recorded["combined"] = [{"digest": other.digest, "weight": weight} for other, weight in further]
-    producer = space.producer("step", spec, recorded)
+    producer = space.producer(spec, recorded)
     parents = _parents(source, [other for other, _ in further])
     packages = environment(spec)
     key = production_key(producer, parents, packages)
@@ -101,7 +101,7 @@ def apply_step(
     return made
 
 
-def _check_possible(space: Workspace, spec: StepSpec, source: Source) -> None:
+def _check_possible(spec: StepSpec, source: Source) -> None:
     """Raise ``InfeasiblePlan`` where the step cannot work on ``source``, by the record of what made it."""
     producer = source.manifest.producer
     capabilities = frozenset(source.manifest.facts.get("capabilities", ()))

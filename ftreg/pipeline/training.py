@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
+from pathlib import Path
 
 from ftreg.core.errors import InfeasiblePlan, InputError
 from ftreg.core.manifest import Parent
-from ftreg.core.types import RunInfo, TrainJob, Version
-from ftreg.pipeline.inputs import resolve_base, resolve_data
+from ftreg.core.types import ADAPTER, RunInfo, Splits, TrainJob, Version
+from ftreg.pipeline.inputs import Input, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.workspace import Workspace, environment, full_config
 from ftreg.registry import Draft, production_key
@@ -26,17 +28,29 @@ def train(space: Workspace, plan: Plan, *, resume: bool = False, reuse: bool = F
         InputError: What the recipe names does not exist, or there is nothing to resume.
         FtregError: The training failed; nothing was published.
     """
+    with ExitStack() as stack:
+        base = open_base(space, stack, plan.recipe.base)
+        if base.manifest.kind not in plan.method.accepts:
+            accepted = " or ".join(plan.method.accepts)
+            raise InfeasiblePlan(
+                f"method {plan.method.name} trains on {accepted}, and {plan.recipe.base} is {base.manifest.kind}",
+                hint="Merge it first: ftreg merge" if base.manifest.kind == ADAPTER else None,
+            )
+        dataset, splits = open_data(space, stack, plan.recipe.data)
+        return _train(space, plan, base, dataset, splits, resume=resume, reuse=reuse)
+
+
+def _train(
+    space: Workspace, plan: Plan, base: Input, dataset: Input, splits: Splits, *, resume: bool, reuse: bool
+) -> Version:
+    """Train on inputs that are open; publish them and the result."""
     recipe, method = plan.recipe, plan.method
-    base = resolve_base(space, recipe.base)
-    if base.kind not in method.accepts:
-        raise InfeasiblePlan(f"method {method.name} trains on {' or '.join(method.accepts)}; {base.ref} is {base.kind}")
-    dataset, splits = resolve_data(space, recipe.data)
     config = {
         method.name: full_config(plan.method_config),
         "train": full_config(recipe.train),
         "template": recipe.data.template,
     }
-    producer = space.producer("method", method, config)
+    producer = space.producer(method, config)
     parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
     packages = environment(method)
     key = production_key(producer, parents, packages)
@@ -44,20 +58,11 @@ def train(space: Workspace, plan: Plan, *, resume: bool = False, reuse: bool = F
         space.progress.say(f"{known.ref} is the same run; reused")
         return known
 
-    scratch = space.registry.home / "runs" / key
-    if resume and not any(scratch.glob("checkpoint-*")):
-        raise InputError(
-            "there is no interrupted run with this base, data and settings",
-            where="--resume",
-            hint="Run it without --resume.",
-        )
-    if not resume:
-        shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch = _scratch(space.registry.home / "runs" / key, resume=resume)
     run = RunInfo("method", method.name, recipe.name, {"base": base.digest, "dataset": dataset.digest}, config)
     with space.observed(run) as published, space.registry.staging() as staging:
         job = TrainJob(
-            base=space.registry.source(base.ref).path,
+            base=base.path,
             data=splits,
             config=plan.method_config,
             train=recipe.train,
@@ -80,8 +85,23 @@ def train(space: Workspace, plan: Plan, *, resume: bool = False, reuse: bool = F
             facts={**artifact.facts, "capabilities": sorted(method.capabilities)},
             evidence=[("run", dict(artifact.measured))],
         )
+        base.publish(space)
+        dataset.publish(space)
         version = space.registry.publish(recipe.name, draft, tags=recipe.tags)
         published.append(version)
     shutil.rmtree(scratch, ignore_errors=True)
     return version
 
+
+def _scratch(folder: Path, *, resume: bool) -> Path:
+    """The folder of a run's checkpoints: empty, or with those to resume from; raise ``InputError`` for none of them."""
+    if resume and not any(folder.glob("checkpoint-*")):
+        raise InputError(
+            "there is no interrupted run with this base, data and settings",
+            where="--resume",
+            hint="Run it without --resume.",
+        )
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

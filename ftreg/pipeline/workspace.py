@@ -24,10 +24,10 @@ class Workspace:
     host: PluginHost
     progress: Progress = field(default_factory=Silence)
 
-    def producer(self, type: str, spec: MethodSpec | StepSpec, config: Mapping[str, Json]) -> Producer:
+    def producer(self, spec: MethodSpec | StepSpec, config: Mapping[str, Json]) -> Producer:
         """The record of who makes a version: the plugin that ``spec`` comes from, and the full configuration."""
         plugin = self.host.provider(spec)
-        return Producer(type, spec.name, plugin.name, plugin.distribution, plugin.version, config)
+        return Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
 
     @contextmanager
     def observed(self, run: RunInfo) -> Iterator[list[Version]]:
@@ -44,7 +44,7 @@ class Workspace:
 
     @contextmanager
     def engine(self, source: Source, *, device: str = "auto", name: str | None = None) -> Iterator[Engine]:
-        """Load ``source`` in the engine called ``name``, else in the first that can load its kind; free it afterwards."""
+        """Load ``source`` in the engine called ``name``, else in the first that can; free it afterwards."""
         spec = self.engine_spec(source.kind, name)
         engine: Engine = self.host.load(spec)(source, device)
         try:

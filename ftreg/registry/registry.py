@@ -21,8 +21,8 @@ from ftreg.registry.catalog import Catalog
 from ftreg.registry.finder import Finder
 from ftreg.registry.home import Home, find_home
 from ftreg.registry.journal import catch_up
-from ftreg.registry.rebuild import rebuild
 from ftreg.registry.publish import Prepared
+from ftreg.registry.rebuild import rebuild
 from ftreg.registry.records import (
     Draft,
     Event,

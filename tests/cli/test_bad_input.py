@@ -17,6 +17,7 @@ ROWS = [{"prompt": f"question {i}", "response": f"answer {i}", "intent": f"i{i %
 
 
 def lines(*rows: object) -> bytes:
+    """Rows as JSONL."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
