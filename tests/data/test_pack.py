@@ -13,7 +13,7 @@ from ftreg.core.errors import DataError
 from ftreg.data import pack
 
 
-@given(st.integers(1, 300).flatmap(lambda capacity: st.tuples(st.just(capacity), st.lists(st.integers(1, capacity)))))
+@given(st.integers(1, 20).flatmap(lambda capacity: st.tuples(st.just(capacity), st.lists(st.integers(1, capacity)))))
 def test_every_example_is_in_one_bin_and_no_bin_overflows(case: tuple[int, list[int]]) -> None:
     """A partition of the indices into bins within capacity, at most 11/9 of the fewest possible plus one."""
     capacity, lengths = case
