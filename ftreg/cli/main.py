@@ -92,9 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run ``ftreg`` and exit: 0 done, 1 the work failed, 2 bad usage or input, 130 interrupted."""
     session = Session()
     try:
-        cli.main(arguments, prog_name="ftreg", standalone_mode=False, obj=session)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        # A command that calls ctx.exit(code) returns the code here; all others return None.
+        code = cli.main(arguments, prog_name="ftreg", standalone_mode=False, obj=session)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ftreg"
         session.fail(f"{error.format_message()}\n  See: {path} --help")

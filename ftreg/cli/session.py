@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -71,18 +72,21 @@ class Session:
             registry.close()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-        """Print a table, as wide as it needs where piped; columns named in ``right`` are aligned to the right."""
+        """Print a table, drawn on a terminal and plain elsewhere; columns named in ``right`` are aligned to the right."""
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        if not sys.stdout.isatty():
+            click.echo(_plain_table(columns, cells, right))
+            return
         from rich import box
-        from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for column in columns:
-            table.add_column(column, justify="right" if column in right else "left", no_wrap=not sys.stdout.isatty())
-        for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
-        out = self.out if sys.stdout.isatty() else Console(width=4096, highlight=False)
-        out.print(table)
+            table.add_column(column, justify="right" if column in right else "left")
+        for row in cells:
+            table.add_row(*map(Text, row))
+        self.out.print(table)
 
     def json(self, value: Any) -> None:
         """Print facts as JSON, and nothing else."""
@@ -110,6 +114,23 @@ class Session:
                 hint="Try a smaller train.batch_size or train.max_length, or train.gradient_checkpointing=true.",
             )
         return FtregError(f"{type(error).__name__}: {error}", hint="This is a defect of ftreg; --debug shows where.")
+
+
+def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:
+    """A table as text: columns two spaces apart, a cell of several lines continued below itself."""
+    lines = [
+        columns,
+        *(line for row in rows for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue="")),
+    ]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    aligned = [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join(aligned)
 
 
 def json_option(command: CommandT) -> CommandT:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftreg.core.errors import InfeasiblePlan, InputError
 from ftreg.core.manifest import Parent
-from ftreg.core.types import ADAPTER, RunInfo, Splits, TrainJob, Version
+from ftreg.core.types import ADAPTER, Artifact, Method, RunInfo, Splits, TrainJob, Version
 from ftreg.pipeline.inputs import Input, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.workspace import Workspace, environment, full_config
@@ -73,7 +73,7 @@ def _train(
             resume=resume,
             progress=space.progress,
         )
-        artifact = space.host.load(method)(job)
+        artifact = _train_or_keep(space, space.host.load(method), job)
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -91,6 +91,17 @@ def _train(
         published.append(version)
     shutil.rmtree(scratch, ignore_errors=True)
     return version
+
+
+def _train_or_keep(space: Workspace, method: Method, job: TrainJob) -> Artifact:
+    """Run the method; say how to go on where the user stops it after a checkpoint."""
+    try:
+        return method(job)
+    except KeyboardInterrupt:
+        kept = sorted(job.scratch.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        if kept:
+            space.progress.say(f"stopped; {kept[-1].name} is kept: go on with the same command and --resume")
+        raise
 
 
 def _scratch(folder: Path, *, resume: bool) -> Path:
