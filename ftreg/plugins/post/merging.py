@@ -322,7 +322,8 @@ def _peft_errors(base: Path) -> Iterator[None]:
     except (ValueError, RuntimeError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError | NotImplementedError):
             raise
-        reason = " ".join(str(error).split())[:300]
+        missing = isinstance(error, KeyError)  # PEFT looks modules_to_save up by name
+        reason = f"the adapter's file lacks {error}" if missing else " ".join(str(error).split())[:300]
         raise InputError(
             f"the adapter does not fit this base: {reason}",
             where=str(base),

@@ -1,0 +1,86 @@
+"""Step onnx: graphs that ONNX Runtime runs as the checkpoint computes, with their cache, from real files."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from ftreg.core.errors import FtregError, InfeasiblePlan
+from ftreg.evaluation import check
+from ftreg.plugins.engines import onnx as engine
+from ftreg.plugins.engines import transformers as torch_engine
+from ftreg.plugins.post.config import OnnxConfig
+from ftreg.plugins.post.onnx import apply
+from tests.post.helpers import EXAMPLES, IDS, make_job, make_source, parity_of
+
+
+def prompts(folder):
+    """Prompts of different lengths that a trained model answers."""
+    from transformers import AutoTokenizer
+
+    from ftreg.data import Encoder
+
+    encoder = Encoder(AutoTokenizer.from_pretrained(folder), max_length=128)
+    return [encoder.prompt(example)[0] for example in EXAMPLES]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied", "settings", "runtime"),
+    [
+        ("llama", False, {}, "genai"),
+        ("gpt2", True, {}, "transformers"),
+        ("qwen3", True, {"precision": "int4"}, "genai"),
+        pytest.param("qwen2", True, {}, "genai", marks=pytest.mark.slow),
+        pytest.param("gpt2", False, {"precision": "fp16"}, "transformers", marks=pytest.mark.slow),
+        pytest.param("llama", True, {"runtime": "transformers"}, "transformers", marks=pytest.mark.slow),
+    ],
+    ids=["llama", "gpt2-tied", "qwen3-tied-int4", "qwen2-tied", "gpt2-fp16", "llama-tied-traced"],
+)
+def test_export(architecture, tied, settings, runtime, trained, staging, capfd):
+    """The export is within its tolerance, answers prompts of any length as the checkpoint does, and is quiet."""
+    source = make_source(trained(architecture, tied))
+    capfd.readouterr()
+    artifact = apply(make_job(source, OnnxConfig(**settings), staging))
+    assert capfd.readouterr() == ("", "")
+    assert artifact.facts["runtime"] == runtime
+    assert artifact.facts["opsets"]["ai.onnx"] >= 18
+    parity = parity_of(source, artifact, staging)
+    assert check(parity, artifact.tolerance) == []
+    assert not any(path.is_symlink() or path.is_dir() for path in staging.iterdir())
+    assert all(path.stat().st_nlink == 1 for path in staging.iterdir())
+    assert str(staging).encode() not in (staging / "model.onnx").read_bytes()
+
+    loaded, original = engine.load(make_source(staging, "onnx"), "cpu"), torch_engine.load(source, "cpu")
+    for batch in (prompts(source.path), prompts(source.path)[:1]):
+        assert loaded.generate(batch, max_new_tokens=40) == original.generate(batch, max_new_tokens=40)
+    if artifact.facts["precision"] == "fp32":
+        for ours, theirs in zip(loaded.logits(IDS), original.logits(IDS), strict=True):
+            assert np.abs(ours - theirs).max() < 1e-4
+
+    session = onnxruntime.InferenceSession(staging / "model.onnx", providers=["CPUExecutionProvider"])
+    assert "attention_mask" in [value.name for value in session.get_inputs()]
+
+
+def test_impossible_wishes(trained, model_folder, staging):
+    """int4 for a family that the builder does not know, and its fp16, are refused with what to do instead."""
+    job = make_job(make_source(model_folder("gpt2")), OnnxConfig(precision="int4"), staging)
+    with pytest.raises(InfeasiblePlan, match="does not know GPT2LMHeadModel"):
+        apply(job)
+    job = make_job(make_source(model_folder("llama")), OnnxConfig(precision="fp16", runtime="genai"), staging)
+    with pytest.raises(InfeasiblePlan, match="GPUs only"):
+        apply(job)
+    job = make_job(make_source(model_folder("llama")), OnnxConfig(precision="int4", runtime="transformers"), staging)
+    with pytest.raises(InfeasiblePlan, match="builder only"):
+        apply(job)
+
+
+def test_folder_that_is_no_export(model_folder, tmp_path):
+    """The engine says what a folder lacks, and what a graph is not."""
+    with pytest.raises(FtregError, match=r"has no model\.onnx"):
+        engine.load(make_source(model_folder(), "onnx"), "cpu")
+    (tmp_path / "model.onnx").write_bytes(b"nonsense")
+    (tmp_path / "tokenizer.json").write_text((model_folder() / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text((model_folder() / "tokenizer_config.json").read_text())
+    with pytest.raises(FtregError, match="the ONNX model cannot be loaded"):
+        engine.load(make_source(tmp_path, "onnx"), "cpu")
