@@ -143,6 +143,7 @@ class LanguageTrainer(transformers.Trainer):
             count += len(batch["targets"])
             total += self._labelled_loss(self._prepare_inputs(batch))
         metrics = {"eval_loss": total.item() / max(1, count)}
+        self._refuse_divergence("the validation loss is {}", metrics["eval_loss"])
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -153,7 +154,9 @@ class LanguageTrainer(transformers.Trainer):
             seconds = time.perf_counter() - self._started
             logs |= {**self._counted, "seconds": round(seconds, 6)}
             self._refuse_divergence("the loss is {}", logs["loss"])
-            if not self.args.fp16:  # whose loss scaling skips steps with infinite gradients
+            if self.args.fp16 and not math.isfinite(logs["grad_norm"]):
+                del logs["grad_norm"]  # the step was skipped: the loss scale was too high
+            else:
                 self._refuse_divergence("the gradients' norm is {}", logs["grad_norm"])
             facts: dict[str, float | str] = {"loss": logs["loss"], "lr": logs["learning_rate"]}
             if self._milestones.validation_loss is not None:

@@ -18,7 +18,7 @@ from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.recipe import NoConfig
 from ftreg.core.types import Silence, Splits
 from ftreg.plugins.methods import full, lora
-from ftreg.training import fit, load_model
+from ftreg.training import fit, load_model, milestones
 from ftreg.training.fitting import newest_checkpoint
 from ftreg.training.weights import check_trained, fingerprint
 from tests.training.jobs import CHATS, make_job
@@ -139,6 +139,14 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder):
         lora.train(replace(make_job(tmp_path, model_folder(), LORA, max_steps=6), progress=recorder))
     assert recorder.updates[-1][0] == 2
     assert recorder.ended >= 1
+
+
+def test_checkpoints_by_the_clock(tmp_path, model_folder, monkeypatch):
+    """A run that does not say when to save saves when enough time has passed, and keeps the newest only."""
+    monkeypatch.setattr(milestones, "_SECONDS_BETWEEN_SAVES", 0.0)
+    job = make_job(tmp_path, model_folder(), LORA, max_steps=4)
+    lora.train(job)
+    assert [path.name for path in job.scratch.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def test_incomplete_checkpoints_are_passed_over(tmp_path, model_folder):
