@@ -203,6 +203,27 @@ def test_unknown_layers_are_named(tmp_path, model_folder, architecture, name, se
         assert layer in caught.value.hint
 
 
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_tied_embeddings_stay_tied(tmp_path, model_folder, module):
+    """Trained in full beside LoRA, tied embeddings are one tensor still, also after PEFT merges them."""
+    base = model_folder("llama", tied=True)
+    config = lora.LoraConfig(rank=4, modules_to_save=(module,))
+    job = make_job(tmp_path, base, config, validation=len(CHATS))
+    measured = lora.train(job).measured
+    merged = reload(base, job.staging).merge_and_unload()
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+    assert loss_of(merged, base) == pytest.approx(measured["validation_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_low_rank_updates_of_tied_embeddings_are_refused(tmp_path, model_folder, module):
+    """LoRA on one end of tied embeddings, which no merge can keep, is an error; on untied ones it is not."""
+    config = lora.LoraConfig(rank=4, target_modules=("q_proj", module))
+    with pytest.raises(RecipeError, match="one tensor"):
+        lora.train(make_job(tmp_path / "tied", model_folder("llama", tied=True), config))
+    lora.train(make_job(tmp_path / "untied", model_folder("llama"), config))
+
+
 def test_odd_rank_of_an_orthogonal_start_is_refused(tmp_path, model_folder):
     """What PEFT refuses is an error of the recipe."""
     with pytest.raises(RecipeError, match="even"):

@@ -56,6 +56,13 @@ def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
     if config.target_modules != ALL_LINEAR:
         _check_names(config.target_modules, layers, f"{where}.target_modules")
     _check_names(config.modules_to_save, dict(model.named_modules()), f"{where}.modules_to_save")
+    tied = tied_embeddings(model)
+    if config.target_modules != ALL_LINEAR and _named(config.target_modules, tied):
+        raise RecipeError(
+            "the input embedding and the output head of this model are one tensor, which LoRA would change twice",
+            where=f"{where}.target_modules",
+            hint=f"Take {' and '.join(sorted(last_part(name) for name in tied))} out, or put it into modules_to_save.",
+        )
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -68,6 +75,7 @@ def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
         use_dora=config.dora,
         init_lora_weights=True if config.init == "kaiming" else config.init,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
+        ensure_weight_tying=_named(config.modules_to_save, tied),
     )
     with quiet():
         try:
@@ -82,11 +90,29 @@ def linear_layers(model: Any) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def _check_names(names: Iterable[str], modules: dict[str, nn.Module], where: str) -> None:
-    """Raise ``RecipeError`` for a name that is neither a module's full name nor the end of one."""
+def tied_embeddings(model: Any) -> list[str]:
+    """Full names of the input embedding and the output head where the two are one tensor; else none."""
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if ends[1] is None or ends[0].weight is not ends[1].weight:
+        return []
+    return [name for name, module in model.named_modules() if module in ends]
+
+
+def last_part(name: str) -> str:
+    """The module's own name, without those of the modules around it."""
+    return name.rsplit(".", 1)[-1]
+
+
+def _named(names: Iterable[str], modules: Iterable[str]) -> bool:
+    """Whether one of ``names`` is the full name of one of ``modules``, or the end of it."""
+    return any(full == name or full.endswith(f".{name}") for name in names for full in modules)
+
+
+def _check_names(names: Iterable[str], modules: Iterable[str], where: str) -> None:
+    """Raise ``RecipeError`` for a name that is none of ``modules``."""
     for name in names:
-        if not any(full == name or full.endswith(f".{name}") for full in modules):
-            known = sorted({last for full in modules if not (last := full.rsplit(".", 1)[-1]).isdigit() and last})
+        if not _named([name], modules):
+            known = sorted({last_part(full) for full in modules if full and not last_part(full).isdigit()})
             raise RecipeError(
                 f"the model has no layer called {name!r}", where=where, hint=f"It has {', '.join(known)}."
             )
