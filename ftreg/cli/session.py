@@ -72,7 +72,7 @@ class Session:
             registry.close()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-        """Print a table, drawn on a terminal and plain elsewhere; columns named in ``right`` are aligned to the right."""
+        """Print a table, drawn on a terminal and plain elsewhere; ``right`` names columns aligned to the right."""
         cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
         if not sys.stdout.isatty():
             click.echo(_plain_table(columns, cells, right))

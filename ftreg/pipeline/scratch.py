@@ -16,7 +16,6 @@ from ftreg.pipeline.inputs import open_data
 from ftreg.pipeline.plan import FULL_PRECISION
 from ftreg.pipeline.workspace import Workspace, full_config
 from ftreg.registry import Draft
-from ftreg.training import BaseConfig, create_base, describe
 
 
 def create_base_version(
@@ -28,6 +27,9 @@ def create_base_version(
         RecipeError: ``settings`` do not make a model, such as a hidden size that the heads do not divide.
         InputError: ``data`` cannot be used, or ``name`` cannot be a name.
     """
+    # Brings torch, which a command that only mentions this module must not.
+    from ftreg.training import BaseConfig, create_base, describe
+
     check_name(name)
     config = validate(BaseConfig, settings, where="--set")
     if not data.is_file():

@@ -180,7 +180,8 @@ def test_failed_training_leaves_nothing(registry: Registry, recipe: Callable[...
 
 
 def test_qlora_merges_onto_the_dequantized_base(registry: Registry, recipe: Callable[..., dict]) -> None:
-    """A QLoRA adapter merges into a full-precision checkpoint that answers as the live adapter does."""
-    version = merge(train(recipe("qlora", name="four-bit"), registry=registry).ref, registry=registry)
+    """A QLoRA adapter merged onto the weights that it saw in training answers as the live adapter does."""
+    adapter = train(recipe("qlora", name="four-bit"), registry=registry)
+    version = merge(adapter.ref, onto="dequantized", registry=registry)
     assert version.kind == "checkpoint"
-    assert certificate(registry, version)["parity"]["logit_error"] < 1e-3
+    assert certificate(registry, version)["parity"]["kl"] < 1e-4
