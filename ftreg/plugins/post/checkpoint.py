@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class TensorInfo:
 
 
 class Checkpoint:
-    """A folder with ``config.json`` and safetensors weights, in one file or in shards. Close it, or use ``with``.
+    """A folder with ``config.json`` and safetensors weights, in one file or in shards.
 
     Raises:
         FtregError: The folder is no checkpoint, or its files are damaged or incomplete.
@@ -62,34 +62,21 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = read_object(folder / "config.json")
-        self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
-        try:
-            for path in self._paths():
-                file = self._stack.enter_context(safe_open(path, framework="pt"))
-                self._files.update(dict.fromkeys(file.keys(), file))
-            self.tensors: dict[str, TensorInfo] = {name: self._info(name) for name in sorted(self._files)}
-        except (SafetensorError, OSError) as error:
-            self.close()
-            raise self._damaged(error) from error
+        self._paths: dict[str, Path] = {}
+        found: dict[str, TensorInfo] = {}
+        for path in self._files():
+            with self._open(path) as file:
+                for name in list(file.keys()):
+                    self._paths[name] = path
+                    found[name] = self._info(name, file.get_slice(name))
+        self.tensors = dict(sorted(found.items()))
         self._check_index()
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the files."""
-        self._stack.close()
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor as it is stored."""
-        try:
-            tensor: torch.Tensor = self._files[name].get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise self._damaged(error) from error
+        # Each file is opened anew: what was read through a mapping counts as the process's memory until it is closed.
+        with self._open(self._paths[name]) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
         return tensor
 
     @property
@@ -115,7 +102,7 @@ class Checkpoint:
                 hint="Use the version that they were quantized from.",
             )
 
-    def _paths(self) -> list[Path]:
+    def _files(self) -> list[Path]:
         """The weight files, by the index where there is one."""
         index = self.folder / INDEX
         if index.exists():
@@ -125,8 +112,16 @@ class Checkpoint:
             raise FtregError("has no safetensors weights", where=str(self.folder), hint=f"{WEIGHTS} is expected there.")
         return [self.folder / WEIGHTS]
 
-    def _info(self, name: str) -> TensorInfo:
-        view = self._files[name].get_slice(name)
+    @contextmanager
+    def _open(self, path: Path) -> Iterator[Any]:
+        """Open a weight file; raise ``FtregError`` where it is damaged or absent."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(error) from error
+
+    def _info(self, name: str, view: Any) -> TensorInfo:
         code = view.get_dtype()
         if code not in _DTYPES:
             raise FtregError(f"the tensor {name} has the dtype {code}, which ftreg cannot copy", where=str(self.folder))
@@ -135,7 +130,7 @@ class Checkpoint:
     def _check_index(self) -> None:
         """Raise ``FtregError`` where the index names tensors that no file has."""
         index = self.folder / INDEX
-        absent = set(read_object(index).get("weight_map", {})) - set(self._files) if index.exists() else set()
+        absent = set(read_object(index).get("weight_map", {})) - set(self._paths) if index.exists() else set()
         if absent:
             raise self._damaged(f"{len(absent)} tensors are not in the files that the index names")
 

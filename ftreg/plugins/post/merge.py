@@ -67,13 +67,13 @@ def apply(job: StepJob) -> Artifact:
     check_mergeable(adapters)
     quantization = base_quantization(job.source)
     measured: dict[str, Any] = {}
-    with Checkpoint(base_source.path) as base:
-        base.require_full_precision("merge")
-        if quantization is None:
-            written, onto = _write(job, base, adapters, job.staging), "original"
-        else:
-            written, onto = _merge_quantized(job, base, adapters, quantization, measured)
-        tolerance = equal_within(base.dtype, written.dtype)
+    base = Checkpoint(base_source.path)
+    base.require_full_precision("merge")
+    if quantization is None:
+        written, onto = _write(job, base, adapters, job.staging), "original"
+    else:
+        written, onto = _merge_quantized(job, base, adapters, quantization, measured)
+    tolerance = equal_within(base.dtype, written.dtype)
     if quantization is not None:
         tolerance = _DEQUANTIZED if onto == "dequantized" else _ORIGINAL
     if job.others or job.config.weight != 1.0:
@@ -192,8 +192,8 @@ def _stream(job: StepJob, merge: StreamedMerge, folder: Path, asked: torch.dtype
 
 def _count_changed(base: Checkpoint, folder: Path) -> int:
     """How many tensors of the checkpoint in ``folder`` are not the base's."""
-    with Checkpoint(folder) as result:
-        return sum(
-            name not in base.tensors or not torch.equal(result.read(name), base.read(name).to(info.dtype))
-            for name, info in result.tensors.items()
-        )
+    result = Checkpoint(folder)
+    return sum(
+        name not in base.tensors or not torch.equal(result.read(name), base.read(name).to(info.dtype))
+        for name, info in result.tensors.items()
+    )

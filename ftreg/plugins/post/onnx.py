@@ -48,10 +48,9 @@ def apply(job: StepJob) -> Artifact:
         FtregError: The export fails, or ONNX Runtime cannot load it.
     """
     assert isinstance(job.config, OnnxConfig)
-    with Checkpoint(job.source.path) as source:
-        source.require_full_precision("onnx")
-        dtype = source.dtype
-        architecture = next(iter(source.config.get("architectures") or []), "unknown")
+    source = Checkpoint(job.source.path)
+    source.require_full_precision("onnx")
+    architecture = next(iter(source.config.get("architectures") or []), "unknown")
     runtime = _runtime(job.config, architecture)
     job.progress.begin("exporting to ONNX", None)
     if runtime == "genai":
@@ -61,7 +60,7 @@ def apply(job: StepJob) -> Artifact:
     copy_tokenizer(job.staging, job.source.path)
     job.progress.end()
     facts = {"architecture": architecture, "precision": job.config.precision, "runtime": runtime, **_check(job.staging)}
-    return Artifact(kind=ONNX, facts=facts, tolerance=_tolerance(job.config, dtype))
+    return Artifact(kind=ONNX, facts=facts, tolerance=_tolerance(job.config, source.dtype))
 
 
 def _runtime(config: OnnxConfig, architecture: str) -> str:

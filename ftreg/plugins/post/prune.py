@@ -28,23 +28,23 @@ def apply(job: StepJob) -> Artifact:
         FtregError: Files are damaged, or the result is not as sparse as asked for.
     """
     assert isinstance(job.config, PruneConfig)
-    with Checkpoint(job.source.path) as source:
-        source.require_full_precision("prune")
-        layers = _prunable(source, job.config)
-        if not layers:
-            raise InfeasiblePlan(f"{job.source.ref} has no linear layer to prune", where="prune")
-        pruner = _pruner(source, layers, job.config)
+    source = Checkpoint(job.source.path)
+    source.require_full_precision("prune")
+    layers = _prunable(source, job.config)
+    if not layers:
+        raise InfeasiblePlan(f"{job.source.ref} has no linear layer to prune", where="prune")
+    pruner = _pruner(source, layers, job.config)
 
-        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-            for done, name in enumerate(source.tensors, start=1):
-                tensor = source.read(name)
-                yield name, pruner(tensor, layers[name]) if name in layers else tensor
-                job.progress.update(done)
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for done, name in enumerate(source.tensors, start=1):
+            tensor = source.read(name)
+            yield name, pruner(tensor, layers[name]) if name in layers else tensor
+            job.progress.update(done)
 
-        job.progress.begin("pruning", len(source.tensors), unit="tensors")
-        write_weights(job.staging, source.tensors, tensors())
-        job.progress.end()
-        copy_config(job.staging, source)
+    job.progress.begin("pruning", len(source.tensors), unit="tensors")
+    write_weights(job.staging, source.tensors, tensors())
+    job.progress.end()
+    copy_config(job.staging, source)
     copy_tokenizer(job.staging, job.source.path)
     return Artifact(
         kind=CHECKPOINT,
@@ -147,13 +147,13 @@ def _verify(job: StepJob, layers: Mapping[str, bool]) -> dict[str, Any]:
     assert isinstance(job.config, PruneConfig)
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    with Checkpoint(job.staging) as result:
-        for name, turned in layers.items():
-            weight = result.read(name)
-            zeros[name], sizes[name] = int((weight == 0).sum()), weight.numel()
-            rows = (weight.T if turned else weight).contiguous()
-            if job.config.pattern == "2:4" and int(((rows.view(-1, 4) == 0).sum(dim=1) < 2).sum()):
-                raise FtregError(f"{name} was written without the pattern 2:4")
+    result = Checkpoint(job.staging)
+    for name, turned in layers.items():
+        weight = result.read(name)
+        zeros[name], sizes[name] = int((weight == 0).sum()), weight.numel()
+        rows = (weight.T if turned else weight).contiguous()
+        if job.config.pattern == "2:4" and int(((rows.view(-1, 4) == 0).sum(dim=1) < 2).sum()):
+            raise FtregError(f"{name} was written without the pattern 2:4")
     if sum(zeros.values()) < sum(sizes.values()) * job.config.sparsity - len(layers):
         raise FtregError(f"of {sum(sizes.values())} weights only {sum(zeros.values())} were written as zeros")
     return {

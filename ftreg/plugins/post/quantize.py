@@ -39,10 +39,9 @@ def apply(job: StepJob) -> Artifact:
     """
     assert isinstance(job.config, QuantizeConfig)
     folder = job.source.path
-    with Checkpoint(folder) as source:
-        source.require_full_precision("quantize")
-        before = source.size
-        dtype = _dtype(job.config, source.dtype)
+    source = Checkpoint(folder)
+    source.require_full_precision("quantize")
+    dtype = _dtype(job.config, source.dtype)
     job.progress.begin(f"quantizing to {job.config.scheme}", None)
     with loading("the model", folder):
         model = AutoModelForCausalLM.from_pretrained(
@@ -59,14 +58,12 @@ def apply(job: StepJob) -> Artifact:
     write_json(job.staging / "config.json", clean_config(read_object(job.staging / "config.json")))
     copy_tokenizer(job.staging, folder)
     job.progress.end()
-    with Checkpoint(job.staging) as result:
-        after = result.size
     facts = {
         **describe(job.staging),
         "scheme": job.config.scheme,
         "quantized_layers": layers,
-        "bytes_before": before,
-        "bytes_after": after,
+        "bytes_before": source.size,
+        "bytes_after": Checkpoint(job.staging).size,
     }
     return Artifact(kind=CHECKPOINT, facts=facts, tolerance=EIGHT_BITS if job.config.scheme == "int8" else FOUR_BITS)
 
