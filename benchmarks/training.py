@@ -207,12 +207,13 @@ def run_trl(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int
 
 
 def run_ftreg(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int) -> tuple[Any, int, float]:
-    """ftreg's own method `lora`, through the same job that `ftreg train` gives it."""
+    """The method `lora` of ftreg, through the same job that `ftreg train` gives it."""
     from peft import PeftModel
 
     from ftreg.core.recipe import TrainConfig
     from ftreg.core.types import Example, Message, Splits, TrainJob
-    from ftreg.plugins.methods.lora import LoraConfig, train
+    from ftreg.plugins.methods.config import LoraConfig
+    from ftreg.plugins.methods.lora import train
 
     texts = json.loads((folder / "rows.json").read_text())
     examples = [Example(messages=(Message("user", a), Message("assistant", b))) for a, b in texts][64:]
@@ -280,7 +281,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.prepare:
+        prepare(options.folder)
+        return
     if options.contender:
         result = contend(dict(CONTENDERS[options.contender]), options.folder, options.steps)
         print("RESULT " + json.dumps(result))
@@ -290,8 +295,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         script = str(Path(__file__).resolve())
-        code = f"import sys; sys.path.insert(0, {str(Path(script).parent)!r}); import training; from pathlib import Path; training.prepare(Path({folder!r}))"
-        subprocess.run([python, "-c", code], check=True, env=environment)
+        subprocess.run([python, script, "--prepare", "--folder", folder], check=True, env=environment)
         for _ in range(options.repeats):
             for name in CONTENDERS:
                 command = [python, script, "--contender", name, "--folder", folder, "--steps", str(options.steps)]
@@ -301,10 +305,8 @@ def main() -> None:
                     sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
                 runs[name].append(json.loads(found[0].removeprefix("RESULT ")))
                 last = runs[name][-1]
-                print(
-                    f"{name:34} {last['tokens_per_second']:8.0f} tok/s  {last['peak_rss_bytes'] / 1e9:5.2f} GB  loss {last['held_out_loss']:.4f}",
-                    flush=True,
-                )
+                speed, peak = last["tokens_per_second"], last["peak_rss_bytes"] / 1e9
+                print(f"{name:34} {speed:8.0f} tok/s  {peak:5.2f} GB  loss {last['held_out_loss']:.4f}", flush=True)
         rows = json.loads((Path(folder) / "encoded.json").read_text())
     lengths = sorted(len(row["input_ids"]) for row in rows)
     versions = subprocess.run(

@@ -53,7 +53,7 @@ def list_command(
 
 
 def _row(version: Summary) -> list[str]:
-    tags = _escape(" ".join(f"{key}={value}" for key, value in version.tags.items()))
+    tags = " ".join(f"{key}={value}" for key, value in version.tags.items())
     aliases = " ".join(f"@{alias}" for alias in version.aliases)
     created = _moment(version.created)
     return [version.ref, aliases, version.kind, version.producer, human_size(version.size), created, tags]
@@ -97,9 +97,9 @@ def log_command(session: Session, name: str | None, at: str | None, limit: int, 
         [
             [
                 _moment(event.at),
-                _escape(f"{event.user}@{event.host}"),
+                f"{event.user}@{event.host}",
                 _subject(session, event),
-                _escape(_deed(session, event)),
+                _deed(session, event),
             ]
             for event in events
         ],
@@ -214,9 +214,3 @@ def _deed(session: Session, event: Event) -> str:
 def _moment(at: str) -> str:
     """A stored time to the second, as people read it."""
     return at[:19].replace("T", " ")
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

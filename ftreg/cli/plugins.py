@@ -35,13 +35,13 @@ def list_(session: Session, kind: str | None, as_json: bool) -> None:
         session.table(
             ("plugin", "distribution", "version", "state", "provides"),
             [
-                _plain(plugin.name, plugin.distribution, plugin.version, plugin.state, ", ".join(plugin.provides))
+                [plugin.name, plugin.distribution, plugin.version, plugin.state, ", ".join(plugin.provides)]
                 for plugin in session.host.plugins
             ],
         )
         for plugin in session.host.plugins:
             if plugin.reason:
-                session.out.print(*_plain(f"{_title(plugin)} {plugin.state}: {plugin.reason}"))
+                session.out.print(_plain(f"{_title(plugin)} {plugin.state}: {plugin.reason}"))
 
 
 @command.command()
@@ -90,10 +90,7 @@ def _list_kind(session: Session, kind: type[Spec], as_json: bool) -> None:
     else:
         session.table(
             (kind.what, "summary", "plugin", "distribution", "still to install"),
-            [
-                _plain(row["name"], row["summary"], row["plugin"], row["distribution"], _once(row["missing"]))
-                for row in rows
-            ],
+            [[row["name"], row["summary"], row["plugin"], row["distribution"], _once(row["missing"])] for row in rows],
         )
 
 
@@ -131,7 +128,7 @@ def _schema(host: PluginHost, spec: MethodSpec | StepSpec) -> tuple[dict[str, An
 def _show(session: Session, entry: Mapping[str, Any]) -> None:
     """Print one thing's facts for a person."""
     hidden = ("what", "name", "config", "config_error", "requires")
-    session.out.print(*_plain(f"{entry['what']} {entry['name']}"), style="bold")
+    session.out.print(_plain(f"{entry['what']} {entry['name']}"), style="bold")
     lines = {key: value for key, value in entry.items() if key not in hidden and value not in ("", (), [])}
     if entry.get("requires"):
         lines["requires"] = [
@@ -140,9 +137,9 @@ def _show(session: Session, entry: Mapping[str, Any]) -> None:
         ]
     for key, value in lines.items():
         shown = ", ".join(value) if isinstance(value, list | tuple) else value
-        session.out.print(*_plain(f"  {key:<13} {shown}"))
+        session.out.print(_plain(f"  {key:<13} {shown}"))
     if entry.get("config_error"):
-        session.out.print(*_plain(f"  {'settings':<13} cannot be shown: {entry['config_error']}"))
+        session.out.print(_plain(f"  {'settings':<13} cannot be shown: {entry['config_error']}"))
     elif properties := (entry.get("config") or {}).get("properties"):
         session.table(("setting", "type", "default", "what it does"), _settings(entry["config"], properties))
 
@@ -151,12 +148,12 @@ def _settings(schema: Mapping[str, Any], properties: Mapping[str, Any]) -> list[
     """The rows of a configuration's table."""
     required = schema.get("required", ())
     return [
-        _plain(
+        [
             name,
             _type(schema),
             "(required)" if name in required else _value(schema.get("default")),
             schema.get("description", ""),
-        )
+        ]
         for name, schema in properties.items()
     ]
 
@@ -191,8 +188,8 @@ def _once(values: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(values))
 
 
-def _plain(*cells: Any) -> list[str]:
+def _plain(text: str) -> str:
     """Text that the console shows as it is, brackets included."""
     from rich.markup import escape
 
-    return [escape(str(cell)) for cell in cells]
+    return escape(text)

@@ -18,12 +18,13 @@ from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.recipe import NoConfig
 from ftreg.core.types import Silence, Splits
 from ftreg.plugins.methods import full, lora
+from ftreg.plugins.methods.config import FullConfig, LoraConfig
 from ftreg.training import fit, load_model, milestones
 from ftreg.training.fitting import newest_checkpoint
 from ftreg.training.weights import check_trained, fingerprint
 from tests.training.jobs import CHATS, make_job
 
-FULL, LORA = full.FullConfig(), lora.LoraConfig(rank=4, alpha=8, dropout=0.1)
+FULL, LORA = FullConfig(), LoraConfig(rank=4, alpha=8, dropout=0.1)
 
 
 class Recorder(Silence):

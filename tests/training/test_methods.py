@@ -17,6 +17,7 @@ from ftreg.core.host import PluginHost
 from ftreg.core.specs import MethodSpec
 from ftreg.data import Encoder
 from ftreg.plugins.methods import full, lora, prefix, qlora
+from ftreg.plugins.methods.config import FullConfig, LoraConfig, PrefixConfig, QloraConfig
 from ftreg.training import load_model, load_tokenizer
 from ftreg.training.batches import Collator, encode_rows
 from ftreg.training.loss import LabelledLoss
@@ -25,9 +26,9 @@ from tests.training.jobs import CHATS, make_job
 
 ARCHITECTURES = ["llama", "gpt2", "qwen2", "qwen3"]
 ADAPTERS = [
-    (lora, lora.LoraConfig(rank=4)),
-    (qlora, qlora.QloraConfig(rank=4)),
-    (prefix, prefix.PrefixConfig(num_virtual_tokens=4)),
+    (lora, LoraConfig(rank=4)),
+    (qlora, QloraConfig(rank=4)),
+    (prefix, PrefixConfig(num_virtual_tokens=4)),
 ]
 IDS = ["lora", "qlora", "prefix"]
 
@@ -70,7 +71,7 @@ def test_specs_are_sound():
 def test_full_saves_a_checkpoint(tmp_path, model_folder, architecture, tied):
     """The checkpoint has the base's tensors, no more and no fewer, all changed, and loads with plain transformers."""
     base = model_folder(architecture, tied)
-    job = make_job(tmp_path, base, full.FullConfig())
+    job = make_job(tmp_path, base, FullConfig())
     artifact = full.train(job)
     assert tensors(job.staging) == tensors(base)
     assert artifact.facts["tied_embeddings"] is tied
@@ -90,7 +91,7 @@ def test_full_keeps_the_bases_dtype(tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model.save_pretrained(base)
     for setting, dtype in (("base", torch.bfloat16), ("float32", torch.float32)):
-        job = make_job(tmp_path / setting, base, full.FullConfig(dtype=setting))
+        job = make_job(tmp_path / setting, base, FullConfig(dtype=setting))
         full.train(job)
         assert {tensor.dtype for tensor in load_file(job.staging / "model.safetensors").values()} == {dtype}
         assert json.loads((job.staging / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
@@ -103,7 +104,7 @@ def test_full_refuses_a_quantized_base(tmp_path):
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="quantized base"):
-        full.train(make_job(tmp_path, base, full.FullConfig()))
+        full.train(make_job(tmp_path, base, FullConfig()))
 
 
 @pytest.mark.parametrize(("method", "config"), ADAPTERS, ids=IDS)
@@ -130,11 +131,11 @@ def test_adapters_hold_no_weight_of_the_base(tmp_path, model_folder, architectur
 @pytest.mark.parametrize(
     ("method", "config"),
     [
-        (lora, lora.LoraConfig(rank=4)),
-        (lora, lora.LoraConfig(rank=4, dora=True, rslora=True, init="orthogonal", bias="lora_only")),
-        (lora, lora.LoraConfig(rank=4, init="gaussian", target_modules=("c_attn",), modules_to_save=("ln_f",))),
-        (prefix, prefix.PrefixConfig(num_virtual_tokens=4)),
-        (prefix, prefix.PrefixConfig(num_virtual_tokens=4, projection=True, hidden_size=16, init="zero")),
+        (lora, LoraConfig(rank=4)),
+        (lora, LoraConfig(rank=4, dora=True, rslora=True, init="orthogonal", bias="lora_only")),
+        (lora, LoraConfig(rank=4, init="gaussian", target_modules=("c_attn",), modules_to_save=("ln_f",))),
+        (prefix, PrefixConfig(num_virtual_tokens=4)),
+        (prefix, PrefixConfig(num_virtual_tokens=4, projection=True, hidden_size=16, init="zero")),
     ],
 )
 def test_what_is_saved_is_what_was_trained(tmp_path, model_folder, method, config):
@@ -150,7 +151,7 @@ def test_what_is_saved_is_what_was_trained(tmp_path, model_folder, method, confi
 def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_folder):
     """On the base quantized as the facts say, the adapter has the loss that training ended with."""
     base = model_folder("qwen2")
-    job = make_job(tmp_path, base, qlora.QloraConfig(rank=4), validation=len(CHATS), max_steps=6)
+    job = make_job(tmp_path, base, QloraConfig(rank=4), validation=len(CHATS), max_steps=6)
     artifact = qlora.train(job)
     quantization = artifact.facts["base_quantization"]
     assert quantization["bnb_4bit_quant_type"] == "nf4"
@@ -165,7 +166,7 @@ def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_fo
 
 def test_4bit_gradients_survive_an_evaluation(tmp_path, model_folder):
     """Gradients through 4-bit layers are the same before and after the model was evaluated."""
-    job = make_job(tmp_path, base := model_folder(), qlora.QloraConfig(rank=4))
+    job = make_job(tmp_path, base := model_folder(), QloraConfig(rank=4))
     quantization = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = lora.add_lora(load_model(job, quantization_config=quantization), job.config)
     batch = Collator(0)(encode_rows(Encoder(load_tokenizer(base), max_length=64), CHATS))
@@ -187,7 +188,7 @@ def test_qlora_names_the_layer_that_is_too_narrow(tmp_path):
     )
     transformers.LlamaForCausalLM(config).save_pretrained(base)
     with pytest.raises(InputError, match=r"layer model\.layers\.0\.\S+ has 48 output features"):
-        qlora.train(make_job(tmp_path, base, qlora.QloraConfig()))
+        qlora.train(make_job(tmp_path, base, QloraConfig()))
 
 
 @pytest.mark.parametrize(("architecture", "name"), [("llama", "q_porj"), ("gpt2", "q_proj")])
@@ -195,7 +196,7 @@ def test_qlora_names_the_layer_that_is_too_narrow(tmp_path):
 def test_unknown_layers_are_named(tmp_path, model_folder, architecture, name, setting):
     """A layer that the model does not have is an error that lists those it has, though others do match."""
     good = {"llama": "v_proj", "gpt2": "c_attn"}[architecture]
-    config = lora.LoraConfig(**{setting: (good, name)})
+    config = LoraConfig(**{setting: (good, name)})
     with pytest.raises(RecipeError, match=f"no layer called '{name}'") as caught:
         lora.train(make_job(tmp_path, model_folder(architecture), config))
     assert caught.value.where == f"lora.{setting}"
@@ -207,7 +208,7 @@ def test_unknown_layers_are_named(tmp_path, model_folder, architecture, name, se
 def test_tied_embeddings_stay_tied(tmp_path, model_folder, module):
     """Trained in full beside LoRA, tied embeddings are one tensor still, also after PEFT merges them."""
     base = model_folder("llama", tied=True)
-    config = lora.LoraConfig(rank=4, modules_to_save=(module,))
+    config = LoraConfig(rank=4, modules_to_save=(module,))
     job = make_job(tmp_path, base, config, validation=len(CHATS))
     measured = lora.train(job).measured
     merged = reload(base, job.staging).merge_and_unload()
@@ -218,7 +219,7 @@ def test_tied_embeddings_stay_tied(tmp_path, model_folder, module):
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
 def test_low_rank_updates_of_tied_embeddings_are_refused(tmp_path, model_folder, module):
     """LoRA on one end of tied embeddings, which no merge can keep, is an error; on untied ones it is not."""
-    config = lora.LoraConfig(rank=4, target_modules=("q_proj", module))
+    config = LoraConfig(rank=4, target_modules=("q_proj", module))
     with pytest.raises(RecipeError, match="one tensor"):
         lora.train(make_job(tmp_path / "tied", model_folder("llama", tied=True), config))
     lora.train(make_job(tmp_path / "untied", model_folder("llama"), config))
@@ -227,15 +228,15 @@ def test_low_rank_updates_of_tied_embeddings_are_refused(tmp_path, model_folder,
 def test_odd_rank_of_an_orthogonal_start_is_refused(tmp_path, model_folder):
     """What PEFT refuses is an error of the recipe."""
     with pytest.raises(RecipeError, match="even"):
-        lora.train(make_job(tmp_path, model_folder(), lora.LoraConfig(rank=3, init="orthogonal")))
+        lora.train(make_job(tmp_path, model_folder(), LoraConfig(rank=3, init="orthogonal")))
 
 
 def test_adapter_starts_as_the_base(tmp_path, model_folder):
     """Whatever the initialization, an untrained adapter changes nothing."""
-    job = make_job(tmp_path, base := model_folder(), lora.LoraConfig())
+    job = make_job(tmp_path, base := model_folder(), LoraConfig())
     expected = loss_of(load_model(job).eval(), base)
     for init in ("kaiming", "gaussian", "orthogonal"):
-        model = lora.add_lora(load_model(job), lora.LoraConfig(init=init)).eval()
+        model = lora.add_lora(load_model(job), LoraConfig(init=init)).eval()
         assert loss_of(model, base) == pytest.approx(expected, abs=1e-5), init
 
 
@@ -243,7 +244,7 @@ def test_adapter_starts_as_the_base(tmp_path, model_folder):
 def test_prefix_generates(tmp_path, model_folder, architecture):
     """Greedy generation with a prefix and a cache gives the tokens that single forward passes give."""
     base = model_folder(architecture)
-    job = make_job(tmp_path, base, prefix.PrefixConfig(num_virtual_tokens=4), validation=4, max_steps=4)
+    job = make_job(tmp_path, base, PrefixConfig(num_virtual_tokens=4), validation=4, max_steps=4)
     prefix.train(job)
     model = reload(base, job.staging)
     ids = torch.tensor([[20, 30, 40, 50]])
@@ -260,7 +261,7 @@ def test_prefix_generates(tmp_path, model_folder, architecture):
 
 def test_prefix_refuses_gradient_checkpointing(tmp_path, model_folder):
     """What prefix tuning cannot do is said before anything is loaded."""
-    job = make_job(tmp_path, model_folder(), prefix.PrefixConfig(), gradient_checkpointing=True)
+    job = make_job(tmp_path, model_folder(), PrefixConfig(), gradient_checkpointing=True)
     with pytest.raises(InfeasiblePlan, match="gradient checkpointing"):
         prefix.train(job)
 
@@ -272,7 +273,7 @@ def test_prefix_fits_heads_wider_than_the_model(tmp_path):
     config.head_dim = 64
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(base)
-    job = make_job(tmp_path, base, prefix.PrefixConfig(num_virtual_tokens=4), max_steps=2)
+    job = make_job(tmp_path, base, PrefixConfig(num_virtual_tokens=4), max_steps=2)
     assert prefix.train(job).measured["changed_tensors"] == 1
 
 
@@ -283,17 +284,17 @@ def test_bases_that_are_no_models_are_refused(tmp_path, model_folder):
     weights.pop("model.norm.weight")
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks weights .* model\.norm\.weight"):
-        lora.train(make_job(tmp_path, base, lora.LoraConfig()))
+        lora.train(make_job(tmp_path, base, LoraConfig()))
     (base / "model.safetensors").unlink()
     with pytest.raises(InputError, match="cannot be loaded"):
-        lora.train(make_job(tmp_path, base, lora.LoraConfig()))
+        lora.train(make_job(tmp_path, base, LoraConfig()))
     with pytest.raises(InputError, match="no tokenizer"):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("method", "config"), [*ADAPTERS, (full, full.FullConfig())], ids=[*IDS, "full"])
+@pytest.mark.parametrize(("method", "config"), [*ADAPTERS, (full, FullConfig())], ids=[*IDS, "full"])
 def test_methods_on_a_gpu(tmp_path, model_folder, method, config):
     """On a GPU every method trains, in the precision that the GPU has, and evaluates."""
     base = model_folder()

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 
 from ftreg.core.errors import InputError
-from ftreg.core.recipe import Config
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.plugins.methods.config import FullConfig
 from ftreg.training import describe, fit, load_model, save_checkpoint
-
-
-class FullConfig(Config):
-    """What can be set for full fine-tuning."""
-
-    dtype: Literal["base", "float32", "bfloat16", "float16"] = Field(
-        "base", description="dtype of the saved weights; base: that of the base's. Training itself is in float32"
-    )
 
 
 def train(job: TrainJob) -> Artifact:

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import peft
-from pydantic import Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftreg.core.errors import RecipeError
-from ftreg.core.recipe import Config
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.plugins.methods.config import LoraConfig
 from ftreg.training import compute_dtype, fit, load_model, quiet, save_adapter
 
 ALL_LINEAR = "all-linear"
-
-
-class LoraConfig(Config):
-    """What can be set for LoRA."""
-
-    rank: int = Field(16, gt=0, description="rank of the update: more is more to learn, and more to store")
-    alpha: float = Field(32, gt=0, description="scale of the update, which is multiplied by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of the update's inputs that is dropped in training")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
-        "all-linear",
-        description="names of the layers to update, such as [q_proj, v_proj]; all-linear: all but the head",
-    )
-    modules_to_save: tuple[str, ...] = Field((), description="layers to train in full and store with the adapter")
-    bias: Literal["none", "all", "lora_only"] = Field("none", description="which bias vectors to train as well")
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank), better at high ranks (arXiv:2312.03732)")
-    dora: bool = Field(False, description="learn magnitude and direction apart (arXiv:2402.09353); slower")
-    # PiSSA and OLoRA are not here: they change the base, to which the adapter then no longer fits.
-    init: Literal["kaiming", "gaussian", "orthogonal"] = Field(
-        "kaiming", description="how the update starts; with all of them the model starts as the base"
-    )
 
 
 def train(job: TrainJob) -> Artifact:

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import peft
-from pydantic import Field
 
 from ftreg.core.errors import InfeasiblePlan
-from ftreg.core.recipe import Config
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.plugins.methods.config import PrefixConfig
 from ftreg.training import compute_dtype, fit, load_model, quiet, save_adapter
-
-
-class PrefixConfig(Config):
-    """What can be set for prefix tuning."""
-
-    num_virtual_tokens: int = Field(20, gt=0, description="positions of the prefix: more is more to learn")
-    projection: bool = Field(False, description="train the prefix through a two-layer network, as the paper does")
-    hidden_size: int | None = Field(None, gt=0, description="width of that network; by default the model's own")
-    init: Literal["random", "zero"] = Field("random", description="how the prefix starts")
 
 
 def train(job: TrainJob) -> Artifact:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
-from pydantic import Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftreg.core.errors import InputError
 from ftreg.core.manifest import Json
 from ftreg.core.types import Artifact, TrainJob
-from ftreg.plugins.methods.lora import LoraConfig, add_lora
+from ftreg.plugins.methods.config import QloraConfig
+from ftreg.plugins.methods.lora import add_lora
 from ftreg.training import compute_dtype, fit, load_model, quiet, resolve_device, save_adapter
 
 _CPU_MULTIPLE = 32
 """Output features that bitsandbytes packs together for inference on CPUs; it cannot infer with other widths there."""
-
-
-class QloraConfig(LoraConfig):
-    """What can be set for QLoRA: all that LoRA has, and how the base is quantized."""
-
-    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit data type; nf4 fits normal weights better")
-    double_quant: bool = Field(True, description="quantize the scales too: 0.4 bits per weight less")
 
 
 def train(job: TrainJob) -> Artifact:
