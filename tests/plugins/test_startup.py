@@ -46,6 +46,7 @@ def _command(*arguments: str) -> str:
         _command("plugins", "list", "--json"),
         _command("plugins", "list", "--kind", "method"),
         _command("plugins", "info", "methods"),
+        _command("plugins", "info", "lora"),
         _command("plugins", "info", "merge"),
     ],
 )
