@@ -29,7 +29,19 @@ _HOMES = {
     "train": "ftreg.api",
 }
 
-__all__ = ["FtregError", "Registry", "apply", "evaluate", "export", "init", "merge", "prune", "quantize", "run", "train"]
+__all__ = [
+    "FtregError",
+    "Registry",
+    "apply",
+    "evaluate",
+    "export",
+    "init",
+    "merge",
+    "prune",
+    "quantize",
+    "run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ftreg.cli.commands import COMMANDS
-from ftreg.core.errors import DiskFull, FtregError, OutOfMemory
+from ftreg.core.errors import FtregError
+from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
 
 if TYPE_CHECKING:
@@ -100,19 +102,9 @@ class Session:
         """Turn what the system raises (disk full, out of memory) into an error that says what to do."""
         if isinstance(error, FtregError):
             return error
-        if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
-            return DiskFull(
-                "the disk is full; nothing was published",
-                where=str(error.filename or self.home or "registry"),
-                hint="Free some space (ftreg gc --dry-run says what the registry can free) and try again.",
-            )
-        if isinstance(error, PermissionError):
-            return FtregError(f"permission denied: {error.filename}", hint="Check who owns it.")
-        if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError"):
-            return OutOfMemory(
-                "out of memory; nothing was published",
-                hint="Try a smaller train.batch_size or train.max_length, or train.gradient_checkpointing=true.",
-            )
+        fault = fault_of(error, Path(self.home or "."))
+        if fault is not None:
+            return fault
         return FtregError(f"{type(error).__name__}: {error}", hint="This is a defect of ftreg; --debug shows where.")
 
 

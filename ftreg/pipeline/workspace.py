@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json, Producer
 from ftreg.core.specs import EngineSpec, MethodSpec, Spec, StepSpec
@@ -31,13 +32,19 @@ class Workspace:
 
     @contextmanager
     def observed(self, run: RunInfo) -> Iterator[list[Version]]:
-        """Tell observers that ``run`` starts, and how it ends; the body puts the published version into the list."""
+        """Tell observers that ``run`` starts, and how it ends; the body puts the published version into the list.
+
+        What the machine raises, such as a full disk, becomes an ftreg error that says what to do.
+        """
         self.host.notify("ftreg_run_started", run=run)
         published: list[Version] = []
         try:
             yield published
         except BaseException as error:
-            self.host.notify("ftreg_run_failed", run=run, error=error)
+            fault = fault_of(error, self.registry.home)
+            self.host.notify("ftreg_run_failed", run=run, error=fault or error)
+            if fault is not None:
+                raise fault from error
             raise
         for version in published:
             self.host.notify("ftreg_run_finished", run=run, version=version)

@@ -1,0 +1,70 @@
+"""Faults of the machine, said in ftreg's own errors: a full disk, no permission, no memory."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from ftreg.core.errors import DiskFull, FtregError, OutOfMemory
+
+_NO_ROOM = 1 << 16  # bytes; libraries that fail for want of room leave less than they wanted to write
+_MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
+_WRITE_ERRORS = ("RuntimeError", "SafetensorError")
+
+
+def fault_of(error: BaseException, folder: Path) -> FtregError | None:
+    """The ftreg error that says what ``error`` means for work that writes into ``folder``; None if it is no fault.
+
+    torch and safetensors hide the system's error number, so for their errors the disk itself is asked.
+    """
+    kind = type(error).__name__
+    if isinstance(error, OSError):
+        return _of_system(error, folder)
+    if kind in _MEMORY_ERRORS or "can't allocate memory" in str(error):
+        return OutOfMemory(
+            "out of memory; nothing was published",
+            hint="Try a smaller train.batch_size or train.max_length, or train.gradient_checkpointing=true.",
+        )
+    if kind in _WRITE_ERRORS and ("No space left" in str(error) or _free(folder) < _NO_ROOM):
+        return disk_full(str(folder))
+    return None
+
+
+def disk_full(where: str) -> DiskFull:
+    """The error for a disk without room."""
+    return DiskFull(
+        "the disk is full; nothing was published",
+        where=where,
+        hint="Free some space (ftreg gc --dry-run says what the registry can free) and try again.",
+    )
+
+
+def read_only(where: str) -> FtregError:
+    """The error for a registry that cannot be written."""
+    return FtregError(
+        "the registry cannot be written here: it is read-only",
+        where=where,
+        hint="Choose another with --home or FTREG_HOME, or change the permissions.",
+    )
+
+
+def _of_system(error: OSError, folder: Path) -> FtregError | None:
+    where = str(error.filename or folder)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(where)
+    if error.errno == errno.EROFS:
+        return read_only(where)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return FtregError(
+            "permission denied", where=where, hint="Check who owns it, or choose another registry with --home."
+        )
+    return None
+
+
+def _free(folder: Path) -> int:
+    """Bytes left for us on the disk of ``folder``."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return _NO_ROOM
