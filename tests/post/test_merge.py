@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PrefixTuningConfig
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftreg.core.errors import FtregError, InfeasiblePlan, InputError
 from ftreg.core.types import Splits
@@ -106,6 +106,30 @@ def test_tied_embeddings_follow_the_live_model(config, untied, model_folder, ada
     assert json.loads((staging / "config.json").read_text())["tie_word_embeddings"] is not untied
     assert ("lm_head.weight" in load_file(staging / "model.safetensors")) is untied
     assert np.abs(plain_logits(base, source.path) - plain_logits(staging)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({"target_modules": ["q_proj"]}, 2),
+        ({"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}, 10),
+    ],
+    ids=["attention", "experts"],
+)
+def test_mixture_of_experts(settings, changed, model_folder, adapter, tmp_path, staging):
+    """Experts, which the model fuses while it loads them, are copied as they are stored, and merged where adapted."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_local_experts": 4}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 320}
+    base = tmp_path / "mixtral"
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **sizes, **heads)).save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(model_folder() / name, base)
+    source = adapter(base, lora(**settings))
+    artifact = apply(make_job(source, MergeConfig(), staging))
+    assert np.abs(plain_logits(base, source.path) - plain_logits(staging)).max() < 1e-5
+    assert load_file(staging / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+    assert artifact.facts["changed_tensors"] == changed
 
 
 def test_bfloat16_shards(model_folder, adapter, tmp_path, staging):

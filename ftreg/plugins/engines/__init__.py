@@ -6,7 +6,7 @@ import logging
 
 from ftreg.plugin import EngineSpec, Requirement, hookimpl
 
-_TORCH = tuple(Requirement(package, "ftreg[train]") for package in ("torch", "transformers", "peft"))
+_TORCH = tuple(Requirement(package, "ftreg[train]") for package in ("torch", "transformers", "accelerate", "peft"))
 _ONNX = (Requirement("transformers", "ftreg[train]"), Requirement("onnxruntime", "ftreg[onnx]"))
 
 # It remarks on optional kernels when it is imported, and on every product of an int8 layer, from the first import on.

@@ -138,7 +138,7 @@ class StreamedMerge:
 
     def source(self, stored: str) -> str | None:
         """The tensor of the base, by its name on disk, that a tensor of the result comes from."""
-        return self._source(self._names.get(stored, stored))
+        return stored if stored in self._base.tensors else self._source(stored)
 
     def _touched(self) -> Iterator[tuple[str, torch.Tensor]]:
         """What the adapters change, by its name in the model."""

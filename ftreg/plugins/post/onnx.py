@@ -127,6 +127,8 @@ def _trace(folder: Path, target: Path, *, half: bool) -> None:
                 model, {"input_ids": ids, "attention_mask": mask}, generation_config=greedy, multi_token_decode=True
             )
             exported = OnnxExporter().export(*stages["decode"], ExportConfig(dynamic=True))
+            for node in exported.program.graph.all_nodes():
+                node.metadata_props.clear()  # stack traces, with the paths of this machine
             exported.save_pretrained(target)
             model.generation_config.save_pretrained(target)
     except (RuntimeError, ValueError, NotImplementedError, torch.onnx.errors.OnnxExporterError) as error:

@@ -159,5 +159,6 @@ def _verify(job: StepJob, layers: Mapping[str, bool]) -> dict[str, Any]:
     return {
         "sparsity": round(sum(zeros.values()) / sum(sizes.values()), 6),
         "sparsity_by_layer": {name: round(zeros[name] / sizes[name], 6) for name in layers},
+        "prunable_parameters": sum(sizes.values()),
         "pattern": job.config.pattern,
     }
