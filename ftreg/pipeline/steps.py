@@ -58,13 +58,13 @@ def apply_step(
     parents = _parents(source, [other for other, _ in further])
     packages = environment(spec)
     key = production_key(producer, parents, packages)
-    if reuse and (known := space.registry.find_produced(key)) is not None:
+    target = name or f"{version.name}-{spec.suffix or spec.name}"
+    if reuse and (known := space.registry.find_produced(key, name=target)) is not None:
         space.progress.say(f"{known.ref} is the same step on the same input; reused")
         return known
 
     dataset = dataset_of(space, source)
     data = read_dataset(space.registry.source(dataset.digest).path) if dataset else Splits(train=())
-    target = name or f"{version.name}-{spec.suffix or spec.name}"
     run = RunInfo("step", spec.name, target, {"source": source.digest}, recorded)
     with space.observed(run) as published, space.registry.staging() as staging:
         job = StepJob(

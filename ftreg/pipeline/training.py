@@ -54,7 +54,7 @@ def _train(
     parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
     packages = environment(method)
     key = production_key(producer, parents, packages)
-    if reuse and (known := space.registry.find_produced(key)) is not None:
+    if reuse and (known := space.registry.find_produced(key, name=recipe.name)) is not None:
         space.progress.say(f"{known.ref} is the same run; reused")
         return known
 

@@ -135,9 +135,9 @@ class Registry:
         """How many versions there are."""
         return self._catalog.count()
 
-    def find_produced(self, key: str) -> Version | None:
-        """The newest version whose production key is ``key``; see ``production_key``."""
-        found = self._catalog.versions(production_key=key, limit=1)
+    def find_produced(self, key: str, *, name: str | None = None) -> Version | None:
+        """The newest version, of ``name`` if given, whose production key is ``key``; see ``production_key``."""
+        found = self._catalog.versions(production_key=key, name=name, limit=1)
         return self._finder.version(found[0]) if found else None
 
     def evidence(self, ref: str) -> builtins.list[EvidenceRecord]:
