@@ -11,7 +11,7 @@ quickstart: $(READY)
 	$(BIN)/ftreg quickstart
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow

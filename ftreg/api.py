@@ -146,5 +146,5 @@ def _relative_to(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         raw["data"] = data
     base = raw.get("base")
     if isinstance(base, str) and base.startswith("."):
-        raw["base"] = str(folder / base)
+        raw["base"] = str((folder / base).absolute())
     return raw

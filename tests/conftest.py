@@ -10,6 +10,7 @@ import pytest
 
 from tests.tiny import make_model
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores among processes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

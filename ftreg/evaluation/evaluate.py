@@ -18,7 +18,7 @@ _LONGEST_ANSWER = 512
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to one example: the prompt as the model saw it, the expected and the given answer."""
+    """What a model answered to one example: the prompt without special tokens, the expected and the given answer."""
 
     prompt: str
     reference: str
@@ -125,7 +125,7 @@ def _answers(
         for index, tokens in zip(batch, written, strict=True):
             ids, reference = prompts[index]
             answers[index] = Answer(
-                prompt=engine.tokenizer.decode(ids),
+                prompt=engine.tokenizer.decode(ids, skip_special_tokens=True).strip(),
                 reference=reference,
                 answer=engine.tokenizer.decode(tokens, skip_special_tokens=True),
             )

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ftreg.core.errors import InputError
+from ftreg.core.errors import FtregError, InputError
 from ftreg.core.recipe import DataConfig
 from ftreg.core.specs import MetricSpec
-from ftreg.core.types import DATASET, Example
+from ftreg.core.types import DATASET, Example, Metric
 from ftreg.data import read_dataset
 from ftreg.evaluation import Evaluation, evaluate
 from ftreg.pipeline.inputs import dataset_of, open_data
@@ -70,7 +70,7 @@ def evaluate_version(
     source = space.registry.source(ref)
     if source.kind == DATASET:
         raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")
-    metrics = {spec.name: space.host.load(spec) for spec in space.host.specs(MetricSpec)}
+    metrics = _metrics(space)
     examples = data.examples[:limit]
     with space.engine(source, name=engine) as loaded:
         evaluation = evaluate(loaded, examples, metrics, progress=space.progress)
@@ -78,3 +78,14 @@ def evaluate_version(
     body |= {"dataset": data.digest, "split": data.split, "examples": len(examples)}
     space.registry.add_evidence(ref, "evaluation", body)
     return evaluation
+
+
+def _metrics(space: Workspace) -> dict[str, Metric]:
+    """Every metric that can be loaded; one that cannot is left out, for the others are worth having."""
+    metrics: dict[str, Metric] = {}
+    for spec in space.host.specs(MetricSpec):
+        try:
+            metrics[spec.name] = space.host.load(spec)
+        except FtregError as error:
+            space.progress.say(f"metric {spec.name} is left out: {error}")
+    return metrics
