@@ -97,8 +97,11 @@ def _show_figures(session: Session, results: dict[str, Evaluation], data: HeldOu
 
 
 def _show_answers(session: Session, results: dict[str, Evaluation], count: int) -> None:
-    first = next(iter(results.values()))
-    for index in range(min(count, len(first.answers))):
-        rows = [["question", first.answers[index].prompt], ["expected", first.answers[index].reference]]
+    """Print what each version answers to a few questions, taken from all over the examples."""
+    first = next(iter(results.values())).answers
+    count = min(count, len(first))
+    for index in (number * len(first) // count for number in range(count)):
+        rows = [["question", first[index].prompt], ["expected", first[index].reference]]
         rows += [[ref, result.answers[index].answer] for ref, result in results.items()]
-        session.table(["", f"example {index + 1}"], rows)
+        session.out.print()
+        session.table(["", f"example {index + 1}"], [[who, " ".join(text.split())] for who, text in rows])

@@ -27,13 +27,15 @@ def command(session: Session, home: Path, smoke: bool) -> None:
     Takes under ten minutes on two CPU cores. Every step is shown as the command that does it.
     """
     started = time.monotonic()
+    shown, home = home, home.absolute()
     home.mkdir(parents=True, exist_ok=True)
     (home / ".ftreg").mkdir(exist_ok=True)
     examples = _examples_folder()
     for file in FILES:
         target = home / file
         target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(examples / file, target)
+        if not target.exists():  # an edited recipe stays as it is
+            shutil.copyfile(examples / file, target)
     few = ["--set", "train.max_steps=12"] if smoke else []
     accept = ["--accept"] if smoke else []
     with contextlib.chdir(home):
@@ -60,7 +62,7 @@ def command(session: Session, home: Path, smoke: bool) -> None:
         act.run("models", "list")
         act.run("lineage", "support-bot-merged-onnx")
         act.run("verify")
-        _farewell(session, home, time.monotonic() - started)
+        _farewell(session, shown, home, time.monotonic() - started)
 
 
 BASE_SETTINGS = [
@@ -103,9 +105,8 @@ def _examples_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "examples"
 
 
-def _farewell(session: Session, home: Path, seconds: float) -> None:
-    """Say what was made and what to type next."""
-    folder = home.resolve()
+def _farewell(session: Session, home: Path, folder: Path, seconds: float) -> None:
+    """Say what was made and what to type next; ``home`` is how the user names ``folder``."""
     session.out.print(
         f"\n[bold]Done in {seconds / 60:.1f} minutes.[/] Everything is in {folder}\n"
         f"  registry        {folder / '.ftreg'}\n"

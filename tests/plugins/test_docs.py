@@ -58,6 +58,12 @@ def test_the_check_fails_for_an_outdated_page(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, copy, "--check"]).returncode == 1
 
 
+def test_the_readme_shows_a_tested_plugin() -> None:
+    """The README's plugin is one of those on the page, to the letter."""
+    shown = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (DOCS.parent / "README.md").read_text(), flags=re.DOTALL)
+    assert shown == [("last_layer", MODULES["last_layer"])]
+
+
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every example of docs/plugins.md is installed as a plugin."""
