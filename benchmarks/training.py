@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".benchenv" / "training"
+ENVIRONMENT = ROOT / ".benchenv-training"
+README = ROOT / "benchmarks" / "README.md"
+START, END = "<!-- training.py writes from here -->", "<!-- to here: training.py -->"
 RESULT = ROOT / "benchmarks" / "results" / "training-lora-cpu.json"
 
 CONTENDERS = {
@@ -42,6 +44,8 @@ CONTENDERS = {
     "ftreg, grouped (default)": {"library": "ftreg", "batching": "grouped"},
     "ftreg, packed": {"library": "ftreg", "batching": "packed"},
 }
+OWN = "ftreg, grouped (default)"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 LEARNING_RATE = 1e-3
 BATCH = 8
 MAX_LENGTH = 512
@@ -312,25 +316,45 @@ def main() -> None:
     versions = subprocess.run(
         [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
     ).stdout.split()
-    RESULT.write_text(
-        json.dumps(
-            {
-                "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
-                "versions": [
-                    v for v in versions if v.split("==")[0] in ("torch", "transformers", "trl", "peft", "accelerate")
-                ],
-                "steps": options.steps,
-                "batch_size": BATCH,
-                "rows": len(rows),
-                "length_median": statistics.median(lengths),
-                "length_max": lengths[-1],
-                "learnt_share": sum(x != -100 for row in rows for x in row["labels"]) / sum(lengths),
-                "runs": runs,
-            },
-            indent=1,
+    result = {
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "versions": [v for v in versions if v.split("==")[0] in LIBRARIES],
+        "steps": options.steps,
+        "batch_size": BATCH,
+        "rows": len(rows),
+        "length_median": statistics.median(lengths),
+        "length_max": lengths[-1],
+        "learnt_share": sum(x != -100 for row in rows for x in row["labels"]) / sum(lengths),
+        "runs": runs,
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    text = README.read_text()
+    README.write_text(f"{text.split(START)[0]}{START}\n{report(result)}\n{END}{text.split(END)[1]}")
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as a table: medians, and what ftreg's default does in ratio to each."""
+    medians = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for name, runs in result["runs"].items()
+    }
+    own = medians[OWN]
+    lines = [
+        f"{result['hardware']['cpu']}, {result['hardware']['cores']} cores; {', '.join(result['versions'])}; "
+        f"{len(result['runs'][OWN])} runs each, in turn, of {result['steps']} steps (the first two not counted); "
+        f"{result['rows']} rows, median {result['length_median']:.0f} tokens, longest {result['length_max']}, "
+        f"{result['learnt_share']:.0%} of the tokens learnt.",
+        "",
+        "| contender | real tokens/s | ftreg's default is faster by | peak memory, GB | held-out loss |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, row in medians.items():
+        ratio = own["tokens_per_second"] / row["tokens_per_second"]
+        lines.append(
+            f"| {name} | **{row['tokens_per_second']:.0f}** | {ratio:.1f}x | {row['peak_rss_bytes'] / 1e9:.2f} "
+            f"| {row['held_out_loss']:.3f} |"
         )
-        + "\n"
-    )
+    return "\n".join(lines)
 
 
 def cpu_name() -> str:
