@@ -13,7 +13,8 @@ from pathlib import Path
 from ftreg import Registry, evaluate, export, init, merge, train
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="ftreg-"))
-data = folder / "colours.jsonl"
+folder.mkdir(parents=True, exist_ok=True)
+data = folder / "questions.jsonl"
 things = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black", "blood": "red", "sun": "yellow"}
 asks = [
     "What colour is {}?",
@@ -30,14 +31,14 @@ rows = [
 data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 with Registry(folder / "registry") as registry:
-    base = init("tiny", data, hidden_size=64, layers=2, heads=2, vocab_size=512, registry=registry)
+    base = init("tiny", data, hidden_size=64, layers=2, heads=2, vocab_size=320, registry=registry)
     recipe = {
         "name": "colours",
         "base": base.ref,
         "data": {"path": str(data), "validation": 0.1, "test": 0.1},
         "method": "lora",
-        "lora": {"rank": 16, "target_modules": "all-linear"},
-        "train": {"epochs": 30, "learning_rate": 1e-2},
+        "lora": {"rank": 16, "modules_to_save": ["embed_tokens"]},
+        "train": {"epochs": 60, "learning_rate": 1e-2},
     }
     adapter = train(recipe, registry=registry)
     merged = merge(adapter.ref, registry=registry)

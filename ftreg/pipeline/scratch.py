@@ -31,7 +31,7 @@ def create_base_version(
     from ftreg.training import BaseConfig, create_base, describe
 
     check_name(name)
-    config = validate(BaseConfig, settings, where="--set")
+    config = validate(BaseConfig, settings, where=name)
     if not data.is_file():
         raise InputError("no such file", where=f"--data {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
     producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})

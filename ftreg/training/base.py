@@ -35,7 +35,7 @@ class BaseConfig(Config):
     hidden_size: int = Field(256, gt=0, description="width of the model")
     layers: int = Field(4, gt=0, description="number of layers")
     heads: int = Field(4, gt=0, description="attention heads of a layer")
-    kv_heads: int = Field(4, gt=0, description="key and value heads of a layer; divides heads")
+    kv_heads: int | None = Field(None, gt=0, description="key and value heads of a layer; by default, heads")
     intermediate_size: int = Field(672, gt=0, description="width of the feed-forward layers")
     vocab_size: int = Field(4096, gt=0, description="tokens of the vocabulary, special ones included")
     max_positions: int = Field(512, gt=0, description="longest sequence, in tokens")
@@ -48,9 +48,10 @@ class BaseConfig(Config):
                 raise ValueError(f"{name} must be a multiple of {_MULTIPLE}")
         if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
             raise ValueError("heads must divide hidden_size into even parts")
-        if self.heads % self.kv_heads:
+        kv_heads = self.kv_heads or self.heads
+        if self.heads % kv_heads:
             raise ValueError("kv_heads must divide heads")
-        if self.kv_heads * (self.hidden_size // self.heads) % _MULTIPLE:
+        if kv_heads * (self.hidden_size // self.heads) % _MULTIPLE:
             raise ValueError(f"kv_heads x (hidden_size / heads) must be a multiple of {_MULTIPLE}")
         smallest = 256 + 2 + len(ROLES)
         if self.vocab_size < smallest:
