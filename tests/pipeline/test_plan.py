@@ -1,0 +1,85 @@
+"""Plans: what a recipe's steps work on, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftreg.api import load_recipe
+from ftreg.core.errors import FtregError, InfeasiblePlan, RecipeError, UnknownName
+from ftreg.core.host import PluginHost
+from ftreg.core.recipe import Recipe, apply_settings, parse_recipe
+from ftreg.pipeline.plan import Plan, make_plan
+
+RAW = {"name": "bot", "base": "base:1", "data": "rows.jsonl", "method": "lora"}
+
+
+@pytest.fixture(scope="module")
+def host() -> PluginHost:
+    """The built-in plugins."""
+    return PluginHost(only=())
+
+
+def planned(host: PluginHost, *then: object, **changes: object) -> Plan:
+    """The plan of a recipe with these steps."""
+    return make_plan(host, parse_recipe({**RAW, "then": list(then), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("then", "sources"),
+    [
+        (["merge"], [-1]),
+        (["merge", "prune", "quantize"], [-1, 0, 1]),
+        (["merge", {"quantize": {"scheme": "nf4"}}, {"export": {"format": "onnx"}}], [-1, 0, 0]),
+        (["merge", "prune", {"onnx": {"from": "merge"}}], [-1, 0, 0]),
+        (["merge", {"merge": {"from": "lora", "name": "again"}}], [-1, -1]),
+    ],
+)
+def test_a_step_takes_the_newest_result_that_it_can(host: PluginHost, then: list, sources: list[int]) -> None:
+    """Each step works on the newest result of the right kind and capabilities, or on the one that it names."""
+    assert [step.source for step in planned(host, *then).steps] == sources
+
+
+@pytest.mark.parametrize(
+    ("then", "error", "message"),
+    [
+        (["quantize"], InfeasiblePlan, "Put '- merge' before it"),
+        (["merge", "quantize", {"prune": {"from": "quantize"}}], InfeasiblePlan, "full-precision"),
+        (["merge", {"prune": {"from": "merg"}}], UnknownName, "Did you mean merge"),
+        (["merge", {"prune": {"sparsity": 3}}], RecipeError, "then\\[1\\].prune.sparsity"),
+        (["merge", {"prune": {}, "quantize": {}}], RecipeError, "is no step"),
+        (["merge", {"export": {"format": "gguf"}}], UnknownName, "gguf"),
+        (["merge", {"prune": {"name": "A B"}}], RecipeError, "A B"),
+    ],
+)
+def test_impossible_steps_are_named(host: PluginHost, then: list, error: type[FtregError], message: str) -> None:
+    """A step that cannot be done, or is not spelt right, is refused with its place in the recipe."""
+    with pytest.raises(error, match=message):
+        planned(host, *then)
+
+
+def test_settings_are_typed_like_the_recipe() -> None:
+    """--set writes into sections that may not be there yet, and its values are read as YAML."""
+    raw = apply_settings(dict(RAW), {"lora.rank": "32", "train.learning_rate": "2e-4", "lora.target_modules": "[q, v]"})
+    recipe = parse_recipe(raw)
+    assert recipe.method_config == {"rank": 32, "target_modules": ["q", "v"]}
+    assert recipe.train.learning_rate == 2e-4
+    assert "lora" not in RAW
+
+
+def test_section_of_another_method_is_refused() -> None:
+    """Settings for a method that is not the recipe's are an error, not ignored."""
+    with pytest.raises(RecipeError, match="unknown key 'prefix'"):
+        parse_recipe({**RAW, "prefix": {"num_virtual_tokens": 4}})
+
+
+def test_paths_in_a_recipe_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and base folders are found beside the recipe, wherever the command is run; references stay as they are."""
+    (tmp_path / "rows.jsonl").write_text("{}")
+    (tmp_path / "recipe.yaml").write_text("name: bot\nbase: ./model\ndata: rows.jsonl\nmethod: lora\n")
+    monkeypatch.chdir("/")
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.data.path, recipe.base) == (str(tmp_path / "rows.jsonl"), str(tmp_path / "model"))
+    assert load_recipe(tmp_path / "recipe.yaml", {"base": "base:1"}).base == "base:1"
+    assert isinstance(recipe, Recipe)
