@@ -120,15 +120,15 @@ def load_model(job: TrainJob, **arguments: Any) -> Any:
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         raise InputError(f"lacks weights of its own architecture: {', '.join(lacking[:3])}", where=str(job.base))
-    _keep_differentiable(model)
+    keep_4bit_layout(model)
     return model
 
 
-def _keep_differentiable(model: Any) -> None:
+def keep_4bit_layout(model: Any) -> None:
     """Keep bitsandbytes' 4-bit layers from turning into their layout for inference.
 
-    On CPUs with AVX-512 BF16 they do so at the first evaluation, for good: from then on they round to bf16, and
-    gradients no longer flow through them, without an error.
+    On CPUs with AVX-512 BF16 they do so at the first evaluation, for good: from then on they round to bf16, fail where
+    the input features are no multiple of the block size, and let no gradients through, without an error.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

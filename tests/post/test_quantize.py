@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.evaluation import check
@@ -71,3 +71,13 @@ def test_engine_answers_from_a_quantized_checkpoint(trained, staging):
     assert [row.shape for row in logits] == [(len(row), 320) for row in IDS]
     assert {row.dtype.name for row in logits} == {"float32"}
     assert len(loaded.generate(IDS, max_new_tokens=4)) == len(IDS)
+
+
+def test_nf4_takes_widths_that_no_block_divides(model_folder, tmp_path, staging):
+    """Input features that are no multiple of 64, nf4's block size, are quantized, and the engine computes with them."""
+    config = AutoConfig.from_pretrained(model_folder())
+    config.intermediate_size = 160
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(model_folder()).save_pretrained(tmp_path / "base")
+    apply(make_job(make_source(tmp_path / "base"), QuantizeConfig(scheme="nf4"), staging))
+    assert all(torch.isfinite(torch.tensor(row)).all() for row in engine.load(make_source(staging), "cpu").logits(IDS))

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, G
 from ftreg.core.errors import FtregError
 from ftreg.core.types import ADAPTER, Source
 from ftreg.plugins.engines.loading import before_end, end_tokens, fit_new_tokens, load_tokenizer, loading
+from ftreg.training import keep_4bit_layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,6 +141,7 @@ def _load_model(folder: Path, device: str, quantization: Mapping[str, Any] | Non
             where=str(folder),
             hint="Its files are incomplete or of another model.",
         )
+    keep_4bit_layout(model)
     return model
 
 
