@@ -80,8 +80,11 @@ def prepare(folder: Path) -> None:
     halves = [(text[: text.find(" ", len(text) // 2)], text[text.find(" ", len(text) // 2) + 1 :]) for text in texts]
     rows = [(a, b) for a, b in halves if len(a) > 20 and len(b) > 20][::3]
     encoder = Encoder(load_tokenizer(folder), max_length=MAX_LENGTH)
-    encoded = encoder.encode_all([Example(messages=(Message("user", a), Message("assistant", b))) for a, b in rows])
-    examples = [{"input_ids": item.input_ids, "labels": item.labels} for item in encoded]
+    encoded = encoder.encode_batch([Example(messages=(Message("user", a), Message("assistant", b))) for a, b in rows])
+    # A row of which the cut leaves nothing to learn is left out for all.
+    kept = [(row, item) for row, item in zip(rows, encoded, strict=True) if item.learnt]
+    rows = [row for row, _ in kept]
+    examples = [{"input_ids": item.input_ids, "labels": item.labels} for _, item in kept]
     (folder / "rows.json").write_text(json.dumps(rows))
     (folder / "encoded.json").write_text(json.dumps(examples))
 
