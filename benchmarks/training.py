@@ -249,7 +249,7 @@ def run_ftreg(settings: dict[str, Any], folder: Path, rows: list[dict], steps: i
     train(job)
     curve = json.loads((folders["report"] / "metrics.json").read_text())["steps"]
     tokens = sum(step["tokens"] for step in curve[2:])
-    seconds = curve[-1]["seconds"] - curve[1]["seconds"]
+    seconds = sum(step["seconds"] for step in curve[2:])
     return PeftModel.from_pretrained(load_model(folder), folders["staging"]), tokens, seconds
 
 

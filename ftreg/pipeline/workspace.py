@@ -50,10 +50,10 @@ class Workspace:
             self.host.notify("ftreg_run_finished", run=run, version=version)
 
     @contextmanager
-    def engine(self, source: Source, *, device: str = "auto", name: str | None = None) -> Iterator[Engine]:
+    def engine(self, source: Source, *, name: str | None = None) -> Iterator[Engine]:
         """Load ``source`` in the engine called ``name``, else in the first that can; free it afterwards."""
         spec = self.engine_spec(source.kind, name)
-        engine: Engine = self.host.load(spec)(source, device)
+        engine: Engine = self.host.load(spec)(source, "auto")
         try:
             yield engine
         finally:
