@@ -98,12 +98,13 @@ def contend(settings: dict[str, Any], folder: Path, steps: int) -> dict[str, Any
     train, held_out = rows[64:], rows[:64]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = {"transformers": run_trainer, "trl": run_trl, "ftreg": run_ftreg}[settings.pop("library")]
-    model, tokens, seconds = run(settings, folder, train, steps)
+    meter = Meter(json.loads((folder / "config.json").read_text())["pad_token_id"])
+    model = run(settings, folder, train, steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "tokens": tokens,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
+        "tokens": meter.tokens,
+        "seconds": meter.seconds,
+        "tokens_per_second": meter.tokens / meter.seconds,
         "peak_rss_bytes": peak * 1024,
         "rss_before_bytes": before * 1024,
         "held_out_loss": held_out_loss(model, held_out),
@@ -147,24 +148,29 @@ def arguments(steps: int) -> dict[str, Any]:
 
 
 class Meter:
-    """Counts the real tokens of every batch and times the steps after the first two, which warm up."""
+    """Counts the real tokens of every batch and times the steps after the first two, which warm up.
 
-    def __init__(self, trainer: Any, ignored_pad: int) -> None:
+    All contenders, ftreg too, train through ``transformers.Trainer.training_step``: that is where it measures.
+    """
+
+    def __init__(self, pad: int) -> None:
+        import transformers
+
         self.tokens, self.step, self.started, self.ended = 0, 0, 0.0, 0.0
-        inner = trainer.training_step
+        inner = transformers.Trainer.training_step
 
-        def training_step(model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+        def training_step(trainer: Any, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
             if self.step == 2:
                 self.started = time.perf_counter()
-            count = int((inputs["input_ids"] != ignored_pad).sum())
-            loss = inner(model, inputs, *rest, **named)
+            count = int((inputs["input_ids"] != pad).sum())
+            loss = inner(trainer, model, inputs, *rest, **named)
             self.step += 1
             if self.step > 2:
                 self.tokens += count
                 self.ended = time.perf_counter()
             return loss
 
-        trainer.training_step = training_step
+        transformers.Trainer.training_step = training_step
 
     @property
     def seconds(self) -> float:
@@ -172,7 +178,7 @@ class Meter:
         return self.ended - self.started
 
 
-def run_trainer(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int) -> tuple[Any, int, float]:
+def run_trainer(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int) -> Any:
     """Plain transformers Trainer."""
     from peft import get_peft_model
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -185,12 +191,11 @@ def run_trainer(settings: dict[str, Any], folder: Path, rows: list[dict], steps:
         train_dataset=rows,
         data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
-    meter = Meter(trainer, tokenizer.pad_token_id)
     trainer.train()
-    return model, meter.tokens, meter.seconds
+    return model
 
 
-def run_trl(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int) -> tuple[Any, int, float]:
+def run_trl(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int) -> Any:
     """TRL's SFTTrainer."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -208,12 +213,11 @@ def run_trl(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int
         processing_class=tokenizer,
         peft_config=lora(),
     )
-    meter = Meter(trainer, tokenizer.pad_token_id)
     trainer.train()
-    return trainer.model, meter.tokens, meter.seconds
+    return trainer.model
 
 
-def run_ftreg(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int) -> tuple[Any, int, float]:
+def run_ftreg(settings: dict[str, Any], folder: Path, rows: list[dict], steps: int) -> Any:
     """The method `lora` of ftreg, through the same job that `ftreg train` gives it."""
     from peft import PeftModel
 
@@ -247,10 +251,7 @@ def run_ftreg(settings: dict[str, Any], folder: Path, rows: list[dict], steps: i
         **folders,
     )
     train(job)
-    curve = json.loads((folders["report"] / "metrics.json").read_text())["steps"]
-    tokens = sum(step["tokens"] for step in curve[2:])
-    seconds = sum(step["seconds"] for step in curve[2:])
-    return PeftModel.from_pretrained(load_model(folder), folders["staging"]), tokens, seconds
+    return PeftModel.from_pretrained(load_model(folder), folders["staging"])
 
 
 def held_out_loss(model: Any, rows: list[dict]) -> float:
