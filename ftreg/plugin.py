@@ -12,11 +12,14 @@ from ftreg.core.hookspecs import hookimpl
 from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Requirement, StepSpec
 from ftreg.core.types import (
     Artifact,
+    Batch,
     Engine,
     Example,
     Message,
     Problem,
     RunInfo,
+    ServedModel,
+    ServingEngine,
     Source,
     StepJob,
     Tolerance,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact",
+    "Batch",
     "CommandSpec",
     "Config",
     "DataError",
@@ -45,6 +49,8 @@ __all__ = [
     "Problem",
     "Requirement",
     "RunInfo",
+    "ServedModel",
+    "ServingEngine",
     "Source",
     "StepJob",
     "StepSpec",

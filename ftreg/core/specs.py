@@ -147,14 +147,19 @@ class EngineSpec(Spec):
 
     Attributes:
         kinds: Kinds of artifact it can load.
+        serve: Import string of a function ``(sources, device) -> list[ServingEngine]``, which loads versions to serve
+            them; those that share weights share an engine. None for an engine that only evaluates.
     """
 
     what: ClassVar[str] = "engine"
 
     kinds: tuple[str, ...] = ("checkpoint",)
+    serve: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.serve is not None:
+            self._check_import("serve", self.serve)
         self._check_all("kinds", self.kinds, tuple, str)
 
 

@@ -5,7 +5,7 @@ Only names and shapes live here. Nothing here imports torch, and nothing here to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -280,6 +280,54 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What is known of a model that a server holds.
+
+    Attributes:
+        tokenizer: The ``transformers`` tokenizer that goes with it.
+        context: Most tokens of prompt and answer together.
+        ends: Token ids that end an answer.
+    """
+
+    tokenizer: Any
+    context: int
+    ends: frozenset[int]
+
+
+class Batch(Protocol):
+    """Answers that are being written side by side, a token a step each, by models that share weights.
+
+    What a row gets does not depend on the rows beside it. A batch is used by one thread.
+    """
+
+    def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
+        """Read prompts, each for the model of a digest, at least one token long.
+
+        Returns a number for each new row, never used again, and the logits of its next token, float32 of shape
+        (prompts, vocabulary).
+        """
+
+    def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
+        """Give each row of the batch (all of them) its next token; return the logits of the token after it, by row."""
+
+    def remove(self, rows: Iterable[int]) -> None:
+        """Take rows out; those that stay go on as if they had been alone."""
+
+
+class ServingEngine(Protocol):
+    """Models that share weights, loaded to serve; a server drives each engine from one thread."""
+
+    models: Mapping[str, ServedModel]
+    """The models it holds, by digest."""
+
+    def batch(self) -> Batch:
+        """An empty batch. Several may be alive, so that one can wait while another goes on."""
+
+    def close(self) -> None:
+        """Free the models."""
 
 
 class Format(Protocol):
