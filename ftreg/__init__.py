@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftreg.api import apply, evaluate, export, init, merge, prune, quantize, run, train
+    from ftreg.api import apply, deploy, evaluate, export, init, merge, prune, quantize, run, train
     from ftreg.core.errors import FtregError
     from ftreg.registry import Registry
 
@@ -19,6 +19,7 @@ _HOMES = {
     "FtregError": "ftreg.core.errors",
     "Registry": "ftreg.registry",
     "apply": "ftreg.api",
+    "deploy": "ftreg.api",
     "evaluate": "ftreg.api",
     "export": "ftreg.api",
     "init": "ftreg.api",
@@ -33,6 +34,7 @@ __all__ = [
     "FtregError",
     "Registry",
     "apply",
+    "deploy",
     "evaluate",
     "export",
     "init",

@@ -23,6 +23,8 @@ from ftreg.pipeline.steps import apply_step
 from ftreg.pipeline.training import train as train_plan
 from ftreg.pipeline.workspace import Workspace
 from ftreg.registry import Registry
+from ftreg.serving.package import Package, build
+from ftreg.serving.planning import plan as plan_deployment
 
 RecipeLike = Path | str | Mapping[str, Any]
 
@@ -116,6 +118,23 @@ def prune(ref: str, **options: Any) -> Version:
 def export(ref: str, to_format: str = "onnx", **options: Any) -> Version:
     """Export a checkpoint to ``to_format``; options as for ``apply``."""
     return apply(to_format, ref, **options)
+
+
+def deploy(
+    name: str,
+    variants: Mapping[str, float],
+    *,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Package:
+    """Package versions, with their weights, as the Bento ``name``; settings are those of a deployment.yaml.
+
+    ``bentoml serve NAME:latest`` serves it.
+    """
+    space = workspace(registry, progress)
+    deployment, sources = plan_deployment(space, {"name": name, "variants": dict(variants), **settings})
+    return build(space, deployment, sources)
 
 
 def evaluate(

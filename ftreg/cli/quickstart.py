@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import time
@@ -22,7 +23,7 @@ FILES = ("data/support_faq.jsonl", "recipes/stdlib-base.yaml", "recipes/support-
 @click.option("--smoke", is_flag=True, help="Train for a few steps only: the whole chain in a minute, and poor models.")
 @click.pass_obj
 def command(session: Session, home: Path, smoke: bool) -> None:
-    """Run the whole chain, offline, on a tiny model: pre-train, fine-tune, merge, quantize, prune, export, verify.
+    """Run the whole chain, offline, on a tiny model: pre-train, fine-tune, merge, quantize, prune, export, serve.
 
     Takes under ten minutes on two CPU cores. Every step is shown as the command that does it.
     """
@@ -62,8 +63,51 @@ def command(session: Session, home: Path, smoke: bool) -> None:
         act.run("models", "list")
         act.run("lineage", "support-bot-merged-onnx")
         act.run("verify")
+
+        act.say("5. Both versions served side by side: four users in five get the first one, the others the second")
+        _serve(act, session)
         _farewell(session, shown, home, time.monotonic() - started)
 
+
+def _serve(act: _Act, session: Session) -> None:
+    """Deploy the two versions as an experiment, put users to it, and show what came of it."""
+    from ftreg.cli import quickstart_serving as serving
+    from ftreg.data import read_dataset
+    from ftreg.registry import Registry
+
+    os.environ["BENTOML_HOME"] = str(Path(".bentoml").absolute())
+    act.run("deploy", NAME, "--variant", f"{NAME}:1=80", "--variant", f"{NAME}:2=20")
+    with Registry(".ftreg") as registry:
+        dataset = registry.lineage(f"{NAME}:1")
+        data = next(node for node in dataset.nodes.values() if node.kind == "dataset" and node.name == "support_faq")
+        examples = read_dataset(registry.source(data.digest).path).test
+    rows = [(example.messages[0].content, example.messages[-1].content) for example in examples]
+    port = serving.free_port()
+    act.command(f"bentoml serve {NAME}:latest --port {port}")
+    started = time.monotonic()
+    with serving.server(NAME, port, Path("server.log")) as url:
+        session.out.print(f"ready on {url} after {time.monotonic() - started:.1f} s; its log is server.log")
+        started = time.monotonic()
+        answers = serving.converse(url, NAME, rows)
+        seconds = time.monotonic() - started
+        again, changed = serving.steadiness(answers)
+        session.out.print(
+            f"{len(answers)} requests of {serving.USERS} users answered in {seconds:.1f} s; "
+            f"{again} users came more than once, {changed} of them met another variant\n"
+        )
+        users = serving.split(answers)
+        session.table(
+            ["variant", "expected share", "users", "share of users"],
+            [[ref, f"{share:.0%}", users.get(ref, 0), f"{users.get(ref, 0) / sum(users.values()):.1%}"]
+             for ref, share in ((f"{NAME}:1", 0.8), (f"{NAME}:2", 0.2))],
+            right=["expected share", "users", "share of users"],
+        )  # fmt: skip
+        serving.send_feedback(url, answers)
+        session.out.print("\nEach answer was scored: 1 if it was the expected one, else 0.")
+    act.run("experiment", "report", NAME)
+
+
+NAME = "support-bot"
 
 BASE_SETTINGS = [
     "--set", "vocab_size=4096",
@@ -83,11 +127,15 @@ class _Act:
         """Announce what comes next."""
         self._out.print(f"\n[bold]{text}[/]")
 
+    def command(self, text: str) -> None:
+        """Show a command."""
+        self._out.print(f"\n[bold cyan]$ {text}[/]", highlight=False)
+
     def run(self, *arguments: str) -> None:
-        """Show a command, run it, and say how long it took."""
+        """Show a command of ftreg, run it, and say how long it took."""
         from ftreg.cli.main import cli
 
-        self._out.print(f"\n[bold cyan]$ ftreg {shlex.join(arguments)}[/]", highlight=False)
+        self.command(f"ftreg {shlex.join(arguments)}")
         started = time.monotonic()
         session = Session()
         session.home, session.disabled_plugins = ".ftreg", self._session.disabled_plugins
@@ -116,5 +164,7 @@ def _farewell(session: Session, home: Path, folder: Path, seconds: float) -> Non
         "  ftreg models show support-bot@champion     what is it made of\n"
         "  ftreg models log                           who did what, when\n"
         "  ftreg export support-bot-merged-onnx --to onnx-model    take it elsewhere, as plain files\n"
+        "  BENTOML_HOME=.bentoml bentoml serve support-bot:latest    serve it again\n"
+        "  BENTOML_HOME=.bentoml ftreg experiment set support-bot support-bot:2=50    while it runs: half and half\n"
         "  ftreg train recipes/support-bot.yaml --set lora.rank=64    change something and train again\n"
     )

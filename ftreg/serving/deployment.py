@@ -10,12 +10,13 @@ from typing import Annotated
 from blake3 import blake3
 from pydantic import AfterValidator, Field, model_validator
 
-from ftreg.core.errors import UnknownName
+from ftreg.core.errors import FtregError, UnknownName
 from ftreg.core.manifest import canonical_json
 from ftreg.core.names import check_name
 from ftreg.core.recipe import Config
 
-FILE = "deployment.json"
+FILE, REQUIREMENTS = "deployment.json", "requirements.txt"
+"""What a deployment's folder holds, beside its service, ftreg itself and perhaps its weights."""
 
 
 class Limits(Config):
@@ -87,7 +88,7 @@ class Deployment(Config):
 
     @property
     def id(self) -> str:
-        """What the experiment is about: two deployments of the same versions under the same salt continue one record."""
+        """What the experiment is about: deployments of the same versions under the same salt continue one record."""
         what = [self.name, self.experiment, self.salt, *(variant.digest for variant in self.variants)]
         return blake3(canonical_json(what)).hexdigest()[:16]
 
@@ -109,8 +110,22 @@ class Deployment(Config):
         raise UnknownName("variant", ref, [variant.ref for variant in self.all_variants()])
 
 
+def read_deployment(folder: Path) -> Deployment:
+    """The deployment that a folder was written for; raise ``FtregError`` for a folder of none."""
+    path = folder / FILE
+    try:
+        return Deployment.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FtregError(f"is no deployment: {error}", where=str(path), hint="Deploy again: ftreg deploy") from error
+
+
+def model_tag(digest: str) -> str:
+    """The tag of a version in BentoML's model store: by digest, so that deployments share what is the same."""
+    return f"ftreg:{digest.removeprefix('b3:')[:40]}"
+
+
 def state_folder(name: str) -> Path:
-    """Where the servers of the deployment ``name`` keep what must outlive them: ``$FTREG_STATE``, else beside BentoML's store.
+    """Where a deployment's servers keep what must outlive them: below ``$FTREG_STATE``, else beside BentoML's stores.
 
     It holds ``experiment.db`` and ``admin-token``.
     """

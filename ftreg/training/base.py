@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
     "{{ '<|' + message['role'] + '|>' }}"
     "{% if message['role'] == 'assistant' %}"
     "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+    "{% else %}{{ ' ' + message['content'] + '<|end|>' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -30,13 +30,13 @@ _MULTIPLE = 32  # of all dimensions: what 4-bit layers on CPUs and fast kernels 
 
 
 class BaseConfig(Config):
-    """The sizes of an untrained base; the default has 4.2 million parameters."""
+    """The sizes of an untrained base; the default has 4.3 million parameters."""
 
     hidden_size: int = Field(256, gt=0, description="width of the model")
     layers: int = Field(4, gt=0, description="number of layers")
     heads: int = Field(4, gt=0, description="attention heads of a layer")
     kv_heads: int | None = Field(None, gt=0, description="key and value heads of a layer; by default, heads")
-    intermediate_size: int = Field(672, gt=0, description="width of the feed-forward layers")
+    intermediate_size: int = Field(704, gt=0, description="width of the feed-forward layers")
     vocab_size: int = Field(4096, gt=0, description="tokens of the vocabulary, special ones included")
     max_positions: int = Field(512, gt=0, description="longest sequence, in tokens")
     tied: bool = Field(True, description="use the input embedding as the output head too")

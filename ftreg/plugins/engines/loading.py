@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ftreg import training
 from ftreg.core.errors import FtregError
+from ftreg.core.types import ServedModel
 
 
 @contextmanager
@@ -51,6 +52,12 @@ def end_tokens(tokenizer: Any, *configs: Mapping[str, Any]) -> list[int]:
         if value is not None:
             found.update(value if isinstance(value, list | tuple) else [value])
     return sorted(found)
+
+
+def describe_model(tokenizer: Any, ends: Iterable[int], taken: int = 0) -> ServedModel:
+    """What a server must know of a model; ``taken`` positions of its context are not free."""
+    context = min(int(tokenizer.model_max_length), 1 << 30) - taken
+    return ServedModel(tokenizer=tokenizer, context=context, ends=frozenset(ends))
 
 
 def read_json(path: Path) -> dict[str, Any]:

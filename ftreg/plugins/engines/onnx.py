@@ -57,7 +57,7 @@ class OnnxEngine:
         config = read_json(folder / "config.json")
         context = config.get("max_position_embeddings") or config.get("n_positions")
         self.tokenizer = load_tokenizer(folder, context=context)
-        self._ends = end_tokens(self.tokenizer, read_json(folder / "generation_config.json"), config)
+        self.ends = end_tokens(self.tokenizer, read_json(folder / "generation_config.json"), config)
         with loading("the ONNX model", folder):
             self._session = onnxruntime.InferenceSession(folder / "model.onnx", providers=_providers(device))
         self._inputs = {value.name: value for value in self._session.get_inputs()}
@@ -67,6 +67,7 @@ class OnnxEngine:
             raise FtregError(
                 "is no decoder with a KV cache", where=str(folder / "model.onnx"), hint=f"Inputs: {list(self._inputs)}"
             )
+        self.takes_positions = "position_ids" in self._inputs
 
     def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Return the logits of each row, float32 of shape (its length, vocabulary)."""
@@ -75,7 +76,7 @@ class OnnxEngine:
         for index, row in enumerate(batch):
             ids[index, : len(row)] = row
             mask[index, : len(row)] = 1
-        logits, _ = self._run(ids, mask, np.arange(longest)[None].repeat(len(batch), 0), self._empty(len(batch)))
+        logits, _ = self.run(ids, mask, np.arange(longest)[None].repeat(len(batch), 0), self.empty(len(batch)))
         return [logits[index, : len(row)].astype(np.float32) for index, row in enumerate(batch)]
 
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
@@ -87,21 +88,21 @@ class OnnxEngine:
             ids[index, longest - len(row) :] = row
             mask[index, longest - len(row) :] = 1
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-        past = self._empty(len(batch))
+        past = self.empty(len(batch))
         written = np.zeros((len(batch), 0), dtype=np.int64)
-        while written.shape[1] < steps and not np.isin(written, self._ends).any(axis=1).all():
-            logits, past = self._run(ids, mask, positions, past)
+        while written.shape[1] < steps and not np.isin(written, self.ends).any(axis=1).all():
+            logits, past = self.run(ids, mask, positions, past)
             ids = logits[:, -1].argmax(axis=-1)[:, None]
             written = np.concatenate([written, ids], axis=1)
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
             positions = positions[:, -1:] + 1
-        return [before_end(row, self._ends) for row in written.tolist()]
+        return [before_end(row, self.ends) for row in written.tolist()]
 
     def close(self) -> None:
         """Free the session."""
         del self._session
 
-    def _run(
+    def run(
         self, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, past: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """One forward pass: logits of shape (rows, length, vocabulary), and the present keys and values."""
@@ -114,7 +115,7 @@ class OnnxEngine:
         outputs = self._session.run(None, {name: value for name, value in feed.items() if name in self._inputs})
         return outputs[0], outputs[1:]
 
-    def _empty(self, rows: int) -> list[np.ndarray]:
+    def empty(self, rows: int) -> list[np.ndarray]:
         """The cache before the first token; a head count or size that the graph leaves open is one that it ignores."""
         inputs = [self._inputs[name] for name in self._past]
         return [np.zeros((rows, int(each.shape[1]), 0, int(each.shape[3])), dtype=_TYPES[each.type]) for each in inputs]
@@ -133,9 +134,9 @@ class GenaiEngine:
             raise MissingExtra("this ONNX export", "onnxruntime_genai", "ftreg[onnx]") from None
         self._runtime = onnxruntime_genai
         config = read_json(folder / "genai_config.json").get("model", {})
-        self._context = int(config.get("context_length", 2048))
-        self.tokenizer = load_tokenizer(folder, context=self._context)
-        self._ends = end_tokens(self.tokenizer, config)
+        self.context = int(config.get("context_length", 2048))
+        self.tokenizer = load_tokenizer(folder, context=self.context)
+        self.ends = end_tokens(self.tokenizer, config)
         with loading("the ONNX model", folder):
             self._model = onnxruntime_genai.Model(str(folder))
 
@@ -143,7 +144,7 @@ class GenaiEngine:
         """Return the logits of each row, float32 of shape (its length, vocabulary)."""
         found: dict[int, np.ndarray] = {}
         for indexes, rows in _by_length(batch):
-            generator = self._generator(rows, rows.shape[1] + 1)
+            generator = self.generator(rows, rows.shape[1] + 1)
             logits = generator.get_output("logits").astype(np.float32)
             found.update(zip(indexes, logits, strict=True))
         return [found[index] for index in range(len(batch))]
@@ -154,24 +155,24 @@ class GenaiEngine:
         found: dict[int, list[int]] = {}
         for indexes, rows in _by_length(batch):
             length = rows.shape[1]
-            generator = self._generator(rows, length + steps)
+            generator = self.generator(rows, length + steps)
             while not generator.is_done():
                 generator.generate_next_token()
             for place, index in enumerate(indexes):
-                found[index] = before_end(generator.get_sequence(place)[length : length + steps].tolist(), self._ends)
+                found[index] = before_end(generator.get_sequence(place)[length : length + steps].tolist(), self.ends)
         return [found[index] for index in range(len(batch))]
 
     def close(self) -> None:
         """Free the model."""
         del self._model
 
-    def _generator(self, rows: np.ndarray, max_length: int) -> Any:
+    def generator(self, rows: np.ndarray, max_length: int) -> Any:
         """A greedy generator that has read ``rows``, of shape (rows, length)."""
-        if rows.shape[1] > self._context:
-            raise FtregError(f"{rows.shape[1]} tokens do not fit in a context of {self._context}")
+        if rows.shape[1] > self.context:
+            raise FtregError(f"{rows.shape[1]} tokens do not fit in a context of {self.context}")
         params = self._runtime.GeneratorParams(self._model)
         params.set_search_options(
-            batch_size=len(rows), max_length=min(max_length, self._context), do_sample=False, repetition_penalty=1.0,
+            batch_size=len(rows), max_length=min(max_length, self.context), do_sample=False, repetition_penalty=1.0,
             min_length=0, no_repeat_ngram_size=0,
         )  # fmt: skip
         generator = self._runtime.Generator(self._model, params)

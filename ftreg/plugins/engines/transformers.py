@@ -84,17 +84,17 @@ def load(source: Source, device: str) -> TransformersEngine:
     if source.kind != ADAPTER:
         return load_checkpoint(source.path, device)
     base = source.parent("base")
-    model = _load_model(base.path, device, base_quantization(source))
+    model = load_model(base.path, device, base_quantization(source))
     with loading(f"{source.ref} (adapter)", source.path):
         model = PeftModel.from_pretrained(model, source.path)
-    tokenizer = load_tokenizer(source.path, base.path, context=_context(model))
+    tokenizer = load_tokenizer(source.path, base.path, context=context_of(model))
     return TransformersEngine(model, tokenizer)
 
 
 def load_checkpoint(folder: Path, device: str) -> TransformersEngine:
     """Load the checkpoint in ``folder``."""
-    model = _load_model(folder, device, None)
-    return TransformersEngine(model, load_tokenizer(folder, context=_context(model)))
+    model = load_model(folder, device, None)
+    return TransformersEngine(model, load_tokenizer(folder, context=context_of(model)))
 
 
 def base_quantization(adapter: Source) -> dict[str, Any] | None:
@@ -113,7 +113,7 @@ def pick_device(device: str, folder: Path) -> str:
     return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * needed + (1 << 30) else "cpu"
 
 
-def _load_model(folder: Path, device: str, quantization: Mapping[str, Any] | None) -> Any:
+def load_model(folder: Path, device: str, quantization: Mapping[str, Any] | None) -> Any:
     """Load the model in ``folder``: float32 on CPUs, which compute little else well, else as it is stored."""
     device = pick_device(device, folder)
     with loading("the model", folder):
@@ -145,7 +145,7 @@ def _load_model(folder: Path, device: str, quantization: Mapping[str, Any] | Non
     return model
 
 
-def _context(model: Any) -> int | None:
+def context_of(model: Any) -> int | None:
     """The longest sequence the model takes, by its configuration."""
     found = getattr(model.config, "max_position_embeddings", None)
     return int(found) if found else None

@@ -1,0 +1,147 @@
+"""Ragged batches: rows of different lengths, which join and leave at any time, over one cache of keys and values.
+
+Rows end in the same column and are padded on the left, under a mask and with positions of their own. New rows are read
+apart from those that are there and joined to them; whoever leaves takes the columns along that only it filled
+(Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative Models", OSDI 2022).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Decoder(Protocol):
+    """What computes the rows of a batch: a model that continues a cache.
+
+    A cache that rows can join is a list of arrays, of torch or numpy, each of shape (rows, heads, columns, size).
+    """
+
+    def start(self, rows: int) -> tuple[Any, int]:
+        """The cache of ``rows`` new rows, and how many columns it has already (those of a learnt prefix)."""
+
+    def forward(
+        self, digests: Sequence[str], ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, cache: Any
+    ) -> tuple[np.ndarray, Any]:
+        """Continue each row of ``cache`` by some tokens, for the model of its digest.
+
+        Args:
+            digests: The rows' models.
+            ids: Token ids, of shape (rows, tokens).
+            mask: 1 where a column holds a token of the row, of shape (rows, columns of ``cache`` + tokens).
+            positions: The tokens' positions in their rows, of shape (rows, tokens).
+            cache: What ``start`` or the call before returned; left as it is.
+
+        Returns:
+            The logits after the last token, float32 of shape (rows, vocabulary), and the longer cache.
+        """
+
+    def zeros(self, like: Any, shape: tuple[int, ...]) -> Any:
+        """An array of zeros, of the type and on the device of ``like``."""
+
+
+class RaggedBatch:
+    """A ``Batch`` whose rows are computed together."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._numbers = itertools.count()
+        self._rows: list[int] = []
+        self._digests: list[str] = []
+        self._mask = np.zeros((0, 0), dtype=np.int64)
+        self._cache: Any = []
+
+    def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
+        """Read prompts, padded among themselves; then let them join."""
+        digests = [digest for digest, _ in prompts]
+        longest = max(len(tokens) for _, tokens in prompts)
+        cache, columns = self._decoder.start(len(prompts))
+        ids = np.zeros((len(prompts), longest), dtype=np.int64)
+        mask = np.ones((len(prompts), columns + longest), dtype=np.int64)
+        for row, (_, tokens) in enumerate(prompts):
+            ids[row, longest - len(tokens) :] = tokens
+            mask[row, columns : columns + longest - len(tokens)] = 0
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, columns:]
+        logits, cache = self._decoder.forward(digests, ids, mask, positions, cache)
+        self._join(cache, mask)
+        numbers = list(itertools.islice(self._numbers, len(prompts)))
+        self._rows += numbers
+        self._digests += digests
+        return numbers, logits
+
+    def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
+        """Write one token into each row."""
+        if not self._rows:
+            return {}
+        ids = np.array([[tokens[row]] for row in self._rows], dtype=np.int64)
+        positions = self._mask.sum(axis=1, keepdims=True)
+        mask = np.concatenate([self._mask, np.ones_like(ids)], axis=1)
+        logits, self._cache = self._decoder.forward(self._digests, ids, mask, positions, self._cache)
+        self._mask = mask
+        return dict(zip(self._rows, logits, strict=True))
+
+    def remove(self, rows: Iterable[int]) -> None:
+        """Take rows out, and the columns that are padding for all who stay."""
+        gone = set(rows)
+        kept = [place for place, row in enumerate(self._rows) if row not in gone]
+        self._rows = [self._rows[place] for place in kept]
+        self._digests = [self._digests[place] for place in kept]
+        if not kept:
+            self._mask, self._cache = np.zeros((0, 0), dtype=np.int64), []
+        elif len(kept) < len(self._mask):
+            mask = self._mask[kept]
+            columns = np.flatnonzero(mask.any(axis=0)).tolist()
+            self._mask = mask[:, columns]
+            self._cache = [array[kept][:, :, columns] for array in self._cache]
+
+    def _join(self, cache: Any, mask: np.ndarray) -> None:
+        """Put new rows below those that are there; the narrower of the two get columns of padding on the left."""
+        if not self._rows:
+            self._cache, self._mask = cache, mask
+            return
+        old, new = self._mask.shape
+        rows, columns = mask.shape
+        width = max(new, columns)
+        joined = np.zeros((old + rows, width), dtype=np.int64)
+        joined[:old, width - new :] = self._mask
+        joined[old:, width - columns :] = mask
+        pairs = zip(self._cache, cache, strict=True)
+        self._cache = [self._stack(above, below, width) for above, below in pairs]
+        self._mask = joined
+
+    def _stack(self, above: Any, below: Any, width: int) -> Any:
+        """One array of the rows of two, which end in the same column."""
+        shape = (above.shape[0] + below.shape[0], above.shape[1], width, above.shape[3])
+        stacked = self._decoder.zeros(above, shape)
+        stacked[: above.shape[0], :, width - above.shape[2] :] = above
+        stacked[above.shape[0] :, :, width - below.shape[2] :] = below
+        return stacked
+
+
+class RowByRow:
+    """A ``Batch`` whose rows are computed one after the other, for decoders whose caches no rows can join."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._numbers = itertools.count()
+        self._batches: dict[int, RaggedBatch] = {}
+
+    def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
+        """Read prompts, each into a cache of its own."""
+        batches = [RaggedBatch(self._decoder) for _ in prompts]
+        logits = [batch.add([prompt])[1] for batch, prompt in zip(batches, prompts, strict=True)]
+        numbers = list(itertools.islice(self._numbers, len(prompts)))
+        self._batches.update(zip(numbers, batches, strict=True))
+        return numbers, np.concatenate(logits)
+
+    def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
+        """Write one token into each row."""
+        return {row: batch.step({0: tokens[row]})[0] for row, batch in self._batches.items()}
+
+    def remove(self, rows: Iterable[int]) -> None:
+        """Take rows out."""
+        for row in rows:
+            self._batches.pop(row, None)

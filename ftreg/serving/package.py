@@ -1,0 +1,223 @@
+"""Packages: a deployment as a folder that BentoML serves, and as a Bento in BentoML's store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+import ftreg
+from ftreg.core.errors import CorruptRegistry, FtregError, MissingExtra
+from ftreg.core.specs import EngineSpec
+from ftreg.core.types import Source
+from ftreg.pipeline.workspace import Workspace
+from ftreg.serving import weights
+from ftreg.serving.deployment import FILE, REQUIREMENTS, Deployment, model_tag, state_folder
+from ftreg.serving.requirements import OWN, pinned
+
+_MODULE = "service"
+_SERVICE = '''"""Serves the deployment {name}. Written by ftreg; `bentoml serve` runs it."""
+
+from pathlib import Path
+
+from ftreg.serving.service import make_service
+
+service = make_service(Path(__file__).parent)
+'''
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Bento that was built, or was there already.
+
+    Attributes:
+        tag: By which BentoML knows it, ``name:version``.
+        path: Its folder in BentoML's store.
+        models: Folder in BentoML's store of each digest that it contains.
+        written: Bytes of weights that were written; 0 where other deployments had brought all of them.
+    """
+
+    tag: str
+    path: Path
+    models: dict[str, Path]
+    written: int
+
+
+def write_folder(space: Workspace, deployment: Deployment, folder: Path) -> None:
+    """Write what a server needs but the weights: the deployment, its service, its requirements, and ftreg itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(deployment.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / f"{_MODULE}.py").write_text(_SERVICE.format(name=deployment.name), encoding="utf-8")
+    (folder / REQUIREMENTS).write_text("\n".join(_requirements(space, deployment)) + "\n", encoding="utf-8")
+    code = Path(ftreg.__file__).parent
+    shutil.copytree(code, folder / OWN, ignore=shutil.ignore_patterns("__pycache__", "examples"), dirs_exist_ok=True)
+
+
+def write_served(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -> Path:
+    """Write a deployment's folder with links to the weights in the registry, to be served here; return it.
+
+    It lies in the deployment's state folder under its digest, so that a server keeps its own when another starts.
+    """
+    home = state_folder(deployment.name)
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="serve-", dir=home) as temporary:
+        written = Path(temporary) / "folder"
+        write_folder(space, deployment, written)
+        folder = home / f"serve-{_digest_of_folder(written)}"
+        for digest, source in _needed(sources).items():
+            place = written / weights.MODELS / digest.removeprefix("b3:")
+            place.mkdir(parents=True)
+            weights.link(source, place)
+        if not folder.exists():
+            written.rename(folder)
+    return folder
+
+
+def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -> Package:
+    """Build the Bento of a deployment, which contains the weights of ``sources``; each of them is written once.
+
+    The Bento's version is the digest of what it holds: deploying the same again finds what is there.
+
+    Raises:
+        MissingExtra: BentoML is not installed.
+        DiskFull: No room is left.
+    """
+    bentoml = _import_bentoml()
+    written, models = 0, {}
+    for digest, source in _needed(sources).items():
+        space.progress.say(f"packaging {source.ref}")
+        models[digest], new = _store_model(bentoml, source)
+        written += source.manifest.size if new else 0
+    with tempfile.TemporaryDirectory(prefix="ftreg-deploy-") as temporary:
+        context = Path(temporary)
+        write_folder(space, deployment, context)
+        version = _digest_of_folder(context)
+        bento = _find_bento(bentoml, deployment.name, version)
+        if bento is None:
+            sys.modules.pop(_MODULE, None)  # BentoML imports it, and would take that of an earlier build for this one's
+            with contextlib.chdir("."):  # where BentoML fails, it stays in the folder that it built
+                bento = bentoml.bentos.build(
+                    f"{_MODULE}:service",
+                    name=deployment.name,
+                    version=version,
+                    build_ctx=str(context),
+                    include=["*"],
+                    models=[model_tag(digest) for digest in models],
+                    labels={"ftreg": ftreg.__version__, "experiment": deployment.experiment},
+                    description=_description(deployment),
+                )
+    _make_latest(Path(bento.path))
+    return Package(str(bento.tag), Path(bento.path), models, written)
+
+
+def _import_bentoml() -> Any:
+    """BentoML, asked not to report its use from a command that is not its own; ``MissingExtra`` without it."""
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    try:
+        import bentoml
+        import bentoml.bentos
+        import bentoml.models
+    except ImportError:
+        raise MissingExtra("deploying", "bentoml", "ftreg[serve]") from None
+    return bentoml
+
+
+def _needed(sources: Iterable[Source]) -> dict[str, Source]:
+    """All versions that ``sources`` need, each once, by digest."""
+    return {needed.digest: needed for source in sources for needed in weights.needed(source)}
+
+
+def _requirements(space: Workspace, deployment: Deployment) -> list[str]:
+    """The exact versions of what the deployment's engines, and what serves them, import."""
+    roots = [f"{OWN}[serve]"]
+    for name in {variant.engine for variant in deployment.all_variants()}:
+        spec = space.host.get(EngineSpec, name)
+        roots += [requirement.install for requirement in spec.requires]
+        distribution = space.host.provider(spec).distribution
+        roots += [distribution] if distribution else []
+    return pinned(dict.fromkeys(roots), gpu=deployment.gpus > 0)
+
+
+def _store_model(bentoml: Any, source: Source) -> tuple[Path, bool]:
+    """The folder of ``source`` in BentoML's model store, and whether it was written now.
+
+    BentoML takes a half-written model, as a killed process leaves it, for a whole one. So what is found there is
+    hashed, and written again where it is not what it should be.
+    """
+    tag = model_tag(source.digest)
+    try:
+        path = Path(bentoml.models.get(tag).path)
+        weights.check(path, source.digest)
+    except CorruptRegistry:
+        bentoml.models.delete(tag)
+    except bentoml.exceptions.NotFound:
+        pass
+    except bentoml.exceptions.BentoMLException:
+        _remove_rest(bentoml, tag)
+    else:
+        return path, False
+    try:
+        # What is created is links; saving it, at the end of the block, copies what they lead to into the store.
+        with bentoml.models.create(tag, labels={"ref": source.ref.replace(":", "-")}) as model:
+            weights.link(source, Path(model.path))
+    except BaseException:
+        _remove_rest(bentoml, tag)
+        raise
+    path = Path(bentoml.models.get(tag).path)
+    weights.check(path, source.digest)
+    return path, True
+
+
+def _remove_rest(bentoml: Any, tag: str) -> None:
+    """Remove what an interrupted save left; BentoML itself does not find it."""
+    store = Path(bentoml._internal.configuration.containers.BentoMLContainer.model_store.get()._path)
+    shutil.rmtree(store / tag.replace(":", "/"), ignore_errors=True)
+
+
+def _find_bento(bentoml: Any, name: str, version: str) -> Any:
+    """The Bento of that name and version; None where there is none that is whole."""
+    try:
+        return bentoml.bentos.get(f"{name}:{version}")
+    except bentoml.exceptions.NotFound:
+        return None
+    except bentoml.exceptions.BentoMLException as error:
+        raise FtregError(
+            f"BentoML's store has a broken {name}:{version}: {error}", hint=f"bentoml delete {name}:{version}"
+        ) from error
+
+
+def _make_latest(bento: Path) -> None:
+    """Make ``name:latest`` the Bento that was asked for last, though it may have been built before others."""
+    (bento.parent / "latest").write_text(bento.name)
+
+
+def _digest_of_folder(folder: Path) -> str:
+    """A digest of all files below ``folder``: their paths and contents."""
+    digest = blake3()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _description(deployment: Deployment) -> str:
+    """The Bento's README."""
+    rows = [
+        f"| {variant.ref} | {variant.weight:g} | {variant.engine} | `{variant.digest}` |"
+        for variant in deployment.variants
+    ] + [f"| {variant.ref} | shadow | {variant.engine} | `{variant.digest}` |" for variant in deployment.shadows]
+    table = "\n".join(rows)
+    return (
+        f"# {deployment.name}\n\n"
+        f"| version | weight | engine | digest |\n|---|---|---|---|\n{table}\n\n"
+        "Built by ftreg. `bentoml serve` answers OpenAI's API under /v1 on 127.0.0.1:3000.\n"
+    )

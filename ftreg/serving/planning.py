@@ -1,0 +1,133 @@
+"""Planning: from what is asked for to a deployment whose versions exist, are whole, and can be served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from blake3 import blake3
+from pydantic import Field
+
+from ftreg.core.errors import CorruptRegistry, InputError, RecipeError
+from ftreg.core.manifest import canonical_json
+from ftreg.core.names import check_name
+from ftreg.core.recipe import Config, validate
+from ftreg.core.specs import EngineSpec
+from ftreg.core.types import DATASET, Source
+from ftreg.pipeline.workspace import Workspace
+from ftreg.serving.deployment import Deployment, Limits, Variant
+
+
+class Request(Config):
+    """What ``ftreg deploy`` is asked for: a deployment.yaml, flags, or both.
+
+    Weights are relative to one another and need not add up to anything.
+    """
+
+    name: str = Field(description="by which clients ask for a model, and the package's name")
+    variants: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="weights by reference; the first is the control, the others challenge it"
+    )
+    shadows: tuple[str, ...] = Field((), description="versions that get every prompt too, and are never heard")
+    experiment: str | None = Field(None, description="its name; by default the deployment's")
+    salt: str | None = Field(None, description="another one deals the users anew; by default it follows the versions")
+    key_header: str = Field("X-User-ID", pattern=r"^[A-Za-z0-9-]+$", description="header that names the user")
+    alias: str = Field("champion", description="alias in the registry that the experiment decides about")
+    engine: str | None = Field(None, description="engine to run the versions with; by default the first that can")
+    gpus: int = Field(0, ge=0, description="GPUs that the package asks for")
+    limits: Limits = Limits()
+
+
+def read_request(path: Path) -> dict[str, Any]:
+    """Read a deployment.yaml; raise ``RecipeError`` for a file that is none."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"is no YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    if not isinstance(raw, dict):
+        raise RecipeError("is no mapping", where=str(path), hint="It starts with `name: support-bot`.")
+    return raw
+
+
+def plan(space: Workspace, raw: Mapping[str, Any], *, where: str = "deployment") -> tuple[Deployment, list[Source]]:
+    """Check a request and pin what it names; return the deployment and its versions, opened, in their order.
+
+    Raises:
+        RecipeError: A key or value of the request cannot be used.
+        UnknownName: A version, or the engine, is not there.
+        InputError: A version cannot be served, or is named twice.
+        CorruptRegistry: A version is damaged.
+    """
+    request = validate(Request, raw, where=where)
+    check_name(request.name, where=f"{where}.name")
+    if not request.variants:
+        raise InputError(
+            "no variant is given",
+            where=where,
+            hint=f"ftreg deploy {request.name} --variant REF=WEIGHT --variant REF=WEIGHT",
+        )
+    variants = [_variant(space, ref, weight, request.engine) for ref, weight in request.variants.items()]
+    shadows = [_variant(space, ref, 0.0, request.engine) for ref in request.shadows]
+    deployed = [*variants, *shadows]
+    _refuse_twice([variant.ref for variant, _ in deployed], where)
+    salt = request.salt
+    if salt is None:
+        salt = blake3(canonical_json([variant.digest for variant, _ in variants])).hexdigest()[:16]
+    raw_deployment = {
+        "name": request.name,
+        "experiment": request.experiment or request.name,
+        "salt": salt,
+        "variants": tuple(variant for variant, _ in variants),
+        "shadows": tuple(variant for variant, _ in shadows),
+        "key_header": request.key_header,
+        "alias": request.alias,
+        "gpus": request.gpus,
+        "limits": request.limits,
+    }
+    return validate(Deployment, raw_deployment, where=where), [source for _, source in deployed]
+
+
+def _variant(space: Workspace, ref: str, weight: float, engine: str | None) -> tuple[Variant, Source]:
+    """Pin one version: it exists, every byte of it is as it was, and an engine that is installed can serve it."""
+    version = space.registry.get(ref)
+    if version.kind == DATASET:
+        raise InputError(f"{version.ref} is a dataset, not a model", hint="See: ftreg models list")
+    report = space.registry.verify(version.digest, progress=space.progress)
+    if not report.ok:
+        damage = report.damages[0]
+        raise CorruptRegistry(
+            f"{version.ref} cannot be deployed: {damage.problem}", where=damage.where, hint=damage.hint
+        )
+    source = space.registry.source(version.digest)
+    spec = _engine(space, source, engine)
+    return Variant(
+        ref=version.ref, digest=version.digest, weight=weight, engine=spec.name, serve=spec.serve or ""
+    ), source
+
+
+def _engine(space: Workspace, source: Source, name: str | None) -> EngineSpec:
+    """The engine that serves ``source``, installed; raise ``InputError`` where there is none."""
+    if name is not None:
+        spec = space.engine_spec(source.kind, name)
+        if spec.serve is None:
+            raise InputError(f"engine {name} evaluates, but does not serve", where="--engine")
+    else:
+        found = [spec for spec in space.host.specs(EngineSpec) if source.kind in spec.kinds and spec.serve is not None]
+        if not found:
+            raise InputError(
+                f"no engine can serve {source.ref}, which is of kind {source.kind}", hint="See: ftreg plugins list"
+            )
+        spec = found[0]
+    space.host.require(spec)
+    return spec
+
+
+def _refuse_twice(refs: list[str], where: str) -> None:
+    """Raise ``InputError`` for a version that is there twice, perhaps under two names of it."""
+    for ref in refs:
+        if refs.count(ref) > 1:
+            raise InputError(f"{ref} is there twice", where=where, hint="Name it once, as a variant or as a shadow.")

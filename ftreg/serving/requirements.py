@@ -1,0 +1,60 @@
+"""Requirements: the exact versions of all that a deployment's server imports, as they are installed here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from ftreg.core.errors import MissingExtra
+
+OWN = "ftreg"
+"""Not pinned: a package brings the very code of ftreg that built it."""
+
+_FOR_GPU = {"onnxruntime": "onnxruntime-gpu", "onnxruntime-genai": "onnxruntime-genai-cuda"}
+
+
+def pinned(roots: Iterable[str], *, gpu: bool = False) -> list[str]:
+    """``name==version`` of all that ``roots`` (requirements such as ``ftreg[serve]``) lead to, sorted.
+
+    Args:
+        roots: What is asked for.
+        gpu: Ask for the builds for CUDA of what has another name there.
+
+    Raises:
+        MissingExtra: Something that is asked for is not installed.
+    """
+    found: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    waiting = [(Requirement(root), root) for root in roots]
+    while waiting:
+        requirement, root = waiting.pop()
+        name = _canonical(requirement.name)
+        if all((name, extra) in seen for extra in ("", *requirement.extras)):
+            continue
+        seen.update((name, extra) for extra in ("", *requirement.extras))
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            raise MissingExtra("the deployment", requirement.name, root) from None
+        if name != OWN:
+            # A local part, as in 2.13.0+cpu, names a build that is not everywhere.
+            found[name] = distribution.version.partition("+")[0]
+        waiting += [(needed, root) for needed in _needs(distribution, requirement.extras)]
+    return sorted(f"{_FOR_GPU.get(name, name) if gpu else name}=={version}" for name, version in found.items())
+
+
+def _needs(distribution: metadata.Distribution, extras: Iterable[str]) -> Iterator[Requirement]:
+    """What ``distribution`` with ``extras`` requires on this machine."""
+    for line in distribution.requires or ():
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield requirement
+
+
+def _canonical(name: str) -> str:
+    """The name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,83 @@
+"""Versions outside of the registry: how they lie in a package, and how they are opened and checked there.
+
+A packaged version is a folder with ``manifest.json``, whose BLAKE3 is the version's digest, and ``files/``, which holds
+the files that the manifest lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from blake3 import blake3
+
+from ftreg.core.errors import CorruptRegistry
+from ftreg.core.manifest import Manifest
+from ftreg.core.types import ADAPTER, Source
+
+MANIFEST, FILES = "manifest.json", "files"
+MODELS = "models"
+"""Folder beside a deployment where its versions lie, under their digests, when it is served without a Bento."""
+
+_DAMAGED = "The package is damaged or was changed; deploy it again: ftreg deploy"
+
+
+def needed(source: Source) -> Iterator[Source]:
+    """What must be packaged to serve ``source``: itself, and what an adapter stands on."""
+    yield source
+    if source.kind == ADAPTER:
+        yield from needed(source.parent("base"))
+
+
+def link(source: Source, folder: Path) -> None:
+    """Lay ``source`` into the empty ``folder`` as a package has it, with a link to its files instead of copies."""
+    (folder / MANIFEST).write_bytes(source.manifest.to_bytes())
+    (folder / FILES).symlink_to(source.path.absolute(), target_is_directory=True)
+
+
+def opener(locate: Callable[[str], Path], refs: dict[str, str]) -> Callable[[str], Source]:
+    """A function that opens packaged versions by digest and hashes all their bytes, once each.
+
+    Args:
+        locate: The folder in which a digest is packaged.
+        refs: What versions are called, by digest; others go by their digest.
+    """
+    opened: dict[str, Source] = {}
+
+    def open_source(digest: str) -> Source:
+        if digest not in opened:
+            folder = locate(digest)
+            manifest = check(folder, digest)
+            ref = refs.get(digest, digest[:15])
+            opened[digest] = Source(ref, digest, manifest.kind, folder / FILES, manifest, open_source)
+        return opened[digest]
+
+    return open_source
+
+
+def check(folder: Path, digest: str) -> Manifest:
+    """Read the manifest of the version packaged in ``folder`` and hash its files.
+
+    Raises:
+        CorruptRegistry: It is not the version of that digest: something is missing or was changed.
+    """
+    try:
+        data = (folder / MANIFEST).read_bytes()
+        if blake3(data).hexdigest() != digest.removeprefix("b3:"):
+            raise CorruptRegistry("is not the manifest of its digest", where=str(folder / MANIFEST), hint=_DAMAGED)
+        manifest = Manifest.from_bytes(data)
+        for entry in manifest.files:
+            path = folder / FILES / entry.path
+            if path.stat().st_size != entry.size or _hash(path) != entry.blake3:
+                raise CorruptRegistry("is not what its digest says", where=str(path), hint=_DAMAGED)
+    except OSError as error:
+        raise CorruptRegistry(
+            f"a packaged file cannot be read: {error.strerror or error}",
+            where=str(error.filename or folder),
+            hint=_DAMAGED,
+        ) from error
+    return manifest
+
+
+def _hash(path: Path) -> str:
+    return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()

@@ -1,0 +1,164 @@
+"""Packages: what is in a Bento, how often weights are written, and that damage is found."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ftreg.core.errors import CorruptRegistry, MissingExtra
+from ftreg.pipeline.workspace import Workspace
+from ftreg.serving import package, weights
+from ftreg.serving.deployment import Deployment, read_deployment
+from ftreg.serving.package import Package, build
+from ftreg.serving.planning import plan
+from ftreg.serving.requirements import pinned
+
+AB = {"name": "bot", "variants": {"bot:1": 80, "bot:2": 20}}
+
+
+@pytest.fixture(scope="module")
+def bentoml_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BentoML home of this module's own."""
+    home = tmp_path_factory.mktemp("bentoml")
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    BentoMLContainer.bentoml_home.set(str(home))
+    for folder in ("bentos", "models", "tmp"):
+        (home / folder).mkdir()
+    BentoMLContainer.model_store.reset()
+    BentoMLContainer.bento_store.reset()
+    return home
+
+
+@pytest.fixture(scope="module")
+def built(space: Workspace, bentoml_home: Path) -> tuple[Deployment, Package]:
+    """The Bento of two adapters on one base."""
+    deployment, sources = plan(space, AB)
+    return deployment, build(space, deployment, sources)
+
+
+def test_the_base_is_packaged_once_and_each_weight_is_written_once(
+    space: Workspace, built: tuple[Deployment, Package]
+) -> None:
+    """Two adapters and their common base are three models in the store, as large as the versions are."""
+    _, packaged = built
+    digests = {space.registry.get(ref).digest for ref in ("base:1", "bot:1", "bot:2")}
+    assert set(packaged.models) == digests
+    assert packaged.written == sum(space.registry.get(digest).size for digest in digests)
+    for digest, path in packaged.models.items():
+        assert weights.check(path, digest).size == space.registry.get(digest).size
+        files = [file for file in path.rglob("*") if file.is_file()]
+        assert not any(file.is_symlink() or file.stat().st_nlink > 1 for file in files)
+
+
+def test_the_bento_holds_the_deployment_and_pinned_requirements(built: tuple[Deployment, Package]) -> None:
+    """What was planned is what the Bento says; its requirements name exact versions and no local builds."""
+    deployment, packaged = built
+    assert read_deployment(packaged.path / "src") == deployment
+    requirements = (packaged.path / "env" / "python" / "requirements.txt").read_text().split()
+    assert f"torch=={metadata.version('torch').partition('+')[0]}" in requirements
+    assert f"bentoml=={metadata.version('bentoml')}" in requirements
+    assert all("==" in line and "+" not in line for line in requirements)
+    assert not any(line.startswith("ftreg") for line in requirements)
+    assert (packaged.path / "src" / "ftreg" / "serving" / "service.py").is_file()
+
+
+def test_the_same_again_writes_nothing(space: Workspace, built: tuple[Deployment, Package]) -> None:
+    """Deploying what is there already finds it, and does not write a weight."""
+    deployment, packaged = built
+    again = build(space, *plan(space, AB))
+    assert (again.tag, again.written) == (packaged.tag, 0)
+    assert deployment.name in again.tag
+
+
+def test_latest_is_what_was_deployed_last(space: Workspace, built: tuple[Deployment, Package]) -> None:
+    """Going back to an earlier deployment makes it the latest again, without building it anew."""
+    import bentoml
+
+    other = build(space, *plan(space, {"name": "bot", "variants": {"bot:1": 50, "bot:2": 50}}))
+    assert other.tag != built[1].tag
+    assert other.written == 0
+    assert str(bentoml.bentos.get("bot:latest").tag) == other.tag
+    build(space, *plan(space, AB))
+    assert str(bentoml.bentos.get("bot:latest").tag) == built[1].tag
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "half"])
+def test_a_broken_model_in_the_store_is_written_again(
+    space: Workspace, built: tuple[Deployment, Package], damage: str
+) -> None:
+    """A model that a killed process left half written, or that was changed, is never taken for a whole one."""
+    _, packaged = built
+    digest = space.registry.get("bot:1").digest
+    path = packaged.models[digest]
+    file = max((path / "files").rglob("*.safetensors"))
+    if damage == "changed":
+        file.write_bytes(b"x" * file.stat().st_size)
+    elif damage == "missing":
+        file.unlink()
+    else:
+        (path / "model.yaml").unlink()
+    again = build(space, *plan(space, AB))
+    assert again.written == space.registry.get("bot:1").size
+    weights.check(again.models[digest], digest)
+
+
+def test_a_gpu_deployment_starts_from_a_cuda_image(space: Workspace, bentoml_home: Path) -> None:
+    """With GPUs asked for, the image is CUDA's, and the service asks for as many."""
+    packaged = build(space, *plan(space, AB | {"name": "gpu-bot", "gpus": 1}))
+    dockerfile = (packaged.path / "env" / "docker" / "Dockerfile").read_text()
+    assert "FROM nvidia/cuda:" in dockerfile
+    assert "python3-pip" in dockerfile
+    assert "gpu: 1" in (packaged.path / "bento.yaml").read_text()
+
+
+def test_the_image_of_a_cpu_deployment(built: tuple[Deployment, Package]) -> None:
+    """Without GPUs the image is a slim Python, and the server in it listens to the outside."""
+    dockerfile = (built[1].path / "env" / "docker" / "Dockerfile").read_text()
+    assert f"FROM python:{sys.version_info.major}.{sys.version_info.minor}-slim" in dockerfile
+    assert "ENV BENTOML_HOST=$BENTOML_HOST" in dockerfile
+    assert "0.0.0.0" in dockerfile
+
+
+def test_requirements_follow_extras_and_name_what_is_missing() -> None:
+    """The closure of an extra is pinned; what is not installed is named with what brings it."""
+    lines = pinned(["ftreg[serve]"])
+    assert {"bentoml", "starlette", "click", "pydantic"} <= {line.partition("==")[0] for line in lines}
+    assert not any(line.startswith("torch==") for line in lines)
+    with pytest.raises(MissingExtra, match="no-such-engine"):
+        pinned(["no-such-engine"])
+    assert any(line.startswith("onnxruntime-gpu==") for line in pinned(["ftreg[onnx]"], gpu=True))
+
+
+def test_packaged_versions_are_hashed_when_they_are_opened(space: Workspace, tmp_path: Path) -> None:
+    """A packaged version opens with its parents; one byte changed, and it does not."""
+    places = {}
+    for needed in weights.needed(space.registry.source("bot:2")):
+        places[needed.digest] = tmp_path / needed.digest[3:13]
+        places[needed.digest].mkdir()
+        weights.link(needed, places[needed.digest])
+    digest = space.registry.get("bot:2").digest
+    opened = weights.opener(places.__getitem__, {digest: "bot:2"})(digest)
+    assert opened.ref == "bot:2"
+    assert (opened.parent("base").path / "config.json").is_file()
+
+    files = places[digest] / weights.FILES
+    target = files.resolve()
+    files.unlink()
+    shutil.copytree(target, files)
+    changed = next(files.rglob("*.safetensors"))
+    changed.chmod(0o600)
+    changed.write_bytes(changed.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptRegistry, match=r"safetensors.*not what its digest says"):
+        weights.opener(places.__getitem__, {})(digest)
+
+
+def test_importing_the_package_module_does_not_import_bentoml() -> None:
+    """Planning and packaging know BentoML only when they build."""
+    code = f"import sys, {package.__name__}; sys.exit('bentoml' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,117 @@
+"""Ragged batches: no row's history is touched by those that come, go or stay beside it, and no column is wasted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
+
+WIDTH = 64
+
+
+class Scribe:
+    """A decoder whose cache is what it was given, and whose logits are a row's history: (token, position) in order.
+
+    ``prefix`` columns stand before every prompt; they hold the token 500.
+    """
+
+    def __init__(self, prefix: int = 0) -> None:
+        self.prefix = prefix
+        self.columns: list[int] = []
+
+    def start(self, rows):
+        cache = [np.full((rows, 1, self.prefix, 2), 500.0, dtype=np.float32)]
+        cache[0][..., 1] = np.arange(self.prefix)
+        return cache, self.prefix
+
+    def forward(self, digests, ids, mask, positions, cache):
+        new = np.stack([ids, positions], axis=-1)[:, None].astype(np.float32)
+        longer = np.concatenate([cache[0], new], axis=2)
+        assert mask.shape == (len(digests), longer.shape[2])
+        self.columns.append(mask.shape[1])
+        logits = np.full((len(digests), WIDTH * 2 + 1), -1.0, dtype=np.float32)
+        for row, digest in enumerate(digests):
+            history = longer[row, 0][mask[row] == 1].ravel()
+            logits[row, : len(history)] = history
+            logits[row, -1] = int(digest)
+        return logits, [longer]
+
+    def zeros(self, like, shape):
+        return np.zeros(shape, like.dtype)
+
+
+def read(logits):
+    """The digest, tokens and positions that a row's logits tell of."""
+    history = logits[:-1][logits[:-1] >= 0].reshape(-1, 2).astype(int)
+    return str(int(logits[-1])), history[:, 0].tolist(), history[:, 1].tolist()
+
+
+PROMPTS = st.lists(st.tuples(st.sampled_from("123"), st.lists(st.integers(1, 99), min_size=1, max_size=8)), max_size=3)
+EVENTS = st.lists(st.one_of(PROMPTS.filter(bool), st.just("step"), st.sets(st.integers(0, 9), max_size=3)), max_size=16)
+
+
+@pytest.mark.parametrize("kind", [RaggedBatch, RowByRow])
+@given(events=EVENTS, prefix=st.sampled_from([0, 3]))
+@settings(max_examples=150, deadline=None)
+def test_every_row_keeps_its_own_history(kind, events, prefix):
+    """Whatever joins, is written and leaves, each row has seen its own tokens at their positions, and nothing else."""
+    scribe = Scribe(prefix)
+    batch, alive, numbers, counter = kind(scribe), {}, set(), 100
+    for event in events:
+        if event == "step":
+            tokens = {row: counter + place for place, row in enumerate(alive)}
+            counter += len(tokens)
+            for row, token in tokens.items():
+                alive[row][1].append(token)
+            found = batch.step(tokens)
+        elif isinstance(event, set):
+            gone = [row for place, row in enumerate(alive) if place in event]
+            batch.remove(gone)
+            for row in gone:
+                del alive[row]
+            continue
+        else:
+            rows, logits = batch.add(event)
+            assert not numbers & set(rows), "a number was used again"
+            numbers |= set(rows)
+            alive.update({row: (digest, [500] * prefix + tokens) for row, (digest, tokens) in zip(rows, event)})
+            found = dict(zip(rows, logits, strict=True))
+        for row, logits in found.items():
+            digest, tokens = alive[row]
+            assert read(logits) == (digest, tokens, list(range(len(tokens))))
+        if event == "step":
+            assert found.keys() == alive.keys()
+
+
+def test_columns_go_with_the_row_that_filled_them():
+    """A batch is as wide as its longest row: when that leaves, so do its columns."""
+    scribe = Scribe()
+    batch = RaggedBatch(scribe)
+    (long, _), _ = batch.add([("1", [7] * 30), ("1", [1, 2])])
+    (short,), _ = batch.add([("2", [3, 4, 5])])
+    batch.step({long: 8, 1: 8, short: 8})
+    batch.remove([long])
+    batch.step({1: 9, short: 9})
+    batch.remove([1])
+    batch.step({short: 6})
+    assert scribe.columns == [30, 3, 31, 5, 6]
+    batch.remove([short])
+    assert batch.step({}) == {}
+    assert read(batch.add([("3", [5])])[1][0]) == ("3", [5], [0])
+
+
+def test_a_step_that_fails_changes_nothing():
+    """A row that had no luck with one step can be written on, or removed, as if that had not been tried."""
+    scribe = Scribe()
+    batch = RaggedBatch(scribe)
+    (row,), _ = batch.add([("1", [1, 2])])
+    forward, scribe.forward = scribe.forward, None
+    with pytest.raises(TypeError):
+        batch.step({row: 3})
+    with pytest.raises(TypeError):
+        batch.add([("1", [9, 9, 9])])
+    scribe.forward = forward
+    assert read(batch.step({row: 4})[row]) == ("1", [1, 2, 4], [0, 1, 2])
