@@ -1,0 +1,127 @@
+"""The fleet: the models of a deployment, loaded in the background, each engine with the batcher that drives it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from ftreg.core.errors import FtregError
+from ftreg.core.guard import describe, resolve_import
+from ftreg.core.types import ServedModel, ServingEngine, Source
+from ftreg.serving.batcher import Batcher, Traffic
+from ftreg.serving.codec import Codec
+from ftreg.serving.deployment import Deployment
+
+logger = logging.getLogger("ftreg.serving")
+
+
+class Fleet:
+    """The models of a deployment.
+
+    Args:
+        deployment: Which they are.
+        open_source: Opens the version of a digest, and checks its bytes.
+
+    Attributes:
+        ready: Whether all of them are loaded.
+        error: Why they are not, and will not be.
+    """
+
+    def __init__(self, deployment: Deployment, open_source: Callable[[str], Source]) -> None:
+        self.ready = False
+        self.error: str | None = None
+        self._deployment = deployment
+        self._open_source = open_source
+        self._digests = {variant.ref: variant.digest for variant in deployment.all_variants()}
+        self._sources: dict[str, Source] = {}
+        self._models: dict[str, ServedModel] = {}
+        self._codecs: dict[str, Codec] = {}
+        self._batchers: dict[str, Batcher] = {}
+        self._traffic = Traffic()
+        self._lock = threading.Lock()
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin to load, in a thread; ``ready`` or ``error`` tells when that is over."""
+        threading.Thread(target=self._load, name="ftreg-fleet", daemon=True).start()
+
+    def batcher(self, ref: str) -> Batcher:
+        """Who writes the answers of a variant or shadow."""
+        return self._batchers[self._digests[ref]]
+
+    def model(self, ref: str) -> ServedModel:
+        """What is known of the model of a variant or shadow."""
+        return self._models[self._digests[ref]]
+
+    def codec(self, ref: str) -> Codec:
+        """The codec of a variant or shadow."""
+        return self._codecs[self._digests[ref]]
+
+    def source(self, ref: str) -> Source:
+        """The version behind a variant or shadow."""
+        return self._sources[self._digests[ref]]
+
+    @property
+    def batchers(self) -> tuple[Batcher, ...]:
+        """All batchers, one for each copy of weights."""
+        return tuple(dict.fromkeys(self._batchers.values()))
+
+    def close(self) -> None:
+        """End all answers and free the models; what is still being loaded is freed when it is there."""
+        with self._lock:
+            self._closing = True
+            self.ready = False
+        for batcher in self.batchers:
+            batcher.close()
+
+    def _load(self) -> None:
+        try:
+            for serve, digests in self._by_engine().items():
+                self._open(digests)
+                if self._closing:
+                    return
+                for engine in resolve_import(serve)([self._sources[d] for d in digests], self._deployment.device):
+                    self._employ(engine)
+            self._check()
+        except Exception as error:
+            logger.exception("the models of %s cannot be loaded", self._deployment.name)
+            self.error = describe(error)
+            self.close()
+            return
+        with self._lock:
+            self.ready = not self._closing
+
+    def _by_engine(self) -> Mapping[str, list[str]]:
+        """The digests that each engine is to load, once each, by import string."""
+        found: dict[str, list[str]] = {}
+        for variant in self._deployment.all_variants():
+            digests = found.setdefault(variant.serve, [])
+            if variant.digest not in digests:
+                digests.append(variant.digest)
+        return found
+
+    def _open(self, digests: list[str]) -> None:
+        for digest in digests:
+            if not self._closing:
+                self._sources[digest] = self._open_source(digest)
+
+    def _employ(self, engine: ServingEngine) -> None:
+        """Give an engine its batcher."""
+        limits = self._deployment.limits
+        with self._lock:
+            if self._closing:
+                engine.close()
+                return
+            batcher = Batcher(engine, rows=limits.batch, queue=limits.queue, traffic=self._traffic)
+            for digest, model in engine.models.items():
+                self._batchers[digest] = batcher
+                self._models[digest] = model
+        for digest, model in engine.models.items():
+            self._codecs[digest] = Codec(model)
+
+    def _check(self) -> None:
+        """Raise where an engine has not loaded what it was asked for."""
+        for variant in self._deployment.all_variants():
+            if variant.digest not in self._models and not self._closing:
+                raise FtregError(f"engine {variant.engine} did not load {variant.ref} ({variant.digest})")
