@@ -1,0 +1,75 @@
+"""Talks to a running server: changes the weights of its experiment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+from ftreg.core.errors import FtregError, InputError
+
+_SECONDS = 30.0
+
+
+def put_weights(url: str, token: str, weights: Mapping[str, float]) -> dict[str, Any]:
+    """Ask the server at ``url`` to change weights; return its answer.
+
+    Raises:
+        InputError: The address cannot be used, or the server refuses the token or the weights.
+        FtregError: No ftreg server answers there, or it fails.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InputError(f"{url!r} is no address", where="--url", hint="Write http://127.0.0.1:3000")
+    if not (token.isascii() and token.isprintable() and token):
+        raise InputError("is no token", where="--token", hint="It is what the server has stored in admin-token.")
+    request = Request(  # noqa: S310 - http or https, as was checked
+        f"{url.rstrip('/')}/admin/experiment",
+        data=json.dumps({"weights": dict(weights)}).encode(),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        method="PUT",
+    )
+    try:
+        # No proxy: the token goes to the server alone.
+        with build_opener(ProxyHandler({})).open(request, timeout=_SECONDS) as answer:
+            return _read(answer.read(), url)
+    except HTTPError as error:
+        with error:
+            raise _refusal(error.code, error.read(), url) from None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise FtregError(
+            f"no server answers: {reason}", where=url, hint="Start it, or say with --url where it is."
+        ) from None
+
+
+def _read(body: bytes, url: str) -> dict[str, Any]:
+    """The server's answer; raise where it is none of ftreg's."""
+    try:
+        answer = json.loads(body)
+        if answer["weights"].keys() == answer["shares"].keys():
+            return dict(answer)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise _stranger(url)
+
+
+def _refusal(status: int, body: bytes, url: str) -> FtregError:
+    """What the server's refusal means."""
+    if status in (401, 403):
+        return InputError(
+            "the server refuses the admin token", where=url, hint="Give its own with --token or $FTREG_ADMIN_TOKEN."
+        )
+    try:
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return _stranger(url)
+    return InputError(message, where=url) if status < 500 else FtregError(message, where=url)
+
+
+def _stranger(url: str) -> FtregError:
+    return FtregError("what answers is no ftreg server", where=url, hint="Say with --url where the server is.")

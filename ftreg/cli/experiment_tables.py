@@ -1,0 +1,70 @@
+"""Shows the report of an experiment to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ftreg.cli.session import Session
+
+if TYPE_CHECKING:
+    from ftreg.serving.history import Usage
+    from ftreg.serving.report import Arm, Estimate, Report
+
+_USAGE = ["requests", "errors", "p50 s", "p95 s", "first token s", "tokens"]
+
+
+def show_report(session: Session, report: Report) -> None:
+    """Print the variants, the comparisons, what stands apart, and the verdict."""
+    columns = ["version", *_USAGE, "units", "expected", "observed", "rated", "score"]
+    session.table(columns, [_arm_row(arm) for arm in report.arms], right=columns[1:])
+    if report.comparisons:
+        session.out.print()
+        session.table(
+            [f"against {report.control}", "score", "errors", "verdict"],
+            [
+                [one.ref, _signed(one.difference), _points(one.errors), one.verdict.decision]
+                for one in report.comparisons
+            ],
+        )
+    if report.apart:
+        session.out.print()
+        columns = ["apart from it", "route", *_USAGE]
+        session.table(columns, [_apart_row(usage) for usage in report.apart], right=columns[2:])
+    session.out.print()
+    for line in _remarks(report):
+        session.out.print(line, markup=False)
+
+
+def _remarks(report: Report) -> list[str]:
+    ratio = report.sample_ratio
+    split = "NOT as the weights promise" if ratio.failed else "as the weights promise"
+    warnings = [f"warning: {warning}" for one in report.comparisons for warning in one.warnings]
+    verdict = report.verdict
+    decision = f"{verdict.decision} {verdict.ref}" if verdict.decision == "promote" else verdict.decision
+    return [f"split: {split} (p = {ratio.p:.2g})", *warnings, f"verdict: {decision}; {verdict.reason}"]
+
+
+def _arm_row(arm: Arm) -> Sequence[Any]:
+    found = arm.score
+    score = None if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    shares = [f"{arm.expected_share:.1%}", None if arm.observed_share is None else f"{arm.observed_share:.1%}"]
+    return [arm.usage.ref, *_usage_cells(arm.usage), arm.units, *shares, arm.rated, score]
+
+
+def _apart_row(usage: Usage) -> Sequence[Any]:
+    return [usage.ref, usage.route, *_usage_cells(usage)]
+
+
+def _usage_cells(usage: Usage) -> list[Any]:
+    seconds = [usage.latency_p50, usage.latency_p95, usage.first_token_p50]
+    times = [None if second is None else f"{second:.3f}" for second in seconds]
+    return [usage.requests, usage.errors, *times, usage.completion_tokens]
+
+
+def _signed(estimate: Estimate | None) -> str | None:
+    return None if estimate is None else f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
+
+
+def _points(estimate: Estimate | None) -> str | None:
+    return None if estimate is None else f"{estimate.value:+.1%} ({estimate.low:+.1%} to {estimate.high:+.1%})"

@@ -1,0 +1,179 @@
+"""Reading an experiment's record, also while servers write into it."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftreg.core.errors import FtregError, InputError, UnknownName
+from ftreg.serving.database import connect, faults, transaction
+from ftreg.serving.deployment import Deployment
+from ftreg.serving.ledger import read_allocation
+from ftreg.serving.routing import Allocation
+
+# A request has failed where the server, and not the client, is to blame: 5xx, 408 (timeout), 429 (its queue is full).
+_USAGE = """
+    SELECT r.ref, r.digest, r.route, count(*), sum(r.status >= 500 OR r.status IN (408, 429)), sum(r.prompt_tokens),
+        sum(r.completion_tokens), count(f.number)
+    FROM requests r LEFT JOIN feedback f ON f.request = r.number AND r.route != 'shadow'
+    WHERE r.experiment = ? GROUP BY r.ref, r.digest, r.route ORDER BY min(r.number)
+"""
+# SQLite takes the other columns from the row that has the minimum.
+_UNITS = """
+    SELECT ref, epoch, failed FROM (
+        SELECT ref, epoch, status >= 500 OR status IN (408, 429) AS failed, min(number) AS first
+        FROM requests WHERE experiment = ? AND route = 'experiment' GROUP BY unit
+    ) ORDER BY first
+"""
+_SCORES = """
+    SELECT ref, score FROM (
+        SELECT r.ref, f.score, min(f.number) AS first
+        FROM feedback f JOIN requests r ON r.number = f.request
+        WHERE r.experiment = ? AND r.route = 'experiment' GROUP BY r.unit
+    ) ORDER BY first
+"""
+_QUANTILE = """
+    SELECT {column} FROM requests
+    WHERE experiment = ? AND ref = ? AND digest = ? AND route = ? AND status < 400 AND {column} IS NOT NULL
+    ORDER BY {column} LIMIT 1 OFFSET ?
+"""
+_COUNT = """
+    SELECT count({column}) FROM requests
+    WHERE experiment = ? AND ref = ? AND digest = ? AND route = ? AND status < 400
+"""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a variant has done on one route.
+
+    Attributes:
+        ref: The variant or shadow.
+        digest: Its identity.
+        route: ``experiment``, ``pinned`` or ``shadow``.
+        requests: Requests, whatever became of them.
+        errors: Those that the server failed to answer: 5xx, timeouts, a full queue.
+        prompt_tokens: Tokens read.
+        completion_tokens: Tokens written.
+        feedback: Requests that users have rated.
+        latency_p50: Median seconds to a complete answer; None without answers.
+        latency_p95: The seconds within which 95 % of answers were complete.
+        first_token_p50: Median seconds to the first token.
+    """
+
+    ref: str
+    digest: str
+    route: str
+    requests: int
+    errors: int
+    prompt_tokens: int
+    completion_tokens: int
+    feedback: int
+    latency_p50: float | None = None
+    latency_p95: float | None = None
+    first_token_p50: float | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit, by the first of its requests in the experiment: who answered, dealt in which epoch, and did it fail."""
+
+    ref: str
+    epoch: int
+    failed: bool
+
+
+@dataclass(frozen=True)
+class History:
+    """All that a report needs of an experiment.
+
+    Attributes:
+        experiment: The experiment's id.
+        deployment: The newest deployment that it was served by.
+        created: When it began, in Unix seconds.
+        allocations: Its allocations, oldest first, the current one last.
+        usage: What each variant and shadow has done, by route.
+        units: The randomized units, in the order in which they came.
+        scores: ``(ref, score)``: a unit's first feedback each, in the order in which it came.
+    """
+
+    experiment: str
+    deployment: Deployment
+    created: float
+    allocations: tuple[Allocation, ...]
+    usage: tuple[Usage, ...] = ()
+    units: tuple[Unit, ...] = ()
+    scores: tuple[tuple[str, float], ...] = ()
+
+
+def read(path: Path, experiment: str | None = None) -> History:
+    """Read one experiment of the record at ``path``: by id, else the one that was served last.
+
+    Raises:
+        InputError: There is no record, or it holds no such experiment.
+        FtregError: The record is damaged, or was made by a newer ftreg.
+    """
+    with faults(path):
+        database = connect(path, create=False)
+        try:
+            with transaction(database, write=False):
+                return _read(database, path, experiment)
+        finally:
+            database.close()
+
+
+def _read(database: sqlite3.Connection, path: Path, experiment: str | None) -> History:
+    found = database.execute(
+        "SELECT id, deployment, created FROM experiments WHERE id = ?1 OR ?1 IS NULL ORDER BY opened DESC LIMIT 1",
+        (experiment,),
+    ).fetchone()
+    if found is None:
+        known = [row[0] for row in database.execute("SELECT id FROM experiments")]
+        if experiment is not None and known:
+            raise UnknownName("experiment", experiment, known, where=str(path))
+        raise InputError("the record holds no experiment", where=str(path), hint="Serve the deployment first.")
+    identity, deployment, created = found
+    allocations = database.execute(
+        "SELECT epoch, weights, runs FROM allocations WHERE experiment = ? ORDER BY epoch", (identity,)
+    )
+    units = database.execute(_UNITS, (identity,))
+    return History(
+        experiment=identity,
+        deployment=_deployment(deployment, path),
+        created=created,
+        allocations=tuple(read_allocation(*row) for row in allocations),
+        usage=tuple(_usage(database, identity, row) for row in database.execute(_USAGE, (identity,)).fetchall()),
+        units=tuple(Unit(ref, epoch, bool(failed)) for ref, epoch, failed in units),
+        scores=tuple(database.execute(_SCORES, (identity,))),
+    )
+
+
+def _deployment(text: str, path: Path) -> Deployment:
+    try:
+        return Deployment.model_validate_json(text)
+    except ValueError as error:
+        raise FtregError(
+            f"this ftreg cannot read the experiment's deployment: {error}",
+            where=str(path),
+            hint="Use the ftreg that the server was deployed with.",
+        ) from error
+
+
+def _usage(database: sqlite3.Connection, experiment: str, row: tuple[Any, ...]) -> Usage:
+    ref, digest, route, *_ = row
+    group = (experiment, ref, digest, route)
+    quantiles = [("latency", 0.5), ("latency", 0.95), ("first_token", 0.5)]
+    return Usage(*row, *(_quantile(database, column, share, group) for column, share in quantiles))
+
+
+def _quantile(database: sqlite3.Connection, column: str, share: float, group: tuple[Any, ...]) -> float | None:
+    """The nearest-rank quantile of a column over the answers of a group; None where there are none."""
+    count = database.execute(_COUNT.format(column=column), group).fetchone()[0]
+    if not count:
+        return None
+    rank = max(math.ceil(share * count), 1)
+    value: float = database.execute(_QUANTILE.format(column=column), (*group, rank - 1)).fetchone()[0]
+    return value

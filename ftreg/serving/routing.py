@@ -1,0 +1,112 @@
+"""Routing: which variant answers a key, and how that changes with the weights while moving as few keys as possible."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby
+
+from ftreg.core.errors import InputError
+
+BUCKETS = 10_000
+
+
+def bucket(salt: str, experiment: str, key: str) -> int:
+    """The bucket of a key: SHA-256 of salt, experiment and key, modulo ``BUCKETS``; docs/experiments.md has vectors."""
+    return int(hashlib.sha256((salt + experiment + key).encode("utf-8")).hexdigest(), 16) % BUCKETS
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Which variant answers which bucket.
+
+    Attributes:
+        epoch: Counts the changes of the weights, from 1.
+        weights: What was asked for, by ref.
+        runs: ``(end, ref)``, ascending: ``ref`` has the buckets below ``end`` from the end of the run before on.
+    """
+
+    epoch: int
+    weights: Mapping[str, float]
+    runs: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def of(cls, weights: Mapping[str, float]) -> Allocation:
+        """The first allocation; raise ``InputError`` for weights that say nothing, such as all 0 or a negative one."""
+        counts = _counts(weights)
+        return cls(1, dict(weights), _runs(ref for ref, count in counts.items() for _ in range(count)))
+
+    def change(self, weights: Mapping[str, float]) -> Allocation:
+        """The next allocation, in which exactly as few buckets have moved as the new shares ask for.
+
+        A variant that shrinks keeps its first buckets; what it gives up goes to those that grow.
+        """
+        wanted = _counts(weights)
+        kept: list[str | None] = []
+        for ref in self._owners():
+            stays = wanted.get(ref, 0) > 0
+            kept.append(ref if stays else None)
+            if stays:
+                wanted[ref] -= 1
+        growing = (ref for ref, count in wanted.items() for _ in range(count))
+        return Allocation(self.epoch + 1, dict(weights), _runs(ref or next(growing) for ref in kept))
+
+    def ref(self, bucket: int) -> str:
+        """Who answers ``bucket``."""
+        return self.runs[bisect_right(self.runs, bucket, key=lambda run: run[0])][1]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the buckets that each variant has, by ref."""
+        counts = Counter(self._owners())
+        return {ref: counts[ref] / BUCKETS for ref in self.weights}
+
+    def _owners(self) -> Iterator[str]:
+        """Who has bucket 0, 1, ..."""
+        start = 0
+        for end, ref in self.runs:
+            for _ in range(start, end):
+                yield ref
+            start = end
+
+
+def _counts(weights: Mapping[str, float]) -> dict[str, int]:
+    """How many buckets each variant gets: by largest remainder, ties to the one named first.
+
+    In exact fractions, so that the same weights give the same buckets everywhere.
+    """
+    exact = {ref: _fraction(ref, weight) for ref, weight in weights.items()}
+    total = sum(exact.values())
+    if not total:
+        raise InputError("all weights are 0", hint="Give at least one variant a weight above 0.")
+    quotas = {ref: weight / total * BUCKETS for ref, weight in exact.items()}
+    counts = {ref: int(quota) for ref, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda ref: counts[ref] - quotas[ref])
+    for ref in by_remainder[: BUCKETS - sum(counts.values())]:
+        counts[ref] += 1
+    return counts
+
+
+def _fraction(ref: str, weight: float) -> Fraction:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
+        raise InputError(
+            f"{weight!r} cannot be a weight",
+            where=ref,
+            hint="A weight is a number from 0 up; 3 and 1 mean 75 % and 25 %.",
+        )
+    return Fraction(weight)
+
+
+def _runs(owners: Iterable[str]) -> tuple[tuple[int, str], ...]:
+    """The runs of a list of owners."""
+    runs: list[tuple[int, str]] = []
+    end = 0
+    for ref, group in groupby(owners):
+        end += sum(1 for _ in group)
+        runs.append((end, ref))
+    return tuple(runs)
