@@ -77,7 +77,9 @@ def test_every_row_keeps_its_own_history(kind, events, prefix):
             rows, logits = batch.add(event)
             assert not numbers & set(rows), "a number was used again"
             numbers |= set(rows)
-            alive.update({row: (digest, [500] * prefix + tokens) for row, (digest, tokens) in zip(rows, event)})
+            alive.update(
+                {row: (digest, [500] * prefix + tokens) for row, (digest, tokens) in zip(rows, event, strict=True)}
+            )
             found = dict(zip(rows, logits, strict=True))
         for row, logits in found.items():
             digest, tokens = alive[row]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,9 +21,6 @@ from ftreg.plugins.engines.loading import (
     read_json,
 )
 
-if TYPE_CHECKING:
-    from ftreg.core.types import Engine
-
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -32,7 +29,7 @@ _TYPES = {
 }
 
 
-def load(source: Source, device: str) -> Engine:
+def load(source: Source, device: str) -> OnnxEngine | GenaiEngine:
     """Load an ONNX export; raise ``FtregError`` for a folder that is none, ``MissingExtra`` without its runtime."""
     folder = source.path
     if (folder / "genai_config.json").exists():
@@ -166,14 +163,17 @@ class GenaiEngine:
         """Free the model."""
         del self._model
 
-    def generator(self, rows: np.ndarray, max_length: int) -> Any:
-        """A greedy generator that has read ``rows``, of shape (rows, length)."""
+    def generator(self, rows: np.ndarray, max_length: int, *, grow: bool = False) -> Any:
+        """A greedy generator that has read ``rows``, of shape (rows, length).
+
+        Its cache has room for ``max_length`` tokens from the start, or grows as they come.
+        """
         if rows.shape[1] > self.context:
             raise FtregError(f"{rows.shape[1]} tokens do not fit in a context of {self.context}")
         params = self._runtime.GeneratorParams(self._model)
         params.set_search_options(
             batch_size=len(rows), max_length=min(max_length, self.context), do_sample=False, repetition_penalty=1.0,
-            min_length=0, no_repeat_ngram_size=0,
+            min_length=0, no_repeat_ngram_size=0, past_present_share_buffer=not grow,
         )  # fmt: skip
         generator = self._runtime.Generator(self._model, params)
         generator.append_tokens(rows.astype(np.int32))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ftreg.core.types import Batch, ServingEngine, Source
+from ftreg.core.types import Batch, ServedModel, ServingEngine, Source
 from ftreg.plugins.engines.loading import describe_model
 from ftreg.plugins.engines.onnx import GenaiEngine, OnnxEngine, load
 from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
@@ -24,8 +24,10 @@ def serve(sources: Sequence[Source], device: str) -> list[ServingEngine]:
     try:
         for source in sources:
             engine = load(source, device)
-            served = GenaiServing if isinstance(engine, GenaiEngine) else OnnxServing
-            engines.append(served(engine, source.digest))
+            if isinstance(engine, GenaiEngine):
+                engines.append(GenaiServing(engine, source.digest))
+            else:
+                engines.append(OnnxServing(engine, source.digest))
     except BaseException:
         for each in engines:
             each.close()
@@ -41,7 +43,7 @@ class OnnxServing:
 
     def __init__(self, engine: OnnxEngine, digest: str) -> None:
         self._engine = engine
-        self.models = {digest: describe_model(engine.tokenizer, engine.ends)}
+        self.models: Mapping[str, ServedModel] = {digest: describe_model(engine.tokenizer, engine.ends)}
 
     def batch(self) -> Batch:
         """An empty batch."""
@@ -77,7 +79,7 @@ class GenaiServing:
 
     def __init__(self, engine: GenaiEngine, digest: str) -> None:
         self._engine = engine
-        self.models = {digest: describe_model(engine.tokenizer, engine.ends)}
+        self.models: Mapping[str, ServedModel] = {digest: describe_model(engine.tokenizer, engine.ends)}
 
     def batch(self) -> Batch:
         """An empty batch."""
@@ -97,7 +99,7 @@ class GenaiServing:
     ) -> tuple[np.ndarray, Any]:
         """Continue the row."""
         if cache is None:
-            cache = self._engine.generator(ids, self._engine.context)
+            cache = self._engine.generator(ids, self._engine.context, grow=True)
         else:
             cache.append_tokens(ids.astype(np.int32))
         return cache.get_logits().reshape(1, -1).astype(np.float32), cache

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from peft import PeftModel, PeftType
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -142,6 +143,7 @@ def _add_adapter(model: Any, adapter: Source) -> PeftModel:
             model.load_adapter(adapter.path, adapter_name=_name(adapter))
         else:
             model = PeftModel.from_pretrained(model, adapter.path, adapter_name=_name(adapter))
+        _tie_head(model, _name(adapter))
     config = model.peft_config[_name(adapter)]
     if config.is_prompt_learning and config.peft_type != PeftType.PREFIX_TUNING:
         raise FtregError(f"{adapter.ref} is an adapter of type {config.peft_type.value}, which is not served")
@@ -151,6 +153,24 @@ def _add_adapter(model: Any, adapter: Source) -> PeftModel:
 def _name(adapter: Source) -> str:
     """An adapter's name in PEFT, which takes no dots and colons: its digest's hexadecimal part."""
     return adapter.digest.rpartition(":")[2]
+
+
+def _tie_head(model: PeftModel, name: str) -> None:
+    """Make an adapter's embedding its output head too, where the adapter was trained so.
+
+    PEFT (0.21) does this for the first adapter on a base only; the head of others would silently be the base's.
+    """
+    config, base = model.peft_config[name], model.get_base_model()
+    if not getattr(config, "ensure_weight_tying", False) or not base.config.tie_word_embeddings:
+        return
+    # PEFT ties layers of these names alone.
+    if not any(saved.rpartition(".")[2] in EMBEDDING_LAYER_NAMES for saved in config.modules_to_save or ()):
+        return
+    embedding, head = base.get_input_embeddings().modules_to_save[name], base.get_output_embeddings()
+    if not isinstance(head, ModulesToSaveWrapper):
+        base.set_output_embeddings(ModulesToSaveWrapper(head, name, tied_module=embedding))
+    elif name not in head.modules_to_save:
+        head.update(name, tied_module=embedding)
 
 
 def _fill_saved_layers(model: Any, names: Sequence[str]) -> None:

@@ -1,0 +1,109 @@
+"""Serving ONNX exports: the rows of a batch are written as the checkpoint writes them alone, in either runtime."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftreg.core.errors import FtregError
+from ftreg.plugins.engines.onnx_serving import serve
+from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
+from ftreg.plugins.engines.transformers_serving import serve as serve_torch
+from ftreg.plugins.post.config import OnnxConfig
+from ftreg.plugins.post.onnx import apply
+from tests.post.helpers import make_job, make_source
+from tests.serving.test_engines_transformers import PROMPTS, STEPS, answer, sharp
+
+__all__ = ["sharp"]
+
+RUNTIMES = [
+    ("llama", "genai", RowByRow),
+    ("gpt2", "transformers", RaggedBatch),
+    pytest.param("llama", "transformers", RaggedBatch, marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module")
+def exported(sharp, tmp_path_factory):
+    """A function ``(architecture, runtime) -> folder`` of the ONNX export of a sharp checkpoint. Do not write."""
+    made = {}
+
+    def get(architecture, runtime):
+        if (architecture, runtime) not in made:
+            folder = tmp_path_factory.mktemp(f"{architecture}-{runtime}")
+            apply(make_job(make_source(sharp(architecture)), OnnxConfig(runtime=runtime), folder))
+            made[architecture, runtime] = folder
+        return made[architecture, runtime]
+
+    return get
+
+
+@pytest.mark.parametrize(("architecture", "runtime", "kind"), RUNTIMES)
+def test_rows_come_and_go_without_a_trace(architecture, runtime, kind, sharp, exported):
+    """Rows that join one another late and leave at different times are written as ``generate`` writes each alone."""
+    (engine,) = serve([make_source(exported(architecture, runtime), "onnx", digest="b3:0a")], "cpu")
+    batch = engine.batch()
+    assert isinstance(batch, kind)
+    assert engine.models["b3:0a"].context == 256
+    assert engine.models["b3:0a"].ends == {1}
+    expected = [answer(sharp(architecture), prompt) for prompt in PROMPTS]
+    waiting, alive, finished = list(enumerate(PROMPTS)), {}, {}
+    while waiting or alive:
+        joining, waiting = waiting[:2], waiting[2:]
+        if joining:
+            rows, logits = batch.add([("b3:0a", prompt) for _, prompt in joining])
+            alive |= {
+                row: (each[0], [int(found.argmax())]) for row, each, found in zip(rows, joining, logits, strict=True)
+            }
+        for _ in range(3):
+            for row, logits in batch.step({row: tokens[-1] for row, (_, tokens) in alive.items()}).items():
+                alive[row][1].append(int(logits.argmax()))
+        done = [row for row, (_, tokens) in alive.items() if len(tokens) >= STEPS - alive[row][0]]
+        batch.remove(done)
+        finished |= dict(alive.pop(row) for row in done)
+    for index, tokens in finished.items():
+        assert tokens[:STEPS] == expected[index][: len(tokens)]
+    assert finished.keys() == set(range(len(PROMPTS)))
+
+
+@pytest.mark.parametrize(("architecture", "runtime", "kind"), RUNTIMES)
+def test_logits_are_the_checkpoints(architecture, runtime, kind, sharp, exported):
+    """Prompts of different lengths get the logits that the checkpoint gives them, as float32."""
+    logits = []
+    for load, folder in ((serve, exported(architecture, runtime)), (serve_torch, sharp(architecture))):
+        (engine,) = load([make_source(folder, "onnx" if load is serve else "checkpoint", digest="b3:0a")], "cpu")
+        logits.append(engine.batch().add([("b3:0a", prompt) for prompt in PROMPTS])[1])
+    assert logits[0].dtype == np.float32
+    assert np.abs(logits[0] - logits[1]).max() < 1e-4 * np.abs(logits[1]).max()
+
+
+def test_generators_take_memory_as_they_need_it(exported, tmp_path):
+    """A row in onnxruntime-genai does not hold a cache for the whole context that its model could take."""
+    folder = tmp_path / "model"
+    shutil.copytree(exported("llama", "genai"), folder)
+    config = json.loads((folder / "genai_config.json").read_text())
+    config["model"]["context_length"] = 1 << 18
+    (folder / "genai_config.json").write_text(json.dumps(config))
+    (engine,) = serve([make_source(folder, "onnx", digest="b3:0a")], "cpu")
+    batch = engine.batch()
+    before = resident()
+    batch.add([("b3:0a", [5, 6, 7])] * 4)
+    assert resident() - before < 100e6  # four whole caches would be 512 MiB
+
+
+def test_exports_are_engines_of_their_own(exported, tmp_path):
+    """Each export has its engine; one that cannot be loaded fails for all, by name."""
+    exports = {"b3:0a": exported("llama", "genai"), "b3:0b": exported("gpt2", "transformers")}
+    sources = [make_source(folder, "onnx", digest=digest) for digest, folder in exports.items()]
+    assert [list(engine.models) for engine in serve(sources, "cpu")] == [["b3:0a"], ["b3:0b"]]
+    with pytest.raises(FtregError, match=r"has no model\.onnx"):
+        serve([sources[0], make_source(tmp_path, "onnx")], "cpu")
+
+
+def resident():
+    """Resident memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
