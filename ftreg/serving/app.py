@@ -156,7 +156,6 @@ class _Server:
             raise errors.unavailable(
                 f"the weights could not be stored: {error.message}", code="record_failed"
             ) from None
-        return _json(self._show_experiment())
 
     # Errors.
 
