@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftreg.core.types import Message
 from ftreg.serving.codec import Chat, Prompt, Question
@@ -48,9 +48,9 @@ _SHAPES = {
 
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Texts = Annotated[list[str], FailFast()]
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]
-TokenLists = Annotated[list[Tokens], FailFast()]
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
+TokenLists = Annotated[list[Tokens], Field(fail_fast=True)]
 
 
 class Wire(BaseModel):
@@ -129,7 +129,7 @@ class ChatMessage(Wire):
     """A turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], FailFast()]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
 
     def to_message(self) -> Message:
         """The turn as templates know it; ``developer`` is OpenAI's newer word for ``system``."""
@@ -141,7 +141,7 @@ class ChatMessage(Wire):
 class ChatRequest(Generate):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], FailFast(), Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=1)
 
     def prompts(self) -> list[Prompt]:

@@ -157,22 +157,26 @@ def options(**given: object):
 
 
 def digest(letter: str) -> str:
+    """The digest of a version that goes by a letter."""
     return "b3:" + letter * 64
 
 
 def open_source(wanted: str) -> Source:
+    """Open the version of a digest, all of which have one base."""
     producer = Producer("method", "lora", "methods", "ftreg", "0.1.0")
     manifest = Manifest(CHECKPOINT, "text-generation", (), (Parent("base", BASE),), producer)
     return Source("echo:1", wanted, CHECKPOINT, Path(), manifest, open_source)
 
 
 def variant(name: str, letter: str, weight: float = 1.0, serve: str = "load") -> Variant:
+    """A variant of echo."""
     return Variant(
         ref=f"{name}:1", digest=digest(letter), weight=weight, engine="echo", serve=f"tests.serving.fakes:{serve}"
     )
 
 
 def deployment(*variants: Variant, shadows: Sequence[Variant] = (), **limits: object) -> Deployment:
+    """A deployment called bot, of the experiment trial."""
     return Deployment(
         name="bot",
         experiment="trial",
@@ -189,10 +193,3 @@ def wait_for(condition, seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.002)
-
-
-def codec_of(engine: EchoEngine, digest: str = "b3:a"):
-    from ftreg.serving.codec import Codec
-
-    return Codec(engine.models[digest])
-

@@ -20,6 +20,7 @@ GREEDY = Settings(temperature=0.0)
 
 @contextmanager
 def batching(engine: EchoEngine, rows: int = 4, queue: int = 8, traffic: Traffic | None = None) -> Iterator[Batcher]:
+    """A batcher of ``engine``."""
     batcher = Batcher(engine, rows=rows, queue=queue, traffic=traffic)
     try:
         yield batcher
@@ -38,6 +39,7 @@ def begin(
     stream: bool = False,
     timeout: float = 20.0,
 ) -> Generation:
+    """Begin to answer prompts with the engine's first model."""
     digest = next(iter(engine.models))
     generation = Generation(batcher, digest, Codec(engine.models[digest]), how, timeout)
     generation.start([list(prompt.encode()) for prompt in prompts], most, stream=stream, shadow=shadow)
@@ -58,6 +60,7 @@ async def finish(generation: Generation) -> list[tuple[str, str]]:
 
 
 async def quiet(condition) -> None:
+    """Wait, without holding up the event loop."""
     await asyncio.to_thread(wait_for, condition)
 
 
@@ -333,7 +336,11 @@ def test_closing_ends_all_answers_and_the_engine() -> None:
 
     async def run() -> None:
         engine.gate.clear()
-        begun = [begin(batcher, engine, "abc" * 50), begin(batcher, engine, "abc"), begin(batcher, engine, "s", shadow=True)]
+        begun = [
+            begin(batcher, engine, "abc" * 50),
+            begin(batcher, engine, "abc"),
+            begin(batcher, engine, "s", shadow=True),
+        ]
         await quiet(lambda: engine.reads)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
         await asyncio.sleep(0.02)

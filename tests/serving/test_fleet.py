@@ -11,6 +11,7 @@ from tests.serving.fakes import ENGINES, deployment, digest, open_source, varian
 
 
 def loaded(fleet: Fleet) -> Fleet:
+    """Start a fleet and wait for how that ends."""
     fleet.start()
     wait_for(lambda: fleet.ready or fleet.error)
     return fleet

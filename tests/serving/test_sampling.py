@@ -35,7 +35,7 @@ def test_different_seeds_differ() -> None:
 
 
 def test_draws_follow_the_softmax() -> None:
-    """Tokens are drawn with the probabilities of the softmax at that temperature (chi-square, 1 in 10^6 false alarms)."""
+    """Tokens are drawn with the probabilities of the softmax (chi-square, one false alarm in 10^6)."""
     logits = np.array([0.0, 1.0, 2.0, -1.0], np.float32)
     expected = np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
     sampler = Sampler(0.7, seed=1)

@@ -10,6 +10,7 @@ from tests.tiny import TEXTS, make_tokenizer
 
 
 def decode_bytes(ids: Sequence[int]) -> str:
+    """A tokenizer whose tokens are bytes."""
     return bytes(ids).decode("utf-8", "replace")
 
 
@@ -28,7 +29,9 @@ def metaspace():
 
 BYTE_LEVEL = make_tokenizer()
 METASPACE = metaspace()
-WORDS = st.lists(st.sampled_from(["password", "reset", " ", "é", "日本", "👩‍🚀", "a", ".", "\n"]), max_size=20).map("".join)
+WORDS = st.lists(st.sampled_from(["password", "reset", " ", "é", "日本", "👩‍🚀", "a", ".", "\n"]), max_size=20).map(
+    "".join
+)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from ftreg.core.types import Message
+from ftreg.serving.codec import Chat, Question
+from ftreg.serving.deployment import Limits
+from ftreg.serving.errors import ApiError
+from ftreg.serving.generation import Settings
+from ftreg.serving.wire import ChatRequest, CompletionRequest, FeedbackRequest, GenerateRequest, WeightsRequest, parse
+
+LIMITS = Limits(max_tokens=100, max_answers=4)
+HELLO = {"model": "bot", "messages": [{"role": "user", "content": "hello"}]}
+TEXT = {"model": "bot", "prompt": "hello"}
+
+
+def read(model, content: object) -> Any:
+    """Parse ``content``, or bytes as they are."""
+    return parse(model, content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def settings(model, content: object) -> Settings:
+    """The settings that ``content`` asks for."""
+    body = read(model, content)
+    return body.settings(LIMITS, len(body.prompts()))
+
+
+def refused(model, content: object) -> ApiError:
+    """The refusal of ``content``, or of bytes as they are."""
+    with pytest.raises(ApiError) as error:
+        settings(model, content)
+    assert error.value.status == 400
+    return error.value
+
+
+def test_a_chat_with_everything() -> None:
+    """All that is supported is understood, text parts and OpenAI's newer words included."""
+    content = {
+        "model": "bot",
+        "messages": [
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]},
+        ],
+        "max_tokens": 7, "max_completion_tokens": 5, "temperature": 0, "top_p": 0.5, "stop": ["a", "b"], "seed": -3,
+        "n": 2, "stream": True, "stream_options": {"include_usage": True}, "user": "u",
+    }  # fmt: skip
+    body = read(ChatRequest, content)
+    assert body.prompts() == [Chat((Message("system", "be brief"), Message("user", "hello")))]
+    assert body.settings(LIMITS, 1) == Settings(5, 0.0, 0.5, ("a", "b"), -3, 2)
+    assert body.with_usage
+
+
+def test_defaults_are_those_of_openai() -> None:
+    """What is left out, and what is null, is as OpenAI has it."""
+    nothing = {"max_tokens": None, "temperature": None, "top_p": None, "stop": None, "seed": None, "n": None}
+    assert settings(ChatRequest, HELLO) == settings(ChatRequest, {**HELLO, **nothing, "stream": None}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1], [2, 3]], [[1], [2, 3]])],
+)
+def test_prompts_have_four_forms(prompt: object, prompts: object) -> None:
+    """A prompt is text or token ids, one or several."""
+    assert read(CompletionRequest, {**TEXT, "prompt": prompt}).prompts() == prompts
+
+
+def test_generate_needs_a_prompt_alone() -> None:
+    """The short form goes to the deployment, and is a chat where the model knows chats."""
+    body = read(GenerateRequest, {"prompt": "hello"})
+    assert (body.model, body.prompts()) == ("", [Question("hello")])
+    assert read(GenerateRequest, {"prompt": "hello", "model_id": "alpha:1"}).model == "alpha:1"
+    assert refused(GenerateRequest, {"prompt": "hello", "n": 2}).param == "n"
+    assert refused(GenerateRequest, {"prompt": "hello", "stream": True}).param == "stream"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function"}]), ("tool_choice", "required"), ("functions", [{}]), ("logprobs", True),
+        ("logprobs", 0), ("top_logprobs", 2), ("frequency_penalty", 0.1), ("presence_penalty", -1),
+        ("logit_bias", {"1": 2}),
+        ("response_format", {"type": "json_object"}), ("echo", True), ("suffix", "x"), ("top_k", 5), ("min_p", 0.1),
+        ("modalities", ["text", "audio"]), ("repetition_penalty", 1.1), ("reasoning_effort", "high"),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_answer_is_refused(field: str, value: object) -> None:
+    """A field that is not supported is refused by name, not ignored."""
+    for model, content in ((ChatRequest, HELLO), (CompletionRequest, TEXT)):
+        error = refused(model, {**content, field: value})
+        assert error.param == field
+        assert field in error.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []}, {"tools": None}, {"tool_choice": "none"}, {"logprobs": False}, {"frequency_penalty": 0},
+        {"presence_penalty": 0.0}, {"logit_bias": {}}, {"response_format": {"type": "text"}}, 
+        {"echo": False}, {"top_k": -1},
+        {"metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": True,
+         "anything": math.pi},
+    ],
+)  # fmt: skip
+def test_what_changes_nothing_is_taken(fields: dict[str, object]) -> None:
+    """Fields at the values that change nothing, and fields that nothing is known of, are ignored."""
+    assert settings(ChatRequest, {**HELLO, **fields}) == settings(CompletionRequest, {**TEXT, **fields}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": None}, "model"), ({"model": ""}, "model"), ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"), ({"max_tokens": 5.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"), ({"max_tokens": 101}, "max_tokens"),
+        ({"max_completion_tokens": 101}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"), ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 1.1}, "top_p"), ({"n": 0}, "n"), ({"n": 5}, "n"), ({"seed": 1.5}, "seed"), ({"seed": "1"}, "seed"),
+        ({"stop": ""}, "stop"), ({"stop": ["a"] * 5}, "stop"), ({"stop": ["a", ""]}, "stop"), ({"stop": [1]}, "stop"),
+        ({"stream": "yes"}, "stream"), ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage"),
+        ({"user": 7}, "user"),
+    ],
+)  # fmt: skip
+def test_wrong_fields_of_a_chat_are_named(fields: dict[str, object], param: str) -> None:
+    """A field of the wrong type or beyond its bounds is refused, and named."""
+    assert refused(ChatRequest, {**HELLO, **fields}).param == param
+
+
+@pytest.mark.parametrize("prompt", [None, [], 5, [1, "a"], [-1], [[]], [True], {"a": 1}, [[1.5]], [None], ["a", 1]])
+def test_prompts_of_other_forms_are_refused(prompt: object) -> None:
+    """A prompt that is no text and no token ids is refused with one sentence."""
+    if prompt == [[]]:
+        assert read(CompletionRequest, {**TEXT, "prompt": prompt}).prompts() == [[]]  # found empty when it is encoded
+        return
+    error = refused(CompletionRequest, {**TEXT, "prompt": prompt})
+    assert error.param == "prompt"
+    assert (
+        error.message
+        == "prompt: must be a string, a list of strings, a list of token ids, or a list of lists of token ids"
+    )
+
+
+@pytest.mark.parametrize("best_of", [2, 5])
+def test_best_of_is_refused_where_it_would_choose(best_of: int) -> None:
+    """To write more answers than are shown is not supported; as many as are shown is nothing."""
+    assert refused(CompletionRequest, {**TEXT, "best_of": best_of}).param == "best_of"
+    assert settings(CompletionRequest, {**TEXT, "best_of": 2, "n": 2}).n == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"), (b"{", "invalid_json"), (b"\xff\xfe", "invalid_json"),
+        (b'{"model": "\xff"}', "invalid_json"),
+        (b'{"model": "\\ud800"}', "invalid_json"), (b"[" * 100_000, "invalid_json"), (b"null", "invalid_value"),
+        (b"[]", "invalid_value"), (b'"bot"', "invalid_value"), (b"{} {}", "invalid_json"),
+        (b'{"model":"bot","prompt":"a","max_tokens":1' + b"0" * 5000 + b"}", "invalid_json"), (b"nan", "invalid_json"),
+        (b'{"model":"bot","prompt":"a","temperature":NaN}', "invalid_value"),
+        (b'{"model":"bot","prompt":"a","top_p":Infinity}', "invalid_value"),
+        (b'{"model":"bot","prompt":"a","seed":1e999}', "invalid_value"),
+    ],
+)  # fmt: skip
+def test_what_is_no_json_object_is_refused(body: bytes, code: str) -> None:
+    """Whatever bytes come, the refusal says whether they are no JSON or the wrong JSON."""
+    assert refused(CompletionRequest, body).code == code
+
+
+def test_many_wrong_values_are_refused_quickly() -> None:
+    """The first wrong value of a long list ends its reading."""
+    error = refused(CompletionRequest, {**TEXT, "prompt": [1.5] * 200_000})
+    assert len(error.message) < 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"request_id": "a"}, {"request_id": "", "score": 1}, {"request_id": "a", "score": 1.1},
+     {"request_id": "a", "score": "1"},
+     {"request_id": "a", "score": 1, "comment": 5}, {"request_id": "a", "score": True}],
+)  # fmt: skip
+def test_wrong_feedback_is_refused(content: object) -> None:
+    """Feedback names an answer, and a score from 0 to 1."""
+    with pytest.raises(ApiError):
+        read(FeedbackRequest, content)
+
+
+@pytest.mark.parametrize("weights", [{}, None, [1], {"alpha:1": -1}, {"alpha:1": "1"}, {"alpha:1": True}])
+def test_wrong_weights_are_refused(weights: object) -> None:
+    """Weights are numbers from 0 up, by ref."""
+    with pytest.raises(ApiError):
+        read(WeightsRequest, {"weights": weights})
