@@ -1,0 +1,262 @@
+"""What the router costs, beside plain Starlette and BentoML's own ways; and weights that change under load.
+
+    python benchmarks/serving.py [--requests 3000]
+
+The engine of ftreg's server here answers at once (``serving_peers/echo_engine.py``), so what is measured is all around
+it: BentoML's server, routing, the OpenAI format, the batcher's thread, the experiment's record. The engine and its
+batcher are also timed alone, in process. One load generator, in a process of its own, asks all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE / "serving_peers"
+RESULT = HERE / "results" / "serving-router.json"
+README = HERE / "README.md"
+START, END = "<!-- serving.py writes from here -->", "<!-- to here: serving.py -->"
+CONCURRENCIES = (1, 16, 64)
+TEXT = "x" * 200
+TOKEN = "benchmark"
+OURS, STARLETTE, API, DEPENDS = "ftreg", "plain Starlette", "BentoML, @bentoml.api", "BentoML, bentoml.depends"
+
+
+def write_deployment(folder: Path) -> None:
+    """A deployment of two models that are nothing, 50/50, in a folder that ``bentoml serve`` takes."""
+    from ftreg.core.manifest import Manifest, Producer
+    from ftreg.registry.blobs import digest_of
+    from ftreg.serving.deployment import FILE, REQUIREMENTS, Deployment, Limits, Variant
+
+    variants = []
+    for number in (1, 2):
+        producer = Producer("import", "echo", "benchmark", "benchmark", str(number))
+        data = Manifest("echo", "text-generation", (), (), producer).to_bytes()
+        digest = digest_of(data)
+        place = folder / "models" / digest.removeprefix("b3:")
+        (place / "files").mkdir(parents=True)
+        (place / "manifest.json").write_bytes(data)
+        variants.append(Variant(ref=f"echo:{number}", digest=digest, engine="echo", serve="echo_engine:serve"))
+    deployment = Deployment(
+        name="echo", experiment="echo", salt="salt", variants=tuple(variants), limits=Limits(batch=64, queue=256)
+    )
+    (folder / FILE).write_text(deployment.model_dump_json())
+    (folder / REQUIREMENTS).write_text("")
+    code = "from pathlib import Path\nfrom ftreg.serving.service import make_service\n"
+    (folder / "service.py").write_text(code + "service = make_service(Path(__file__).parent)\n")
+
+
+@contextmanager
+def running(command: list[str], port: int, ready: str, folder: Path) -> Iterator[str]:
+    """Run a server; yield its URL once it is ready, and end all its processes."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PEERS),
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "FTREG_ADMIN_TOKEN": TOKEN,
+    }
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            for _ in range(300):
+                try:
+                    with urllib.request.urlopen(url + ready, timeout=5):
+                        break
+                except urllib.error.HTTPError as error:
+                    if error.code == 404:  # plain Starlette has no such route: it is there
+                        break
+                    time.sleep(0.2)
+                except OSError:
+                    time.sleep(0.2)
+            else:
+                sys.exit((folder / "log").read_text()[-3000:])
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def load(url: str, body: dict[str, Any], concurrency: int, requests: int) -> dict[str, Any]:
+    """What the load generator found."""
+    command = [sys.executable, str(PEERS / "load.py"), url, json.dumps(body), str(concurrency), str(requests)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def engine_alone(requests: int) -> dict[str, Any]:
+    """The engine and its batcher in process, without HTTP, routing and record: answers of one token, one by one."""
+    sys.path.insert(0, str(PEERS))
+    from echo_engine import Engine
+
+    from ftreg.serving.batcher import Batcher
+    from ftreg.serving.codec import Codec
+    from ftreg.serving.generation import Generation, Settings
+
+    class Nothing:
+        digest = "b3:0"
+
+    async def measure() -> list[float]:
+        engine = Engine([Nothing()])  # type: ignore[list-item]
+        batcher, codec = Batcher(engine, rows=64, queue=256), Codec(engine.models["b3:0"])
+        found = []
+        for _ in range(requests):
+            started = time.perf_counter()
+            generation = Generation(batcher, "b3:0", codec, Settings(max_tokens=1, temperature=0), 60.0)
+            generation.start([list(TEXT.encode())], 1, stream=False)
+            while await generation.next() is not None:
+                pass
+            generation.close()
+            found.append(time.perf_counter() - started)
+        batcher.close()
+        return sorted(found)
+
+    found = asyncio.run(measure())
+    return {"p50_ms": 1000 * found[requests // 2], "p99_ms": 1000 * found[int(requests * 0.99)]}
+
+
+def change_weights(url: str, seconds: float = 20.0, changes: int = 20) -> dict[str, Any]:
+    """Change the weights many times while sixteen clients ask, half of them for streams; count what failed."""
+    plain = {"model": "echo", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 16, "temperature": 0}
+    results: list[dict[str, Any]] = []
+    stop = time.monotonic() + seconds
+
+    def ask(body: dict[str, Any], must_hold: str) -> None:
+        while time.monotonic() < stop:
+            command = [
+                sys.executable, str(PEERS / "load.py"), f"{url}/v1/chat/completions", json.dumps(body), "8", "1500",
+                must_hold,
+            ]  # fmt: skip
+            results.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+    threads = [
+        threading.Thread(target=ask, args=(plain, '"finish_reason":')),
+        threading.Thread(target=ask, args=(plain | {"stream": True}, "[DONE]")),
+    ]
+    for thread in threads:
+        thread.start()
+    made = 0
+    for number in range(changes):
+        time.sleep(seconds / (changes + 1))
+        share = 5 * (number % 20)
+        data = json.dumps({"weights": {"echo:1": 100 - share, "echo:2": share}}).encode()
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{url}/admin/experiment", data, headers, method="PUT")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            made += answer.status == 200
+    for thread in threads:
+        thread.join()
+    return {
+        "changes": made,
+        "requests": sum(result["requests"] for result in results),
+        "failed": sum(result["failed"] for result in results),
+        "failures": [failure for result in results for failure in result["failures"]][:5],
+    }
+
+
+def main() -> None:
+    """Measure all servers at all concurrencies, and write the result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--requests", type=int, default=3000)
+    options = parser.parse_args()
+    chat = {"model": "echo", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 1, "temperature": 0}
+    echo = {"text": TEXT}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_deployment(folder / "echo")
+        uvicorn = ["uvicorn", "starlette_echo:app", "--log-level", "warning", "--port"]
+        bento = ["bentoml", "serve", "--working-dir"]
+        servers = {
+            STARLETTE: ([*uvicorn, "3901"], 3901, "/nothing", "/echo", echo),
+            OURS: ([*bento, str(folder / "echo"), "service:service", "--port", "3902"], 3902, "/readyz",
+                   "/v1/chat/completions", chat),
+            API: ([*bento, str(PEERS), "bentoml_echo:Echo", "--port", "3903"], 3903, "/readyz", "/echo", echo),
+            DEPENDS: ([*bento, str(PEERS), "bentoml_depends:Router", "--port", "3904"], 3904, "/readyz", "/echo", echo),
+        }  # fmt: skip
+        runs: dict[str, dict[str, Any]] = {}
+        weights: dict[str, Any] = {}
+        for name, (command, port, ready, path, body) in servers.items():
+            with running(command, port, ready, folder) as url:
+                runs[name] = {str(c): load(url + path, body, c, options.requests) for c in CONCURRENCIES}
+                print(name, json.dumps(runs[name]), flush=True)
+                if name == OURS:
+                    weights = change_weights(url)
+                    print("weights", json.dumps(weights), flush=True)
+    result = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "versions": {name: version(name) for name in ("ftreg", "bentoml", "starlette", "uvicorn")},
+        "engine_alone": engine_alone(options.requests),
+        "runs": runs,
+        "weights_changed_under_load": weights,
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    text = README.read_text()
+    README.write_text(f"{text.split(START)[0]}{START}\n{report(result)}\n{END}{text.split(END)[1]}")
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as a table."""
+    hardware, alone, weights = result["hardware"], result["engine_alone"], result["weights_changed_under_load"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    requests = result["runs"][OURS]["1"]["requests"]
+    lines = [
+        f"{hardware['cpu']}, {hardware['cores']} cores, shared with the load generator; {versions}; {requests} "
+        f"requests each; {result['at'][:10]}. The engine and its batcher alone, in process: "
+        f"p50 {alone['p50_ms']:.2f} ms, p99 {alone['p99_ms']:.2f} ms.",
+        "",
+        "| server | clients | p50 ms | p99 ms | requests/s | failed |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, runs in result["runs"].items():
+        for clients, run in runs.items():
+            lines.append(
+                f"| {name} | {clients} | {run['p50_ms']:.2f} | {run['p99_ms']:.2f} "
+                f"| **{run['requests_per_second']:.0f}** | {run['failed']} |"
+            )
+    own = result["runs"][OURS]["1"]
+    lines += [
+        "",
+        "What the router and all around it add to the engine, one client: "
+        f"p50 {own['p50_ms'] - alone['p50_ms']:.2f} ms, p99 {own['p99_ms'] - alone['p99_ms']:.2f} ms.",
+        "",
+        f"Weights changed {weights['changes']} times under sixteen clients, half of them reading streams: "
+        f"{weights['requests']} requests, {weights['failed']} failed.",
+    ]
+    return "\n".join(lines)
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()
