@@ -22,8 +22,7 @@ def put_weights(url: str, token: str, weights: Mapping[str, float]) -> dict[str,
         InputError: The address cannot be used, or the server refuses the token or the weights.
         FtregError: No ftreg server answers there, or it fails.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not _is_address(url):
         raise InputError(f"{url!r} is no address", where="--url", hint="Write http://127.0.0.1:3000")
     if not (token.isascii() and token.isprintable() and token):
         raise InputError("is no token", where="--token", hint="It is what the server has stored in admin-token.")
@@ -45,6 +44,16 @@ def put_weights(url: str, token: str, weights: Mapping[str, float]) -> dict[str,
         raise FtregError(
             f"no server answers: {reason}", where=url, hint="Start it, or say with --url where it is."
         ) from None
+
+
+def _is_address(url: str) -> bool:
+    """Whether ``url`` names a host, by http or https."""
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _read(body: bytes, url: str) -> dict[str, Any]:

@@ -40,9 +40,8 @@ def _remarks(report: Report) -> list[str]:
     ratio = report.sample_ratio
     split = "NOT as the weights promise" if ratio.failed else "as the weights promise"
     warnings = [f"warning: {warning}" for one in report.comparisons for warning in one.warnings]
-    verdict = report.verdict
-    decision = f"{verdict.decision} {verdict.ref}" if verdict.decision == "promote" else verdict.decision
-    return [f"split: {split} (p = {ratio.p:.2g})", *warnings, f"verdict: {decision}; {verdict.reason}"]
+    verdict = f"verdict: {report.verdict.decision}; {report.verdict.reason}"
+    return [f"split: {split} (p = {ratio.p:.2g})", *warnings, verdict]
 
 
 def _arm_row(arm: Arm) -> Sequence[Any]:

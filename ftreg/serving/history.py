@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.serving.database import connect, faults, transaction
@@ -35,15 +36,8 @@ _SCORES = """
         WHERE r.experiment = ? AND r.route = 'experiment' GROUP BY r.unit
     ) ORDER BY first
 """
-_QUANTILE = """
-    SELECT {column} FROM requests
-    WHERE experiment = ? AND ref = ? AND digest = ? AND route = ? AND status < 400 AND {column} IS NOT NULL
-    ORDER BY {column} LIMIT 1 OFFSET ?
-"""
-_COUNT = """
-    SELECT count({column}) FROM requests
-    WHERE experiment = ? AND ref = ? AND digest = ? AND route = ? AND status < 400
-"""
+_Group = tuple[str, ...]  # ref, digest, route
+_SECONDS = "SELECT ref, digest, route, latency, first_token FROM requests WHERE experiment = ? AND status < 400"
 
 
 @dataclass(frozen=True)
@@ -145,7 +139,7 @@ def _read(database: sqlite3.Connection, path: Path, experiment: str | None) -> H
         deployment=_deployment(deployment, path),
         created=created,
         allocations=tuple(read_allocation(*row) for row in allocations),
-        usage=tuple(_usage(database, identity, row) for row in database.execute(_USAGE, (identity,)).fetchall()),
+        usage=tuple(_usage(database, identity)),
         units=tuple(Unit(ref, epoch, bool(failed)) for ref, epoch, failed in units),
         scores=tuple(database.execute(_SCORES, (identity,))),
     )
@@ -162,18 +156,21 @@ def _deployment(text: str, path: Path) -> Deployment:
         ) from error
 
 
-def _usage(database: sqlite3.Connection, experiment: str, row: tuple[Any, ...]) -> Usage:
-    ref, digest, route, *_ = row
-    group = (experiment, ref, digest, route)
-    quantiles = [("latency", 0.5), ("latency", 0.95), ("first_token", 0.5)]
-    return Usage(*row, *(_quantile(database, column, share, group) for column, share in quantiles))
+def _usage(database: sqlite3.Connection, experiment: str) -> Iterator[Usage]:
+    """What each variant has done on each route, in the order of their first requests."""
+    latencies, first_tokens = defaultdict[_Group, list[float]](list), defaultdict[_Group, list[float]](list)
+    for *group, latency, first_token in database.execute(_SECONDS, (experiment,)):
+        latencies[tuple(group)].append(latency)
+        if first_token is not None:
+            first_tokens[tuple(group)].append(first_token)
+    for row in database.execute(_USAGE, (experiment,)):
+        group = row[:3]
+        latency_p50, latency_p95 = _quantiles(latencies[group], 0.5, 0.95)
+        (first_token_p50,) = _quantiles(first_tokens[group], 0.5)
+        yield replace(Usage(*row), latency_p50=latency_p50, latency_p95=latency_p95, first_token_p50=first_token_p50)
 
 
-def _quantile(database: sqlite3.Connection, column: str, share: float, group: tuple[Any, ...]) -> float | None:
-    """The nearest-rank quantile of a column over the answers of a group; None where there are none."""
-    count = database.execute(_COUNT.format(column=column), group).fetchone()[0]
-    if not count:
-        return None
-    rank = max(math.ceil(share * count), 1)
-    value: float = database.execute(_QUANTILE.format(column=column), (*group, rank - 1)).fetchone()[0]
-    return value
+def _quantiles(values: list[float], *shares: float) -> list[float | None]:
+    """Quantiles by nearest rank; None where there are no values."""
+    ordered = sorted(values)
+    return [ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else None for share in shares]

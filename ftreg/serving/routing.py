@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
+from itertools import groupby, repeat
 
 from ftreg.core.errors import InputError
 
@@ -63,15 +62,21 @@ class Allocation:
     @property
     def shares(self) -> dict[str, float]:
         """The share of the buckets that each variant has, by ref."""
-        counts = Counter(self._owners())
-        return {ref: counts[ref] / BUCKETS for ref in self.weights}
+        counts = dict.fromkeys(self.weights, 0)
+        for start, end, ref in self._spans():
+            counts[ref] += end - start
+        return {ref: count / BUCKETS for ref, count in counts.items()}
 
     def _owners(self) -> Iterator[str]:
         """Who has bucket 0, 1, ..."""
+        for start, end, ref in self._spans():
+            yield from repeat(ref, end - start)
+
+    def _spans(self) -> Iterator[tuple[int, int, str]]:
+        """The runs, each with its first bucket and the one after its last."""
         start = 0
         for end, ref in self.runs:
-            for _ in range(start, end):
-                yield ref
+            yield start, end, ref
             start = end
 
 

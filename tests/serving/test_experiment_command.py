@@ -1,0 +1,389 @@
+"""``ftreg experiment`` as it is typed: figures, weights on a running server, and what is decided."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ftreg.cli.main import main
+from ftreg.registry import Registry
+from ftreg.serving.record import Record
+from tests.registry.kit import publish
+from tests.serving.experiments import CHALLENGER, CONTROL, deployment, request, variant
+
+TOKEN = "a-secret"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where servers keep what must outlive them."""
+    monkeypatch.setenv("FTREG_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("FTREG_ADMIN_TOKEN", raising=False)
+    return tmp_path / "state" / "support"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """A registry with bot:1, bot:2 and bot:3; the first is the champion."""
+    with Registry(tmp_path / "home") as opened:
+        for number in (1, 2, 3):
+            publish(opened, "bot", {"a": str(number).encode()})
+        opened.set_alias("bot:1", "champion")
+        yield opened
+
+
+@pytest.fixture
+def run(registry: Registry, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``ftreg experiment`` in this process."""
+
+    def run_command(*arguments: str) -> Result:
+        code: Any = 0
+        try:
+            main(["--home", str(registry.home), "experiment", *arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        return Result(code, *capsys.readouterr())
+
+    return run_command
+
+
+def served(registry: Registry, *refs: str, rated: dict[str, float] | None = None, path: Path) -> None:
+    """Record an experiment of versions in the registry: 100 users each, whose scores are ``rated``."""
+    variants = [variant(ref, digest=registry.get(ref).digest) for ref in refs or (CONTROL, CHALLENGER)]
+    record = Record(path, deployment(*variants))
+    futures = []
+    for number in range(100 * len(variants)):
+        ref = variants[number % len(variants)].ref
+        one = request(record.allocation, f"user-{number}", ref=ref, digest=registry.get(ref).digest)
+        record.add(one)
+        if rated:
+            futures.append(record.feedback(one.id, rated[ref], None))
+    for future in futures:
+        future.result(10)
+    record.close()
+
+
+@pytest.fixture
+def won(registry: Registry, state: Path) -> None:
+    """An experiment that bot:2 has won."""
+    served(registry, rated={CONTROL: 0.1, CHALLENGER: 0.9}, path=state / "experiment.db")
+
+
+@pytest.fixture
+def undecided(registry: Registry, state: Path) -> None:
+    """An experiment without feedback."""
+    served(registry, path=state / "experiment.db")
+
+
+def champion(registry: Registry) -> str:
+    """Where the alias points."""
+    return registry.get("bot@champion").ref
+
+
+def evidence(registry: Registry, ref: str) -> list[Any]:
+    """What experiments have left on a version."""
+    return [record.body for record in registry.evidence(ref) if record.type == "experiment"]
+
+
+def test_status_shows_the_split(run: Run, undecided: None) -> None:
+    """For people and for programs."""
+    shown = run("status", "support")
+    assert shown.code == 0
+    assert "bot:2" in shown.out
+    assert "50.0%" in shown.out
+    assert "epoch 1" in shown.out
+    facts = json.loads(run("status", "support", "--json").out)
+    assert facts["requests"] == {"experiment": 200}
+    assert [(row["ref"], row["share"], row["units"]) for row in facts["variants"]] == [
+        (CONTROL, 0.5, 100), (CHALLENGER, 0.5, 100),
+    ]  # fmt: skip
+
+
+def test_report_shows_figures_and_verdict(run: Run, won: None) -> None:
+    """For people: tables, the split and the verdict; for programs: all of it."""
+    shown = run("report", "support").out
+    for part in (
+        "bot:1",
+        "against bot:1",
+        "+0.800",
+        "split: as the weights promise",
+        "verdict: promote; bot:2 scores higher",
+    ):
+        assert part in shown
+    facts = json.loads(run("report", "support", "--json").out)
+    assert facts["verdict"]["decision"] == "promote"
+    assert facts["comparisons"][0]["difference"]["value"] == pytest.approx(0.8)
+
+
+def test_a_record_elsewhere_can_be_read(run: Run, registry: Registry, tmp_path: Path) -> None:
+    """With --db; but not under another deployment's name."""
+    served(registry, path=tmp_path / "copy.db")
+    assert run("report", "support", "--db", str(tmp_path / "copy.db")).code == 0
+    wrong = run("report", "other", "--db", str(tmp_path / "copy.db"))
+    assert wrong.code == 2
+    assert "is the record of support" in wrong.err
+
+
+def test_promote_moves_the_alias_and_leaves_evidence(run: Run, registry: Registry, won: None) -> None:
+    """On the winner and on the control, with the whole report."""
+    done = run("promote", "support")
+    assert done.code == 0, done.err
+    assert "bot@champion is bot:2" in done.err
+    assert champion(registry) == CHALLENGER
+    for ref in (CONTROL, CHALLENGER):
+        (body,) = evidence(registry, ref)
+        assert (body["action"], body["ref"], body["forced"]) == ("promote", CHALLENGER, False)
+        assert body["report"]["verdict"]["decision"] == "promote"
+    assert not evidence(registry, "bot:3")
+
+
+def test_promote_wants_a_verdict_or_force(run: Run, registry: Registry, undecided: None) -> None:
+    """Without a verdict nothing moves; by force it does, and the evidence says so."""
+    for arguments in (("promote", "support"), ("promote", "support", CHALLENGER)):
+        refused = run(*arguments)
+        assert refused.code == 1
+        assert "inconclusive" in refused.err
+    assert champion(registry) == CONTROL
+    assert not evidence(registry, CONTROL)
+    assert run("promote", "support", "--force").code == 0
+    assert champion(registry) == CHALLENGER
+    assert evidence(registry, CHALLENGER)[0]["forced"] is True
+
+
+def test_force_against_the_verdict_is_on_record(run: Run, registry: Registry, state: Path) -> None:
+    """Another challenger than the winner needs force; among several, force alone does not choose."""
+    served(registry, CONTROL, CHALLENGER, "bot:3", path=state / "experiment.db")
+    assert "say which challenger" in run("promote", "support", "--force").err
+    served(
+        registry,
+        CONTROL,
+        CHALLENGER,
+        "bot:3",
+        path=state / "experiment.db",
+        rated={CONTROL: 0.1, CHALLENGER: 0.9, "bot:3": 0.1},
+    )
+    assert run("promote", "support", "bot:3").code == 1
+    assert run("promote", "support", "bot:3", "--force").code == 0
+    assert champion(registry) == "bot:3"
+    assert evidence(registry, "bot:3")[0]["forced"] is True
+    assert run("promote", "support", CHALLENGER, "--force").code == 0
+    assert evidence(registry, CHALLENGER)[0]["forced"] is False
+
+
+@pytest.mark.parametrize("ref", [CONTROL, "bot:9", "nonsense"])
+def test_only_a_challenger_can_be_promoted(run: Run, registry: Registry, won: None, ref: str) -> None:
+    """Not the control, and nothing that took no part, not even by force."""
+    assert run("promote", "support", ref, "--force").code == 2
+    assert champion(registry) == CONTROL
+
+
+def test_rollback_goes_to_the_control(run: Run, registry: Registry, won: None) -> None:
+    """Whatever the verdict; evidence is left on all variants."""
+    registry.set_alias(CHALLENGER, "champion")
+    assert run("rollback", "support").code == 0
+    assert champion(registry) == CONTROL
+    assert [evidence(registry, ref)[0]["action"] for ref in (CONTROL, CHALLENGER)] == ["roll back", "roll back"]
+
+
+def test_nothing_moves_where_a_version_is_gone(run: Run, registry: Registry, won: None) -> None:
+    """A registry that lacks one of the two digests is left as it is."""
+    registry.delete(CHALLENGER)
+    before = len(registry.events())
+    for arguments in (("promote", "support"), ("rollback", "support")):
+        refused = run(*arguments)
+        assert refused.code == 2
+        assert "bot:2" in refused.err
+        assert "is not in this registry" in " ".join(refused.err.split())
+    assert len(registry.events()) == before
+
+
+def test_versions_are_found_by_digest(run: Run, registry: Registry, state: Path) -> None:
+    """A ref that is another version in this registry is not taken for the one that was served."""
+    digest = registry.get("bot:3").digest
+    record = Record(
+        state / "experiment.db",
+        deployment(variant(CONTROL, digest=registry.get(CONTROL).digest), variant(CHALLENGER, digest=digest)),
+    )
+    record.close()
+    assert run("promote", "support", CHALLENGER, "--force").code == 0
+    assert champion(registry) == "bot:3"
+
+
+def test_commands_without_a_record_say_where_it_would_be(run: Run, state: Path, undecided: None) -> None:
+    """A misspelt name gets the near ones, and a name cannot lead out of the state folder."""
+    missing = run("status", "suport")
+    assert missing.code == 2
+    assert "Did you mean support?" in missing.err
+    for name in ("../support", "/etc", "Support"):
+        assert run("report", name).code == 2
+    (state / "experiment.db").write_bytes(b"garbage" * 1000)
+    damaged = run("report", "support")
+    assert damaged.code == 1
+    assert "damaged" in damaged.err
+
+
+class Server(HTTPServer):
+    """An admin endpoint that keeps what it was sent, and answers what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer: tuple[int, Any] = (200, None)
+        self.got: list[tuple[str, str, str | None, Any]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_PUT(self) -> None:
+        """Answer as the server is told to."""
+        server: Server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.got.append((self.command, self.path, self.headers["Authorization"], body))
+        status, answer = server.answer
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(state: Path) -> Iterator[Server]:
+    """A running server, whose token is stored."""
+    state.mkdir(parents=True)
+    (state / "admin-token").write_text(TOKEN + "\n")
+    started = Server()
+    thread = threading.Thread(target=started.serve_forever, args=(0.01,))
+    thread.start()
+    yield started
+    started.shutdown()
+    thread.join()
+    started.server_close()
+
+
+def test_set_changes_weights_on_the_server(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the stored token, the environment's or the given one; no proxy gets to see it."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    weights, shares = {CONTROL: 80, CHALLENGER: 20}, {CONTROL: 0.8, CHALLENGER: 0.2}
+    answer = {"experiment": "answers", "epoch": 2, "weights": weights, "shares": shares}
+    server.answer = (200, answer)
+    shown = run("set", "support", "bot:1=80", "bot:2=2e1", "--url", server.url)
+    assert shown.code == 0, shown.err
+    assert "80.0%" in shown.out
+    assert (
+        json.loads(run("set", "support", "bot:2=20", "--url", f"{server.url}/", "--token", "given", "--json").out)
+        == answer
+    )
+    monkeypatch.setenv("FTREG_ADMIN_TOKEN", "from-environment")
+    run("set", "support", "bot:2=20", "--url", server.url)
+    assert server.got == [
+        ("PUT", "/admin/experiment", "Bearer a-secret", {"weights": {CONTROL: 80.0, CHALLENGER: 20.0}}),
+        ("PUT", "/admin/experiment", "Bearer given", {"weights": {CHALLENGER: 20.0}}),
+        ("PUT", "/admin/experiment", "Bearer from-environment", {"weights": {CHALLENGER: 20.0}}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ((401, {"error": {"message": "no"}}), 2, "refuses the admin token"),
+        (
+            (404, {"error": {"message": "no variant is called 'bot:9'\n  Did you mean bot:2?"}}),
+            2,
+            "Did you mean bot:2?",
+        ),
+        ((400, {"error": {"message": "all weights are 0"}}), 2, "all weights are 0"),
+        ((503, {"error": {"message": "the disk is full"}}), 1, "the disk is full"),
+        ((404, b"<html>Not Found</html>"), 1, "is no ftreg server"),
+        ((200, b"<html>Welcome</html>"), 1, "is no ftreg server"),
+        ((200, {"weights": []}), 1, "is no ftreg server"),
+        ((200, [1]), 1, "is no ftreg server"),
+        ((302, b""), 1, "is no ftreg server"),
+    ],
+)
+def test_what_the_server_refuses_is_said(run: Run, server: Server, answer: Any, code: int, said: str) -> None:
+    """In the server's own words, where it is ftreg's."""
+    server.answer = answer
+    result = run("set", "support", "bot:2=20", "--url", server.url)
+    assert (result.code, result.out) == (code, "")
+    assert said in " ".join(result.err.split())
+
+
+def test_a_server_that_does_not_run_is_named(run: Run, server: Server) -> None:
+    """The address that nobody answers at, and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        result = run("set", "support", "bot:2=20", "--url", url)
+    assert result.code == 1
+    assert url in result.err
+    assert "--url" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bot:2",),
+        ("bot:2=",),
+        ("=1",),
+        ("bot:2=many",),
+        ("bot:2=nan",),
+        ("bot:2=-1",),
+        ("bot:2=inf",),
+        ("bot:2=1", "bot:2=2"),
+        (),
+        ("bot:2=1", "--url", "ftp://127.0.0.1"),
+        ("bot:2=1", "--url", "file:///etc/passwd"),
+        ("bot:2=1", "--url", "nonsense"),
+        ("bot:2=1", "--url", "http://[::1"),
+        ("bot:2=1", "--url", "http://127.0.0.1:port"),
+        ("bot:2=1", "--url", "http://\N{SNOWMAN}..:1"),
+        ("bot:2=1", "--token", "two\nlines"),
+    ],
+)
+def test_bad_weights_and_addresses_are_refused_here(run: Run, server: Server, arguments: tuple[str, ...]) -> None:
+    """Before anything is sent."""
+    assert run("set", "support", *arguments).code == 2
+    assert not server.got
+
+
+def test_without_a_token_it_says_where_one_would_be(run: Run, state: Path) -> None:
+    """And how to give one."""
+    result = run("set", "support", "bot:2=1")
+    assert result.code == 2
+    assert str(state / "admin-token") in " ".join(result.err.split())
+    assert "FTREG_ADMIN_TOKEN" in result.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Neither numpy nor pydantic, nor anything of serving."""
+    script = (
+        "import sys; from ftreg.cli.experiment import command; command(['--help'], standalone_mode=False); "
+        "heavy = {'numpy', 'pydantic', 'starlette', 'bentoml', 'torch', 'ftreg.serving', 'urllib.request', 'sqlite3'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
