@@ -100,7 +100,7 @@ def test_what_would_change_the_answer_is_refused(field: str, value: object) -> N
     "fields",
     [
         {"tools": []}, {"tools": None}, {"tool_choice": "none"}, {"logprobs": False}, {"frequency_penalty": 0},
-        {"presence_penalty": 0.0}, {"logit_bias": {}}, {"response_format": {"type": "text"}}, 
+        {"presence_penalty": 0.0}, {"logit_bias": {}}, {"response_format": {"type": "text"}},
         {"echo": False}, {"top_k": -1},
         {"metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": True,
          "anything": math.pi},

@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftreg.serving.routing import bucket
+from tests.serving.client import ADMIN, Connection, Served, error_of, events, serving
+from tests.serving.fakes import BASE, ENGINES, deployment, digest, options, variant, wait_for
+
+HELLO = {"model": "bot", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+TEXT = {"model": "bot", "prompt": "hello", "temperature": 0}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Two variants that share the requests evenly, each with an engine of its own."""
+    with serving(deployment(), tmp_path) as served:
+        yield served
+
+
+def key_for(served: Served, ref: str) -> str:
+    """A user who is dealt to ``ref``."""
+    keys = (f"user-{number}" for number in range(10_000))
+    return next(key for key in keys if served.record.allocation.ref(bucket("salt", "trial", key)) == ref)
+
+
+def test_a_chat_is_answered_in_the_form_of_openai(served: Served) -> None:
+    """A chat's answer has OpenAI's keys, who answered, and the tokens it took."""
+    response = served.ask("/v1/chat/completions", {**HELLO, "user": "u"})
+    assert response.status_code == 200
+    content = response.json()
+    assert content.pop("id") == f"chatcmpl-{response.headers['x-request-id']}"
+    assert content.pop("created") > 1_700_000_000
+    ref, answered = response.headers["x-ftreg-variant"], response.headers["x-ftreg-digest"]
+    assert answered == digest(ref[0])
+    assert response.headers["x-ftreg-experiment"] == "trial"
+    assert content == {
+        "object": "chat.completion",
+        "model": ref,
+        "system_fingerprint": answered,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "hello", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11},
+    }
+
+
+def test_completions_of_several_prompts(served: Served) -> None:
+    """Each prompt is answered n times, in order, and the prompts' tokens count once."""
+    content = served.ask("/v1/completions", {**TEXT, "prompt": ["ab", "cde"], "n": 2, "max_tokens": 2}).json()
+    assert content["object"] == "text_completion"
+    assert content["id"].startswith("cmpl-")
+    assert [(choice["index"], choice["text"], choice["finish_reason"]) for choice in content["choices"]] == [
+        (0, "ab", "length"), (1, "ab", "length"), (2, "cd", "length"), (3, "cd", "length"),
+    ]  # fmt: skip
+    assert content["usage"] == {"prompt_tokens": 5, "completion_tokens": 8, "total_tokens": 13}
+    assert served.ask("/v1/completions", {**TEXT, "prompt": [[104, 105]]}).json()["choices"][0]["text"] == "hi"
+
+
+def test_a_chat_as_a_stream(served: Served) -> None:
+    """The pieces joined are the answer; the role comes first, then the text, the end, the usage, and DONE."""
+    response = served.ask("/v1/chat/completions", {**HELLO, **STREAM, "messages": [{"role": "user", "content": "hé!"}]})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-ftreg-variant"]
+    *chunks, usage, done = events(response.text)
+    assert done == "[DONE]"
+    assert all(chunk["object"] == "chat.completion.chunk" and chunk["usage"] is None for chunk in chunks)
+    assert len({chunk["id"] for chunk in (*chunks, usage)}) == 1
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert [delta["content"] for delta in deltas[1:-1]] == ["h", "é", "!"]
+    assert deltas[-1] == {}
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 4 + ["stop"]
+    assert usage["choices"] == []
+    assert usage["usage"] == {"prompt_tokens": 4, "completion_tokens": 5, "total_tokens": 9}
+
+
+def test_a_stream_of_several_answers(served: Served) -> None:
+    """Each answer of a stream is told apart by its index, and no usage is told where none was asked for."""
+    response = served.ask("/v1/completions", {**TEXT, "n": 2, "stream": True})
+    *chunks, done = events(response.text)
+    assert done == "[DONE]"
+    for index in (0, 1):
+        mine = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == index]
+        assert "".join(choice["text"] for choice in mine) == "hello"
+        assert mine[-1]["finish_reason"] == "stop"
+    assert not any("usage" in chunk for chunk in chunks)
+
+
+def test_pieces_are_sent_as_they_are_written(served: Served) -> None:
+    """The first piece of a stream is there while the rest is not even written."""
+
+    async def run() -> None:
+        connection = Connection(served.app, "/v1/completions", b'{"model":"alpha:1","prompt":"abc","stream":true}')
+        assert await connection.start() == 200
+        assert b'"text":"a"' in await connection.piece()
+        engine.gate.clear()
+        await asyncio.sleep(0.02)
+        assert not connection.task.done()
+        engine.gate.set()
+        await connection.end()
+
+    engine = ENGINES[digest("a")]
+    engine.delay = 0.02
+    asyncio.run(run())
+
+
+def test_generate_is_the_short_form(served: Served) -> None:
+    """A prompt alone is enough, and the answer says who wrote it and how to give feedback."""
+    response = served.ask("/api/v1/generate", {"prompt": "hello", "temperature": 0, "max_tokens": 3})
+    content = response.json()
+    assert content == {
+        "text": "hel",
+        "finish_reason": "length",
+        "model_id": "bot",
+        "variant": response.headers["x-ftreg-variant"],
+        "digest": response.headers["x-ftreg-digest"],
+        "request_id": response.headers["x-request-id"],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
+    }
+    pinned = served.ask("/api/v1/generate", {"prompt": "hello", "model_id": "beta:1"}).json()
+    assert (pinned["model_id"], pinned["variant"]) == ("beta:1", "beta:1")
+
+
+def test_sampling_is_repeatable_with_a_seed(served: Served) -> None:
+    """The same seed gives the same answer on the same variant, another gives another."""
+    ENGINES[digest("a")].sharpness = 3.0
+    asked = {"model": "alpha:1", "prompt": "hello world", "temperature": 1.5, "max_tokens": 20}
+    texts = [served.ask("/v1/completions", {**asked, "seed": seed}).json()["choices"] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_key_stays_on_its_variant_and_decides_alone(served: Served) -> None:
+    """The header's user goes before the body's, and both are dealt as the routing says, non-ASCII names too."""
+    for number in range(20):
+        key = f"kéy-{number}"
+        expected = served.record.allocation.ref(bucket("salt", "trial", key))
+        in_body = served.ask("/v1/completions", {**TEXT, "user": key})
+        assert in_body.headers["x-ftreg-variant"] == expected
+        headers = {"X-User-ID": key.encode("utf-8").decode("latin-1")}
+        in_header = served.use(
+            lambda client, headers=headers: client.post(
+                "/v1/completions",
+                json={**TEXT, "user": "other"},
+                headers={k: v.encode("latin-1") for k, v in headers.items()},
+            )
+        )
+        assert in_header.headers["x-ftreg-variant"] == expected
+    assert {request.unit for request in served.requests} == {f"kéy-{number}" for number in range(20)}
+
+
+def test_requests_without_a_key_are_dealt_one_by_one(served: Served) -> None:
+    """Without a user each request is its own unit; a key that the server does not ask for is none."""
+
+    async def ask(client):
+        return [await client.post("/v1/completions", json=TEXT) for _ in range(40)]
+
+    responses = served.use(ask, Authorization="Bearer sk-anything")
+    assert {response.headers["x-ftreg-variant"] for response in responses} == {"alpha:1", "beta:1"}
+    assert [request.unit for request in served.requests] == [request.id for request in served.requests]
+
+
+def test_api_keys_are_dealt_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Where the server has API keys, a client without a user stays on one variant by its key."""
+
+    async def ask(client):
+        return [await client.post("/v1/completions", json=TEXT) for _ in range(10)]
+
+    with serving(deployment(), tmp_path, api_keys=("key-one", "key-two")) as served:
+        responses = served.use(ask, Authorization="Bearer key-two")
+        assert len({response.headers["x-ftreg-variant"] for response in responses}) == 1
+        assert {request.unit for request in served.requests} == {"key-two"}
+
+
+def test_a_pinned_version_bypasses_the_experiment(served: Served) -> None:
+    """A version that is asked for by name answers, whoever asks, and is recorded as pinned."""
+    user = key_for(served, "beta:1")
+    response = served.ask("/v1/completions", {**TEXT, "model": "alpha:1", "user": user})
+    assert response.headers["x-ftreg-variant"] == response.json()["model"] == "alpha:1"
+    assert [request.route for request in served.requests] == ["pinned"]
+
+
+def test_no_other_variant_answers_for_one_that_fails(served: Served) -> None:
+    """A variant's failure is the request's: nobody else is asked, and the record says whose it was."""
+    user = key_for(served, "alpha:1")
+    ENGINES[digest("a")].fail = RuntimeError("secret path")
+    response = served.ask("/v1/chat/completions", {**HELLO, "user": user})
+    error = error_of(response, 500, "engine_error")
+    assert error["type"] == "server_error"
+    assert "secret" not in error["message"]
+    assert response.headers["x-ftreg-variant"] == "alpha:1"
+    assert not ENGINES[digest("b")].reads
+    [request] = served.requests
+    assert (request.ref, request.status, request.error, request.finish) == ("alpha:1", 500, "engine_error", None)
+    assert served.ask("/v1/chat/completions", {**HELLO, "user": user}).status_code == 200
+
+
+def test_unknown_models_are_told(served: Served) -> None:
+    """A model that is not there is a 404 that names those that are."""
+    for path, body in (
+        ("/v1/chat/completions", {**HELLO, "model": "alpha:2"}),
+        ("/v1/completions", {**TEXT, "model": "gpt-4o"}),
+        ("/api/v1/generate", {"prompt": "x", "model_id": "nope"}),
+    ):
+        error = error_of(served.ask(path, body), 404, "model_not_found")
+        assert error["param"] == "model"
+        assert "alpha:1" in error["message"]
+    error_of(served.ask("/v1/models/nope", method="GET"), 404, "model_not_found")
+    assert not served.requests
+
+
+def test_the_record_has_what_happened(served: Served) -> None:
+    """A request is on record with who answered, for whom, how long it took and what it cost."""
+    response = served.ask("/v1/chat/completions", {**HELLO, **STREAM, "user": "u"})
+    [request] = served.requests
+    assert request.id == response.headers["x-request-id"]
+    assert (request.route, request.epoch, request.unit, request.status) == ("experiment", 1, "u", 200)
+    assert (request.ref, request.digest) == (response.headers["x-ftreg-variant"], response.headers["x-ftreg-digest"])
+    assert (request.prompt_tokens, request.completion_tokens, request.finish) == (5, 6, "stop")
+    assert request.first_token is not None
+    assert 0 < request.first_token <= request.latency < 10
+
+
+def test_the_clients_request_id_is_echoed_and_never_the_records(served: Served) -> None:
+    """A client may name its requests as it likes; the record's ids stay the server's own, and unique."""
+
+    async def ask(client):
+        return [await client.post("/v1/completions", json=TEXT, headers={"X-Request-ID": "mine"}) for _ in range(3)]
+
+    responses = served.use(ask)
+    assert {response.headers["x-request-id"] for response in responses} == {"mine"}
+    ids = [request.id for request in served.requests]
+    assert len(set(ids)) == 3
+    assert [response.json()["id"] for response in responses] == [f"cmpl-{id_}" for id_ in ids]
+    for insane in ("", "a b", "x" * 200, "<script>"):
+        shown = served.ask("/v1/completions", TEXT, **{"X-Request-ID": insane}).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", shown)
+
+
+def test_feedback_finds_its_answer(served: Served) -> None:
+    """Feedback is taken by any of the names that an answer's id goes by, at once after it, and only for real ones."""
+
+    async def run(client):
+        for path, body in (("/v1/chat/completions", HELLO), ("/v1/completions", TEXT)):
+            answer = await client.post(path, json={**body, "stream": True})
+            id_ = events(answer.text)[0]["id"]
+            for name in (id_, answer.headers["x-request-id"]):
+                taken = await client.post("/v1/feedback", json={"request_id": name, "score": 0.5, "comment": "so so"})
+                assert taken.status_code == 200, taken.text
+                assert taken.json()["request_id"] == answer.headers["x-request-id"]
+        return await client.post("/v1/feedback", json={"request_id": "chatcmpl-none", "score": 1})
+
+    error_of(served.use(run), 404, "request_not_found")
+
+
+def test_models_are_listed_with_their_lineage(served: Served) -> None:
+    """The deployment comes first, then its versions with digest, parent and share."""
+    listed = served.ask("/v1/models", method="GET").json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["bot", "alpha:1", "beta:1"]
+    assert all(model["object"] == "model" and model["owned_by"] == "ftreg" for model in listed["data"])
+    alpha = served.ask("/v1/models/alpha:1", method="GET").json()
+    assert alpha == listed["data"][1]
+    assert (alpha["digest"], alpha["parent"], alpha["parents"]) == (digest("a"), BASE, {"base": BASE})
+    assert alpha["route"] == {"role": "variant", "share": 0.5}
+    bot = served.ask("/v1/models/bot", method="GET").json()
+    assert bot["route"]["shares"] == {"alpha:1": 0.5, "beta:1": 0.5}
+
+
+def test_weights_change_while_it_serves(served: Served) -> None:
+    """An administrator changes weights, the next request obeys, and the record has the new epoch."""
+    shown = served.ask("/admin/experiment", method="GET", **ADMIN).json()
+    assert (shown["experiment"], shown["epoch"], shown["weights"]) == ("trial", 1, {"alpha:1": 1.0, "beta:1": 1.0})
+    changed = served.ask("/admin/experiment", {"weights": {"alpha:1": 0}}, "PUT", **ADMIN).json()
+    assert (changed["epoch"], changed["shares"]) == (2, {"alpha:1": 0.0, "beta:1": 1.0})
+    response = served.ask("/v1/completions", {**TEXT, "user": key_for(served, "beta:1")})
+    assert response.headers["x-ftreg-variant"] == "beta:1"
+    assert served.requests[-1].epoch == 2
+
+
+def test_the_experiment_is_for_administrators(served: Served) -> None:
+    """Without the token nothing is shown or changed, and wrong weights change nothing."""
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {ADMIN}"}):
+        for method in ("GET", "PUT"):
+            response = served.ask("/admin/experiment", {"weights": {"alpha:1": 0}}, method, **headers)
+            error_of(response, 401, "invalid_api_key")
+            assert response.headers["www-authenticate"] == "Bearer"
+    error = error_of(served.ask("/admin/experiment", {"weights": {"alfa:1": 1}}, "PUT", **ADMIN), 400)
+    assert "Did you mean alpha:1?" in error["message"]
+    for weights in ({"alpha:1": -1}, {"alpha:1": 0, "beta:1": 0}, {}, None):
+        error_of(served.ask("/admin/experiment", {"weights": weights}, "PUT", **ADMIN), 400)
+    assert served.record.allocation.epoch == 1
+
+
+def test_metrics_are_labelled_by_variant_and_digest(served: Served) -> None:
+    """Prometheus finds requests, errors, tokens, times and queues of each variant."""
+    served.ask("/v1/completions", {**TEXT, "model": "alpha:1"})
+    served.ask("/v1/completions", {**TEXT, "model": "alpha:1", "prompt": [999]})
+    served.ask("/v1/completions", "x")
+    text = served.ask("/metrics", method="GET").text
+    labels = f'digest="{digest("a")}",route="pinned"'
+    for line in (
+        f'ftreg_requests_total{{{labels},status="200",variant="alpha:1"}} 1.0',
+        f'ftreg_requests_total{{{labels},status="400",variant="alpha:1"}} 1.0',
+        f'ftreg_errors_total{{code="invalid_value",{labels},variant="alpha:1"}} 1.0',
+        f'ftreg_completion_tokens_total{{{labels},variant="alpha:1"}} 6.0',
+        f'ftreg_request_seconds_count{{{labels},variant="alpha:1"}} 2.0',
+        f'ftreg_first_token_seconds_count{{{labels},variant="alpha:1"}} 1.0',
+        f'ftreg_waiting{{digest="{digest("b")}",variant="beta:1"}} 0.0',
+        f'ftreg_rows{{digest="{digest("b")}",variant="beta:1"}} 0.0',
+        f'ftreg_shadow_drops_total{{digest="{digest("b")}",variant="beta:1"}} 0.0',
+        'ftreg_refused_total{code="invalid_value"} 1.0',
+        "ftreg_lost_records_total 0.0",
+        "ftreg_ready 1.0",
+    ):
+        assert _has(text, line), line
+
+
+def _has(text: str, line: str) -> bool:
+    """Whether a metric is in ``text``, its labels in any order."""
+
+    def parts(line: str) -> tuple[str, frozenset[str], str]:
+        name, labels, value = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line).groups()
+        return name, frozenset(re.findall(r'\w+="[^"]*"', labels or "")), value
+
+    return parts(line) in {parts(each) for each in text.splitlines() if not each.startswith("#")}
+
+
+def test_a_model_without_a_template_refuses_chats(tmp_path: Path) -> None:
+    """Chats need a template; completions and the short form do not."""
+    with options(chat=False), serving(deployment(), tmp_path) as served:
+        error = error_of(served.ask("/v1/chat/completions", HELLO), 400, "no_chat_template")
+        assert "/v1/completions" in error["message"]
+        assert served.ask("/v1/completions", TEXT).status_code == 200
+        assert served.ask("/api/v1/generate", {"prompt": "hi"}).status_code == 200
+
+
+def test_what_a_template_refuses_is_the_clients_error(served: Served) -> None:
+    """A template that raises over the messages gives a 400 with its reason."""
+    body = {**HELLO, "messages": [{"role": "user", "content": "refuse me"}]}
+    assert "as told" in error_of(served.ask("/v1/chat/completions", body), 400)["message"]
+
+
+def test_shadows_answer_unheard(tmp_path: Path) -> None:
+    """A shadow gets the experiment's prompts after the answer and is on record, and no client sees its answer."""
+    with serving(deployment(variant("alpha", "a"), shadows=[variant("gamma", "c")]), tmp_path) as served:
+
+        async def run(client):
+            heard = await client.post("/v1/chat/completions", json={**HELLO, **STREAM, "user": "u"})
+            await asyncio.to_thread(wait_for, lambda: served.rows("shadow"))
+            return heard
+
+        heard = served.use(run)
+        assert heard.headers["x-ftreg-variant"] == "alpha:1"
+        assert "gamma" not in heard.text
+        [live], [shadow] = served.rows("experiment"), served.rows("shadow")
+        assert (shadow.ref, shadow.digest, shadow.id, shadow.unit) == ("gamma:1", digest("c"), live.id, "u")
+        assert (shadow.status, shadow.completion_tokens) == (200, 6)
+
+        async def pinned(client):
+            response = await client.post("/v1/completions", json={**TEXT, "model": "gamma:1"})
+            await asyncio.sleep(0.05)
+            return response
+
+        assert served.use(pinned).headers["x-ftreg-variant"] == "gamma:1"
+        assert [request.route for request in served.requests] == ["experiment", "shadow", "pinned"]
+        assert [model["id"] for model in served.ask("/v1/models", method="GET").json()["data"]] == [
+            "bot", "alpha:1", "gamma:1",
+        ]  # fmt: skip
+
+
+def test_a_shadow_that_fails_or_hangs_is_not_noticed(tmp_path: Path) -> None:
+    """Clients are answered as ever while a shadow hangs; what it cannot take is dropped and counted."""
+    with serving(deployment(variant("alpha", "a"), shadows=[variant("gamma", "c")], timeout=1.0), tmp_path) as served:
+        shadow = ENGINES[digest("c")]
+        shadow.gate.clear()
+
+        async def run(client):
+            answers = [await client.post("/v1/completions", json=TEXT) for _ in range(60)]
+            await asyncio.sleep(0.05)
+            dropped = await client.get("/metrics")
+            shadow.fail = RuntimeError("broken")
+            shadow.gate.set()
+            await asyncio.to_thread(wait_for, lambda: any(row.status == 500 for row in served.rows("shadow")))
+            return answers, dropped
+
+        answers, metrics = served.use(run)
+        assert all(response.status_code == 200 for response in answers)
+        [line] = [
+            line
+            for line in metrics.text.splitlines()
+            if line.startswith("ftreg_shadow_drops_total{") and "gamma" in line
+        ]
+        assert float(line.split()[-1]) == 60 - 32
+        assert all(request.status == 200 for request in served.rows("experiment"))
+
+
+def test_not_ready_is_503(tmp_path: Path) -> None:
+    """While models load, and when they cannot, requests are refused with when to come again."""
+    with serving(deployment(variant("alpha", "a", serve="load_nothing")), tmp_path, ready=False) as served:
+        for path, body, method in (
+            ("/v1/chat/completions", HELLO, "POST"), ("/v1/models", None, "GET"), ("/v1/models/bot", None, "GET"),
+        ):  # fmt: skip
+            response = served.ask(path, body, method)
+            error_of(response, 503, "loading")
+            assert int(response.headers["retry-after"]) > 0
+        served.fleet.start()
+        wait_for(lambda: served.fleet.error)
+        response = served.ask("/v1/completions", TEXT)
+        error_of(response, 503, "load_failed")
+        assert response.headers["retry-after"]
+        assert "ftreg_ready 0.0" in served.ask("/metrics", method="GET").text
+        assert served.ask("/admin/experiment", method="GET", **ADMIN).status_code == 200
