@@ -62,12 +62,14 @@ def status_command(session: Session, name: str, db: Path | None, as_json: bool) 
         right=["weight", "share", "units", "requests"],
     )
     routes = ", ".join(f"{count} {route}" for route, count in facts["requests"].items())
-    text = f"experiment {facts['experiment']}, epoch {facts['epoch']} of the weights: {routes or 'no'} requests"
-    session.out.print(text, markup=False)
+    session.out.print(f"\nexperiment {facts['experiment']}: {routes or 'no'} requests", markup=False)
+    for epoch in facts["epochs"]:
+        weights = " ".join(f"{ref}={weight:g}" for ref, weight in epoch["weights"].items())
+        session.out.print(f"epoch {epoch['epoch']} since {_moment(epoch['at'])}: {weights}", markup=False)
 
 
 def _status(history: History) -> dict[str, Any]:
-    deployment, allocation = history.deployment, history.allocations[-1]
+    deployment, allocation, shares = history.deployment, history.allocations[-1], history.allocations[-1].shares
     units = Counter(unit.ref for unit in history.units)
     requests = Counter({usage.ref: usage.requests for usage in history.usage if usage.route == "experiment"})
     routes: Counter[str] = Counter()
@@ -78,13 +80,16 @@ def _status(history: History) -> dict[str, Any]:
         "experiment": deployment.experiment,
         "id": history.experiment,
         "created": history.created,
-        "epoch": allocation.epoch,
+        "epochs": [
+            {"epoch": epoch.epoch, "at": at, "weights": dict(epoch.weights)}
+            for epoch, at in zip(history.allocations, history.changes, strict=True)
+        ],
         "requests": dict(routes),
         "variants": [
             {
                 "ref": ref,
                 "weight": weight,
-                "share": allocation.shares[ref],
+                "share": shares[ref],
                 "units": units[ref],
                 "requests": requests[ref],
             }
@@ -92,6 +97,13 @@ def _status(history: History) -> dict[str, Any]:
         ],
         "shadows": [variant.ref for variant in deployment.shadows],
     }
+
+
+def _moment(at: float) -> str:
+    """A moment to the second, in UTC, as people read it."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 @command.command("report")

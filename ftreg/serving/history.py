@@ -89,6 +89,7 @@ class History:
         deployment: The newest deployment that it was served by.
         created: When it began, in Unix seconds.
         allocations: Its allocations, oldest first, the current one last.
+        changes: When each of them began, in Unix seconds.
         usage: What each variant and shadow has done, by route.
         units: The randomized units, in the order in which they came.
         scores: ``(ref, score)``: a unit's first feedback each, in the order in which it came.
@@ -98,6 +99,7 @@ class History:
     deployment: Deployment
     created: float
     allocations: tuple[Allocation, ...]
+    changes: tuple[float, ...] = ()
     usage: tuple[Usage, ...] = ()
     units: tuple[Unit, ...] = ()
     scores: tuple[tuple[str, float], ...] = ()
@@ -130,15 +132,16 @@ def _read(database: sqlite3.Connection, path: Path, experiment: str | None) -> H
             raise UnknownName("experiment", experiment, known, where=str(path))
         raise InputError("the record holds no experiment", where=str(path), hint="Serve the deployment first.")
     identity, deployment, created = found
-    allocations = database.execute(
-        "SELECT epoch, weights, runs FROM allocations WHERE experiment = ? ORDER BY epoch", (identity,)
-    )
+    epochs = database.execute(
+        "SELECT at, epoch, weights, runs FROM allocations WHERE experiment = ? ORDER BY epoch", (identity,)
+    ).fetchall()
     units = database.execute(_UNITS, (identity,))
     return History(
         experiment=identity,
         deployment=_deployment(deployment, path),
         created=created,
-        allocations=tuple(read_allocation(*row) for row in allocations),
+        allocations=tuple(read_allocation(*row) for _, *row in epochs),
+        changes=tuple(at for at, *_ in epochs),
         usage=tuple(_usage(database, identity)),
         units=tuple(Unit(ref, epoch, bool(failed)) for ref, epoch, failed in units),
         scores=tuple(database.execute(_SCORES, (identity,))),

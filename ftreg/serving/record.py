@@ -236,7 +236,7 @@ class Record:
         try:
             with faults(self._path), self._ledger.transaction(write=bool(rows or calls)):
                 self._ledger.insert(rows)
-                again = [call for call in calls if call.run() and not last]
+                again = {call for call in calls if call.run() and not last}
                 allocation = self._ledger.allocation()
         except FtregError as error:
             self._keep(rows, error, last=last)
@@ -252,7 +252,7 @@ class Record:
                 logger.warning("%s is written again; %d requests were lost", self._path, self.lost)
             self._failing = False
             self.allocation = allocation
-            self._retries = again
+            self._retries = [call for call in calls if call in again]
             for call in calls:
                 if call not in again:
                     call.settle()

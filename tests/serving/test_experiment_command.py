@@ -109,8 +109,10 @@ def test_status_shows_the_split(run: Run, undecided: None) -> None:
     assert shown.code == 0
     assert "bot:2" in shown.out
     assert "50.0%" in shown.out
-    assert "epoch 1" in shown.out
+    assert "epoch 1 since 20" in shown.out
+    assert "bot:1=1 bot:2=1" in shown.out
     facts = json.loads(run("status", "support", "--json").out)
+    assert [epoch["weights"] for epoch in facts["epochs"]] == [{CONTROL: 1, CHALLENGER: 1}]
     assert facts["requests"] == {"experiment": 200}
     assert [(row["ref"], row["share"], row["units"]) for row in facts["variants"]] == [
         (CONTROL, 0.5, 100), (CHALLENGER, 0.5, 100),

@@ -70,7 +70,7 @@ def test_requests_are_on_disk_soon(record: Record, path: Path) -> None:
     started = time.monotonic()
     record.add(given)
     wait_until(lambda: count(path))
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2
     database = sqlite3.connect(path)
     database.row_factory = sqlite3.Row
     row = dict(database.execute("SELECT * FROM requests").fetchone())
@@ -89,7 +89,7 @@ def test_adding_waits_for_nothing(record: Record, path: Path) -> None:
     started = time.monotonic()
     for _ in range(1000):
         record.add(request(record.allocation))
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 2
     other.execute("ROLLBACK")
     other.close()
     record.close()

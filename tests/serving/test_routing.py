@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftreg.core.errors import InputError
@@ -41,6 +41,7 @@ def test_there_are_vectors_enough() -> None:
     assert any(not key.isascii() for _, _, key, _ in VECTORS)
 
 
+@settings(deadline=None)
 @given(WEIGHTS)
 def test_shares_are_the_weights_to_a_bucket(weights: dict[str, float]) -> None:
     """Every variant gets its exact share of the buckets, rounded up or down; 0 gets none, and all are dealt."""
@@ -56,6 +57,7 @@ def test_shares_are_the_weights_to_a_bucket(weights: dict[str, float]) -> None:
         assert allocation.shares[ref] == counts[ref] / BUCKETS
 
 
+@settings(deadline=None)
 @given(st.lists(WEIGHTS, min_size=2, max_size=5))
 def test_a_change_moves_as_few_buckets_as_possible(changes: list[dict[str, float]]) -> None:
     """Only what a variant must give up moves, through any number of changes, variants that come and go included."""
@@ -71,6 +73,7 @@ def test_a_change_moves_as_few_buckets_as_possible(changes: list[dict[str, float
         allocation = changed
 
 
+@settings(deadline=None)
 @given(WEIGHTS)
 def test_allocations_are_the_same_everywhere(weights: dict[str, float]) -> None:
     """The same weights, also scaled by a power of two, give the same runs; the same weights again move nothing."""

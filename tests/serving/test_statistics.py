@@ -96,6 +96,7 @@ def test_matching_does_not_wait() -> None:
     assert max(map(abs, differences)) < 0.02
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), max_size=60))
 def test_what_was_matched_stays_matched(observations: list[tuple[bool, float]]) -> None:
     """More observations only add differences; each is between -1 and 1."""
