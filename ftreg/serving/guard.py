@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
 import re
 import time
-import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -38,7 +38,7 @@ class Visit:
         routed: Whether a variant was chosen.
     """
 
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str
     api_key: str | None = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     at: float = field(default_factory=time.time)
@@ -65,6 +65,7 @@ class Guard:
         self._app = app
         self._experiment = experiment.encode("latin-1")
         self._api_keys = tuple(api_keys)
+        self._ids = _fresh_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it."""
@@ -72,7 +73,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        visit = scope["ftreg.visit"] = Visit()
+        visit = scope["ftreg.visit"] = Visit(next(self._ids))
         asked = headers.get("x-request-id", "")
         shown = asked if _SANE_ID.fullmatch(asked) else visit.id
         visit.headers = [(b"x-request-id", shown.encode()), (b"x-ftreg-experiment", self._experiment)]
@@ -111,6 +112,13 @@ class Guard:
         if not sum(same(given, key) for key in self._api_keys):  # of all keys: the time must not tell which
             raise unauthorized("the API key is not known here")
         return given
+
+
+def _fresh_ids() -> Iterator[str]:
+    """Ids that nobody can guess. Randomness is fetched for many at a time: the call costs as much as a short answer."""
+    while True:
+        pool = os.urandom(16 * 256)
+        yield from (pool[start : start + 16].hex() for start in range(0, len(pool), 16))
 
 
 def bearer(headers: Headers) -> str | None:
