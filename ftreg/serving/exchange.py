@@ -175,16 +175,20 @@ class Exchange:
         """Most tokens of each answer; raise ``ApiError`` where the prompt, or what is asked for, does not fit."""
         limit = min(self._limits.max_prompt_tokens, codec.context - 1)
         if longest > limit:
-            raise _too_long(f"a prompt may have at most {limit} tokens here, not {longest}")
+            raise self._too_long(f"a prompt may have at most {limit} tokens here, not {longest}")
         room = codec.context - longest
         asked = self.task.settings.max_tokens
         if asked is None:
             return min(self._limits.default_max_tokens, self._limits.max_tokens, room)
         if asked > room:
-            raise _too_long(
+            raise self._too_long(
                 f"the model's context is {codec.context} tokens: a prompt of {longest} leaves no room for {asked} more"
             )
         return asked
+
+    def _too_long(self, message: str) -> ApiError:
+        param = "messages" if isinstance(self.task.prompts[0], Chat) else "prompt"
+        return bad_request(message, param=param, code="context_length_exceeded")
 
 
 async def _encode(codec: Codec, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -198,7 +202,3 @@ def _size(prompt: Prompt) -> int:
     if isinstance(prompt, Chat):
         return sum(len(message.content) for message in prompt.messages)
     return len(prompt.text) if isinstance(prompt, Question) else len(prompt)
-
-
-def _too_long(message: str) -> ApiError:
-    return bad_request(message, param="messages", code="context_length_exceeded")

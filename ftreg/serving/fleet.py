@@ -15,6 +15,8 @@ from ftreg.serving.deployment import Deployment
 
 logger = logging.getLogger("ftreg.serving")
 
+_Key = tuple[str, str]  # what loads a version, and its digest
+
 
 class Fleet:
     """The models of a deployment.
@@ -33,11 +35,11 @@ class Fleet:
         self.error: str | None = None
         self._deployment = deployment
         self._open_source = open_source
-        self._digests = {variant.ref: variant.digest for variant in deployment.all_variants()}
+        self._keys: dict[str, _Key] = {v.ref: (v.serve, v.digest) for v in deployment.all_variants()}
         self._sources: dict[str, Source] = {}
-        self._models: dict[str, ServedModel] = {}
-        self._codecs: dict[str, Codec] = {}
-        self._batchers: dict[str, Batcher] = {}
+        self._models: dict[_Key, ServedModel] = {}
+        self._codecs: dict[_Key, Codec] = {}
+        self._batchers: dict[_Key, Batcher] = {}
         self._traffic = Traffic()
         self._lock = threading.Lock()
         self._closing = False
@@ -48,19 +50,19 @@ class Fleet:
 
     def batcher(self, ref: str) -> Batcher:
         """Who writes the answers of a variant or shadow."""
-        return self._batchers[self._digests[ref]]
+        return self._batchers[self._keys[ref]]
 
     def model(self, ref: str) -> ServedModel:
         """What is known of the model of a variant or shadow."""
-        return self._models[self._digests[ref]]
+        return self._models[self._keys[ref]]
 
     def codec(self, ref: str) -> Codec:
         """The codec of a variant or shadow."""
-        return self._codecs[self._digests[ref]]
+        return self._codecs[self._keys[ref]]
 
     def source(self, ref: str) -> Source:
         """The version behind a variant or shadow."""
-        return self._sources[self._digests[ref]]
+        return self._sources[self._keys[ref][1]]
 
     @property
     def batchers(self) -> tuple[Batcher, ...]:
@@ -82,7 +84,7 @@ class Fleet:
                 if self._closing:
                     return
                 for engine in resolve_import(serve)([self._sources[d] for d in digests], self._deployment.device):
-                    self._employ(engine)
+                    self._employ(serve, engine)
             self._check()
         except Exception as error:
             logger.exception("the models of %s cannot be loaded", self._deployment.name)
@@ -95,19 +97,17 @@ class Fleet:
     def _by_engine(self) -> Mapping[str, list[str]]:
         """The digests that each engine is to load, once each, by import string."""
         found: dict[str, list[str]] = {}
-        for variant in self._deployment.all_variants():
-            digests = found.setdefault(variant.serve, [])
-            if variant.digest not in digests:
-                digests.append(variant.digest)
+        for serve, digest in dict.fromkeys(self._keys.values()):
+            found.setdefault(serve, []).append(digest)
         return found
 
     def _open(self, digests: list[str]) -> None:
         for digest in digests:
-            if not self._closing:
+            if not self._closing and digest not in self._sources:
                 self._sources[digest] = self._open_source(digest)
 
-    def _employ(self, engine: ServingEngine) -> None:
-        """Give an engine its batcher."""
+    def _employ(self, serve: str, engine: ServingEngine) -> None:
+        """Give an engine, which ``serve`` has loaded, its batcher."""
         limits = self._deployment.limits
         with self._lock:
             if self._closing:
@@ -115,13 +115,13 @@ class Fleet:
                 return
             batcher = Batcher(engine, rows=limits.batch, queue=limits.queue, traffic=self._traffic)
             for digest, model in engine.models.items():
-                self._batchers[digest] = batcher
-                self._models[digest] = model
+                self._batchers[serve, digest] = batcher
+                self._models[serve, digest] = model
         for digest, model in engine.models.items():
-            self._codecs[digest] = Codec(model)
+            self._codecs[serve, digest] = Codec(model)
 
     def _check(self) -> None:
         """Raise where an engine has not loaded what it was asked for."""
         for variant in self._deployment.all_variants():
-            if variant.digest not in self._models and not self._closing:
+            if self._keys[variant.ref] not in self._models and not self._closing:
                 raise FtregError(f"engine {variant.engine} did not load {variant.ref} ({variant.digest})")

@@ -48,6 +48,14 @@ def test_one_version_under_two_names_is_loaded_once() -> None:
     fleet.close()
 
 
+def test_one_version_in_two_engines_is_loaded_by_each() -> None:
+    """Two names of one digest that ask for different engines get them."""
+    pair = (variant("alpha", "a"), variant("copy", "a", serve="load_together"))
+    fleet = loaded(Fleet(deployment(*pair), open_source))
+    assert fleet.batcher("alpha:1") is not fleet.batcher("copy:1")
+    fleet.close()
+
+
 def test_what_cannot_be_opened_is_an_error_and_frees_the_rest() -> None:
     """A version whose bytes are not its digest's is never served, nor are the others without it."""
 

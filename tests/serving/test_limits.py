@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ftreg.serving.deployment import Limits
 from tests.serving.client import ADMIN, Connection, Served, error_of, events, serving
 from tests.serving.fakes import ENGINES, deployment, digest, options, variant, wait_for
 
@@ -323,6 +325,13 @@ def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.
 
     with options(context=8000), serving(deployment(variant("alpha", "a"), max_prompt_tokens=4000), tmp_path) as served:
         assert served.use(run) == [200, 200]
+
+
+def test_the_documented_limits_are_the_real_ones() -> None:
+    """docs/serving-api.md lists every limit with its default."""
+    text = (Path(__file__).parents[2] / "docs" / "serving-api.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", text, flags=re.MULTILINE))
+    assert {name: float(value) for name, value in listed.items()} == Limits().model_dump()
 
 
 @pytest.mark.parametrize(
