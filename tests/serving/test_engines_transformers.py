@@ -13,7 +13,7 @@ from ftreg.plugins.engines import transformers as alone
 from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 from ftreg.plugins.engines.sharing import share
 from ftreg.plugins.engines.transformers_serving import serve
-from tests.post.helpers import make_adapter, make_source
+from tests.post.helpers import make_adapter, make_job, make_source
 
 PROMPTS = [[5, 9, 17, 33, 65, 129, 255, 60, 61, 62], [40], [300, 2, 7, 7, 11, 12], list(range(100, 140)), [8, 8, 8]]
 STEPS = 12
@@ -274,6 +274,31 @@ def test_rows_that_cannot_share_a_cache(architecture, settings, tmp_path):
     assert write(engine.batch(), [("b3:base", prompt) for prompt in prompts]) == [
         answer(tmp_path, prompt) for prompt in prompts
     ]
+
+
+def test_outliers_of_one_row_are_not_the_others(sharp, tmp_path):
+    """LLM.int8() computes a feature otherwise in all rows when it is large in one: its rows are kept apart."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ftreg.plugins.post.config import QuantizeConfig
+    from ftreg.plugins.post.quantize import apply
+
+    model = AutoModelForCausalLM.from_pretrained(sharp())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter[::7] *= 8
+    for folder in (raw := tmp_path / "raw", quantized := tmp_path / "int8"):
+        folder.mkdir()
+    model.save_pretrained(raw)
+    AutoTokenizer.from_pretrained(sharp()).save_pretrained(raw)
+    apply(make_job(make_source(raw), QuantizeConfig(scheme="int8"), quantized))
+    (engine,) = serve([make_source(quantized)], "cpu")
+    prompts = [("b3:base", prompt) for prompt in PROMPTS]
+    _, together = engine.batch().add(prompts)
+    apart = np.concatenate([engine.batch().add([prompt])[1] for prompt in prompts])
+    assert np.array_equal(together, apart)
 
 
 def test_adapters_share_a_base_in_four_bits(sharp, adapters):

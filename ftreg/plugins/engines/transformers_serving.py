@@ -50,8 +50,8 @@ class TransformersServing:
     """Models that share weights, in PyTorch; the ``Decoder`` of its batches.
 
     Rows share a cache where every layer keeps all columns and the model takes positions as they are given. With sliding
-    windows, recurrent layers, rotary embeddings that depend on the longest row, or positions of the model's own making,
-    rows are computed one after the other.
+    windows, recurrent layers, rotary embeddings that depend on the longest row, positions of the model's own making, or
+    LLM.int8(), rows are computed one after the other.
 
     Args:
         model: The model, or a PEFT model.
@@ -193,7 +193,10 @@ def _virtual_tokens(model: Any) -> int:
 
 
 def _keeps_rows_apart(model: Any) -> bool:
-    """Whether no layer's cache and no position's embedding depends on anything but the row itself."""
+    """Whether no layer's cache and product, and no position's embedding, depends on anything but the row itself."""
+    # LLM.int8() takes a feature that is an outlier in one row apart in all rows (Dettmers et al., arXiv:2208.07339).
+    if getattr(model, "is_loaded_in_8bit", False):
+        return False
     rotary = {str(getattr(module, "rope_type", "")) for module in model.modules()}
     if any("dynamic" in each or "longrope" in each for each in rotary):
         return False
