@@ -320,7 +320,15 @@ def test_a_closed_record_says_so(record: Record) -> None:
 
 
 def test_it_can_be_read_while_it_is_written(record: Record, path: Path) -> None:
-    """Readers see whole states, and hinder nobody."""
+    """Readers see whole states, and hinder nobody, however long they read."""
+    one = request(record.allocation)
+    record.add(one)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM feedback").fetchone()[0] == 0
+    record.feedback(one.id, 1.0, None).result(SOON)
+    assert reader.execute("SELECT count(*) FROM feedback").fetchone()[0] == 0
+    reader.close()
     stop = threading.Event()
 
     def write() -> None:

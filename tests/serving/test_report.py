@@ -131,7 +131,7 @@ WORSE = {CONTROL: 0.8, CHALLENGER: 0.6}
             "roll back",
             "bot:2 fails more often than the control",
         ),
-        (lambda: history(scores=BETTER, errors={CONTROL: 0.05, CHALLENGER: 0.055}), "promote", "scores higher"),
+        (lambda: history(scores=BETTER, errors={CHALLENGER: 0.01}, users=10_000), "promote", "scores higher"),
         (lambda: history(scores=BETTER, dealt={CONTROL: 60.0, CHALLENGER: 40.0}), "inconclusive", "the split is not"),
         (
             lambda: history(errors={CONTROL: 0.0, CHALLENGER: 0.3}, dealt={CONTROL: 60.0, CHALLENGER: 40.0}),
@@ -147,6 +147,13 @@ def test_the_verdict_follows_from_the_figures(made: Callable[[], History], decis
     assert said in report.verdict.reason
     if decision == "promote":
         assert report.verdict.ref == CHALLENGER
+
+
+def test_a_few_errors_more_are_borne() -> None:
+    """A challenger that surely fails more often, but not by a whole point, may still win."""
+    errors = make_report(history(scores=BETTER, errors={CHALLENGER: 0.01}, users=10_000)).comparisons[0].errors
+    assert errors is not None
+    assert errors.low > 0
 
 
 def test_a_slow_challenger_is_worth_a_warning() -> None:

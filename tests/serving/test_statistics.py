@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftreg.serving.statistics import difference_interval, match, mean_interval, sample_ratio_p
+from ftreg.serving.statistics import _bets, difference_interval, match, mean_interval, sample_ratio_p
 
 PATHS = 300
 ALPHA = 0.05
@@ -62,6 +62,33 @@ def test_a_fixed_sample_interval_would_fail_this_test() -> None:
         widths = 1.96 * np.sqrt(0.7 * 0.3 / np.arange(1, len(path) + 1))
         misses += bool((np.abs(means - 0.7) > widths)[LOOKS[3] - 1 :].any())
     assert misses > 2 * MOST_MISSES
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("size", [200, 2000])
+def test_intervals_are_tighter_than_empirical_bernstein(name: str, size: int) -> None:
+    """Than those of Theorem 2 of the same paper, with the bets that it advises."""
+    values = DISTRIBUTIONS[name](np.random.default_rng(6), size)
+    goal, time = math.log(2 / ALPHA), np.arange(1, size + 1)
+    means = (0.5 + np.cumsum(values)) / (time + 1)
+    variances = (0.25 + np.cumsum((values - means) ** 2)) / (time + 1)
+    before, spread = np.concatenate([[0.5], means[:-1]]), np.concatenate([[0.25], variances[:-1]])
+    bets = np.minimum(np.sqrt(2 * goal / (spread * time * np.log1p(time))), 0.5)
+    cost = (values - before) ** 2 * (-np.log(1 - bets) - bets)
+    bernstein = 2 * (goal + cost.sum()) / bets.sum()
+    interval = mean_interval(values, ALPHA)
+    assert interval.high - interval.low < bernstein
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_a_bet_is_made_before_its_outcome(values: list[float]) -> None:
+    """What came later changes no earlier bet, nor does the outcome itself."""
+    bets = _bets(np.array(values), 3.0)
+    assert bets.min() > 0
+    for size in (1, len(values) // 2 + 1):
+        changed = np.array([*values[: size - 1], 1 - values[size - 1]])
+        assert _bets(changed, 3.0) == pytest.approx(bets[:size])
 
 
 def test_intervals_find_what_is_there() -> None:
