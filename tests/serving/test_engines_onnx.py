@@ -16,7 +16,7 @@ from ftreg.plugins.engines.transformers_serving import serve as serve_torch
 from ftreg.plugins.post.config import OnnxConfig
 from ftreg.plugins.post.onnx import apply
 from tests.post.helpers import make_job, make_source
-from tests.serving.test_engines_transformers import PROMPTS, STEPS, answer, sharp
+from tests.serving.engines import PROMPTS, STEPS, answer, sharp
 
 __all__ = ["sharp"]
 

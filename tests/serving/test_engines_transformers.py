@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PrefixTuningConfig
@@ -14,33 +15,9 @@ from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 from ftreg.plugins.engines.sharing import share
 from ftreg.plugins.engines.transformers_serving import serve
 from tests.post.helpers import make_adapter, make_job, make_source
+from tests.serving.engines import PROMPTS, STEPS, answer, sharp, write
 
-PROMPTS = [[5, 9, 17, 33, 65, 129, 255, 60, 61, 62], [40], [300, 2, 7, 7, 11, 12], list(range(100, 140)), [8, 8, 8]]
-STEPS = 12
-
-
-@pytest.fixture(scope="session")
-def sharp(model_folder, tmp_path_factory):
-    """A function ``(architecture, tied) -> folder`` of a tiny checkpoint whose answers depend on all of the prompt."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    made = {}
-
-    def get(architecture="llama", tied=False):
-        if (architecture, tied) not in made:
-            folder = tmp_path_factory.mktemp(f"sharp-{architecture}-{tied}")
-            model = AutoModelForCausalLM.from_pretrained(model_folder(architecture, tied))
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    if parameter.ndim == 2:
-                        parameter.mul_(5)
-            model.save_pretrained(folder)
-            AutoTokenizer.from_pretrained(model_folder(architecture, tied)).save_pretrained(folder)
-            made[architecture, tied] = folder
-        return made[architecture, tied]
-
-    return get
+__all__ = ["sharp"]
 
 
 @pytest.fixture
@@ -68,26 +45,8 @@ def lora(**settings):
     return LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings})
 
 
-def answer(folder, prompt, steps=STEPS, adapter=None):
-    """What transformers' own ``generate`` writes greedily, through any end; with PEFT where there is an adapter."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-    config = GenerationConfig(do_sample=False, max_new_tokens=steps, pad_token_id=0)
-    model.generation_config = config
-    ids = torch.tensor([prompt])
-    with torch.no_grad():
-        output = model.eval().generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    return output[0, len(prompt) :].tolist()
-
-
 def plain_logits(source, prompt):
     """The next token's logits by plain transformers and PEFT, the adapter alone on its base."""
-    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -97,16 +56,6 @@ def plain_logits(source, prompt):
         model = PeftModel.from_pretrained(model, source.path)
     with torch.no_grad():
         return model.eval()(input_ids=torch.tensor([prompt])).logits[0, -1].numpy()
-
-
-def write(batch, prompts, steps=STEPS):
-    """Greedy answers to prompts that are read together, each for the model of its digest."""
-    rows, logits = batch.add(prompts)
-    written = {row: [int(found.argmax())] for row, found in zip(rows, logits, strict=True)}
-    for _ in range(steps - 1):
-        for row, found in batch.step({row: tokens[-1] for row, tokens in written.items()}).items():
-            written[row].append(int(found.argmax()))
-    return [written[row] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +199,6 @@ def test_who_shares(sharp, adapters):
 )
 def test_rows_that_cannot_share_a_cache(architecture, settings, tmp_path):
     """Where a row's cache or positions would depend on others, rows are computed one by one, and exactly."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.tiny import make_tokenizer
@@ -278,7 +226,6 @@ def test_rows_that_cannot_share_a_cache(architecture, settings, tmp_path):
 
 def test_outliers_of_one_row_are_not_the_others(sharp, tmp_path):
     """LLM.int8() computes a feature otherwise in all rows when it is large in one: its rows are kept apart."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ftreg.plugins.post.config import QuantizeConfig
@@ -317,6 +264,19 @@ def test_adapters_share_a_base_in_four_bits(sharp, adapters):
     expected = [each.logits([prompt])[0][-1] for prompt in PROMPTS for each in engines]
     for ours, theirs in zip(logits, expected, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_adapters_mix_on_a_gpu(sharp, adapters):
+    """On a GPU, mixed batches are computed there, with the logits of the CPU but for rounding."""
+    sources = adapters(sharp(), lora(), lora(r=8))
+    (engine,) = serve(sources, "cuda")
+    assert engine._model.device.type == "cuda"
+    _, logits = engine.batch().add([(source.digest, PROMPTS[0]) for source in sources])
+    for source, ours in zip(sources, logits, strict=True):
+        theirs = plain_logits(source, PROMPTS[0])
+        assert np.abs(ours - theirs).max() <= 1e-2 * np.abs(theirs).max()
 
 
 def test_what_a_server_learns_of_a_model(sharp, adapters):
