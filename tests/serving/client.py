@@ -73,11 +73,11 @@ def serving(
 class Connection:
     """One request at the level of ASGI, whose pieces can be watched, and which can be hung up."""
 
-    def __init__(self, app: Any, path: str, body: bytes, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, app: Any, path: str, body: bytes) -> None:
         self.sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        self.watch: Callable[[Mapping[str, Any]], None] = lambda message: None
         self._messages: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
         self._messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
-        given = {"content-type": "application/json", **(headers or {})}
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -88,11 +88,15 @@ class Connection:
             "query_string": b"",
             "root_path": "",
             "scheme": "http",
-            "headers": [(key.encode(), value.encode()) for key, value in given.items()],
+            "headers": [(b"content-type", b"application/json")],
             "server": ("test", 80),
             "client": ("test", 1),
         }
-        self.task = asyncio.get_running_loop().create_task(app(scope, self._messages.get, self.sent.put))
+        self.task = asyncio.get_running_loop().create_task(app(scope, self._messages.get, self._send))
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        self.watch(message)
+        await self.sent.put(message)
 
     def hang_up(self) -> None:
         self._messages.put_nowait({"type": "http.disconnect"})

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +115,24 @@ def test_pieces_are_sent_as_they_are_written(served: Served) -> None:
     engine = ENGINES[digest("a")]
     engine.delay = 0.02
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_record_is_written_before_the_answer_is_complete(served: Served, stream: bool) -> None:
+    """Who has read an answer to its end can give feedback on it: it is already on record."""
+    recorded: list[int] = []
+
+    def watch(message: Mapping[str, Any]) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            recorded.append(len(served.requests))
+
+    async def run() -> None:
+        connection = Connection(served.app, "/v1/completions", json.dumps({**TEXT, "stream": stream}).encode())
+        connection.watch = watch
+        await connection.end()
+
+    asyncio.run(run())
+    assert recorded == [1]
 
 
 def test_generate_is_the_short_form(served: Served) -> None:

@@ -199,6 +199,7 @@ def test_the_cancelled_free_their_places() -> None:
     with batching(engine, rows=1, queue=1) as batcher:
         asyncio.run(run())
     assert [len(read) for read in engine.reads] == [1, 1]
+    assert len(engine.steps) == len("after")
 
 
 def test_a_deadline_ends_the_answer_and_frees_the_row() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ftreg.serving import errors
 from ftreg.serving.deployment import Limits
 from tests.serving.client import ADMIN, Connection, Served, error_of, events, serving
 from tests.serving.fakes import ENGINES, deployment, digest, options, variant, wait_for
@@ -132,6 +133,14 @@ def test_the_default_length_fits_the_context(served: Served) -> None:
     assert served.ask("/v1/completions", {**TEXT, **how}).json()["usage"]["completion_tokens"] == 40
     assert served.ask("/v1/completions", {**TEXT, **how, "prompt": "x" * 50}).json()["usage"]["completion_tokens"] == 30
     assert served.ask("/v1/completions", {**TEXT, **how, "max_tokens": 60}).json()["usage"]["completion_tokens"] == 60
+
+
+def test_a_prompt_leaves_room_for_a_token(tmp_path: Path) -> None:
+    """A prompt that fills the context is refused; one token shorter, it gets a token."""
+    with options(context=20), serving(deployment(), tmp_path) as served:
+        error_of(served.ask("/v1/completions", {**TEXT, "prompt": "x" * 20}), 400, "context_length_exceeded")
+        answer = served.ask("/v1/completions", {**TEXT, "prompt": "x" * 19}).json()
+        assert (answer["choices"][0]["text"], answer["usage"]["completion_tokens"]) == ("x", 1)
 
 
 @pytest.mark.parametrize("prompt", ["", [[]], ["a", ""], [257], [2**40], [[1], [300]]])
@@ -332,6 +341,15 @@ def test_the_documented_limits_are_the_real_ones() -> None:
     text = (Path(__file__).parents[2] / "docs" / "serving-api.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", text, flags=re.MULTILINE))
     assert {name: float(value) for name, value in listed.items()} == Limits().model_dump()
+
+
+def test_every_error_code_is_documented() -> None:
+    """docs/serving-api.md lists each code that the application answers with."""
+    text = (Path(__file__).parents[2] / "docs" / "serving-api.md").read_text(encoding="utf-8")
+    sources = [file.read_text(encoding="utf-8") for file in Path(errors.__file__).parent.glob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'code(?:: str)? ?= ?"(\w+)"', source)}
+    assert len(codes) > 15
+    assert not [code for code in codes - {"client_closed_request"} if f"`{code}`" not in text]
 
 
 @pytest.mark.parametrize(
