@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftreg.core.host import PluginHost
 from ftreg.core.recipe import Recipe, apply_settings, parse_recipe, read_recipe, validate
@@ -23,8 +23,9 @@ from ftreg.pipeline.steps import apply_step
 from ftreg.pipeline.training import train as train_plan
 from ftreg.pipeline.workspace import Workspace
 from ftreg.registry import Registry
-from ftreg.serving.package import Package, build
-from ftreg.serving.planning import plan as plan_deployment
+
+if TYPE_CHECKING:
+    from ftreg.serving.package import Package
 
 RecipeLike = Path | str | Mapping[str, Any]
 
@@ -132,6 +133,9 @@ def deploy(
 
     ``bentoml serve NAME:latest`` serves it.
     """
+    from ftreg.serving.package import build  # what it needs comes with an extra
+    from ftreg.serving.planning import plan as plan_deployment
+
     space = workspace(registry, progress)
     deployment, sources = plan_deployment(space, {"name": name, "variants": dict(variants), **settings})
     return build(space, deployment, sources)

@@ -11,7 +11,7 @@ import click
 
 from ftreg.cli.options import workspace
 from ftreg.cli.session import Session, human_size, json_option
-from ftreg.core.errors import InputError, MissingExtra
+from ftreg.core.errors import InputError
 
 if TYPE_CHECKING:
     from ftreg.serving.deployment import Deployment
@@ -80,19 +80,10 @@ def serve(session: Session, ref: str, host: str, port: int, engine: str | None, 
     raw = {"name": version.name, "variants": {version.ref: 1}, "engine": engine, "gpus": gpus}
     deployment, sources = plan(space, raw, where="serve")
     folder = write_served(space, deployment, sources)
-    _require_bentoml()
     session.progress.say(f"serving {version.ref} as {version.name}: http://{host}:{port}/v1")
     session.close()
     command = [sys.executable, "-m", "bentoml", "serve", "service:service", "--working-dir", str(folder)]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606 - no shell is wanted
-
-
-def _require_bentoml() -> None:
-    """Raise ``MissingExtra`` where BentoML is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("bentoml") is None:
-        raise MissingExtra("serving", "bentoml", "ftreg[serve]")
 
 
 def _read_variant(text: str) -> tuple[str, float]:

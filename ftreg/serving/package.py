@@ -66,6 +66,7 @@ def write_served(space: Workspace, deployment: Deployment, sources: Iterable[Sou
 
     It lies in the deployment's state folder under its digest, so that a server keeps its own when another starts.
     """
+    _import_bentoml()
     home = state_folder(deployment.name)
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="serve-", dir=home) as temporary:

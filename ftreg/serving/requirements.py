@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-
-from packaging.requirements import Requirement
+from typing import TYPE_CHECKING
 
 from ftreg.core.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 OWN = "ftreg"
 """Not pinned: a package brings the very code of ftreg that built it."""
@@ -26,6 +28,8 @@ def pinned(roots: Iterable[str], *, gpu: bool = False) -> list[str]:
     Raises:
         MissingExtra: Something that is asked for is not installed.
     """
+    from packaging.requirements import Requirement
+
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     waiting = [(Requirement(root), root) for root in roots]
@@ -48,6 +52,8 @@ def pinned(roots: Iterable[str], *, gpu: bool = False) -> list[str]:
 
 def _needs(distribution: metadata.Distribution, extras: Iterable[str]) -> Iterator[Requirement]:
     """What ``distribution`` with ``extras`` requires on this machine."""
+    from packaging.requirements import Requirement
+
     for line in distribution.requires or ():
         requirement = Requirement(line)
         marker = requirement.marker
