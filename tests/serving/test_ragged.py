@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 
-WIDTH = 64
+WIDTH = 72
 
 
 class Scribe:
@@ -34,7 +34,7 @@ class Scribe:
         self.columns.append(mask.shape[1])
         logits = np.full((len(digests), WIDTH * 2 + 1), -1.0, dtype=np.float32)
         for row, digest in enumerate(digests):
-            history = longer[row, 0][mask[row] == 1].ravel()
+            history = longer[row, 0][mask[row] == 1].ravel()[: WIDTH * 2]
             logits[row, : len(history)] = history
             logits[row, -1] = int(digest)
         return logits, [longer]
@@ -49,7 +49,10 @@ def read(logits):
     return str(int(logits[-1])), history[:, 0].tolist(), history[:, 1].tolist()
 
 
-PROMPTS = st.lists(st.tuples(st.sampled_from("123"), st.lists(st.integers(1, 99), min_size=1, max_size=8)), max_size=3)
+TOKENS = st.lists(st.integers(1, 99), min_size=1, max_size=8)
+PROMPTS = st.lists(
+    st.tuples(st.sampled_from("123"), st.one_of(TOKENS, TOKENS.map(lambda tokens: tokens * 5))), max_size=3
+)
 EVENTS = st.lists(st.one_of(PROMPTS.filter(bool), st.just("step"), st.sets(st.integers(0, 9), max_size=3)), max_size=16)
 
 
@@ -103,6 +106,16 @@ def test_columns_go_with_the_row_that_filled_them():
     batch.remove([short])
     assert batch.step({}) == {}
     assert read(batch.add([("3", [5])])[1][0]) == ("3", [5], [0])
+
+
+def test_short_prompts_are_not_padded_to_a_long_one():
+    """Prompts of very different lengths are read apart, and come back in their order."""
+    scribe = Scribe()
+    lengths = [3, 200, 20, 150]
+    rows, logits = RaggedBatch(scribe).add([("1", [7] * length) for length in lengths])
+    assert scribe.columns == [20, 200]
+    assert rows == [0, 1, 2, 3]
+    assert [len(read(each)[1]) for each in logits] == [min(length, WIDTH) for length in lengths]
 
 
 def test_a_step_that_fails_changes_nothing():

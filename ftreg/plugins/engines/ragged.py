@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+_PASS = 32
+"""Tokens of a prompt that cost about as much as one more pass over the weights: some tens on CPUs."""
+
 
 class Decoder(Protocol):
     """What computes the rows of a batch: a model that continues a cache.
@@ -55,22 +58,16 @@ class RaggedBatch:
         self._cache: Any = []
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
-        """Read prompts, padded among themselves; then let them join."""
-        digests = [digest for digest, _ in prompts]
-        longest = max(len(tokens) for _, tokens in prompts)
-        cache, columns = self._decoder.start(len(prompts))
-        ids = np.zeros((len(prompts), longest), dtype=np.int64)
-        mask = np.ones((len(prompts), columns + longest), dtype=np.int64)
-        for row, (_, tokens) in enumerate(prompts):
-            ids[row, longest - len(tokens) :] = tokens
-            mask[row, columns : columns + longest - len(tokens)] = 0
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, columns:]
-        logits, cache = self._decoder.forward(digests, ids, mask, positions, cache)
-        self._join(cache, mask)
+        """Read prompts, those of like length together; then let them join."""
+        groups = _alike(prompts)
+        read = [self._read([prompts[place] for place in group]) for group in groups]
         numbers = list(itertools.islice(self._numbers, len(prompts)))
-        self._rows += numbers
-        self._digests += digests
-        return numbers, logits
+        for group, (_, cache, mask) in zip(groups, read, strict=True):
+            self._join(cache, mask)
+            self._rows += [numbers[place] for place in group]
+            self._digests += [prompts[place][0] for place in group]
+        order = np.argsort([place for group in groups for place in group])
+        return numbers, np.concatenate([logits for logits, _, _ in read])[order]
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
         """Write one token into each row."""
@@ -97,6 +94,20 @@ class RaggedBatch:
             self._mask = mask[:, columns]
             self._cache = [array[kept][:, :, columns] for array in self._cache]
 
+    def _read(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[np.ndarray, Any, np.ndarray]:
+        """Read prompts, padded among themselves; return the logits after them, their cache and its mask."""
+        longest = max(len(tokens) for _, tokens in prompts)
+        cache, columns = self._decoder.start(len(prompts))
+        ids = np.zeros((len(prompts), longest), dtype=np.int64)
+        mask = np.ones((len(prompts), columns + longest), dtype=np.int64)
+        for row, (_, tokens) in enumerate(prompts):
+            ids[row, longest - len(tokens) :] = tokens
+            mask[row, columns : columns + longest - len(tokens)] = 0
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, columns:]
+        digests = [digest for digest, _ in prompts]
+        logits, cache = self._decoder.forward(digests, ids, mask, positions, cache)
+        return logits, cache, mask
+
     def _join(self, cache: Any, mask: np.ndarray) -> None:
         """Put new rows below those that are there; the narrower of the two get columns of padding on the left."""
         if not self._rows:
@@ -119,6 +130,18 @@ class RaggedBatch:
         stacked[: above.shape[0], :, width - above.shape[2] :] = above
         stacked[above.shape[0] :, :, width - below.shape[2] :] = below
         return stacked
+
+
+def _alike(prompts: Sequence[tuple[str, Sequence[int]]]) -> list[list[int]]:
+    """The places of prompts that are read together: padding costs as much as text, a pass as much as some tokens."""
+    groups: list[list[int]] = []
+    lengths = [len(tokens) for _, tokens in prompts]
+    for place in sorted(range(len(prompts)), key=lengths.__getitem__):
+        if groups and lengths[place] <= 2 * lengths[groups[-1][0]] + _PASS:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
 
 
 class RowByRow:
