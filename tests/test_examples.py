@@ -24,3 +24,12 @@ def test_scripts_run(tmp_path: Path) -> None:
     assert reader.returncode == 0, reader.stderr
     assert "@champion is" in reader.stdout
     assert reader.stdout.rstrip().endswith("sound")
+
+
+def test_the_deployment_validates() -> None:
+    """The example of a deployment.yaml has no key that ftreg does not know."""
+    from ftreg.core.recipe import validate
+    from ftreg.serving.planning import Request, read_request
+
+    request = validate(Request, read_request(EXAMPLES / "deployments" / "support-bot.yaml"), where="deployment")
+    assert request.variants == {"support-bot:1": 80, "support-bot:2": 20}
