@@ -57,6 +57,13 @@ def test_a_chat_is_answered_in_the_form_of_openai(served: Served) -> None:
     }
 
 
+def test_a_chat_that_is_cut_says_so(served: Served) -> None:
+    """An answer of as many tokens as were asked for ends with ``length``, under either name of the limit."""
+    for field in ("max_tokens", "max_completion_tokens"):
+        [choice] = served.ask("/v1/chat/completions", {**HELLO, field: 2}).json()["choices"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("he", "length")
+
+
 def test_completions_of_several_prompts(served: Served) -> None:
     """Each prompt is answered n times, in order, and the prompts' tokens count once."""
     content = served.ask("/v1/completions", {**TEXT, "prompt": ["ab", "cde"], "n": 2, "max_tokens": 2}).json()

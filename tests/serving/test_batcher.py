@@ -72,6 +72,7 @@ def test_answers_and_why_they_end() -> None:
         assert await finish(whole) == [("hello", "stop")]
         assert whole.tokens == 6
         assert whole.first_at is not None
+        assert whole._timer.cancelled()
         assert await finish(begin(batcher, engine, "hello", most=3)) == [("hel", "length")]
         how = Settings(temperature=0.0, stop=("lo",))
         assert await finish(begin(batcher, engine, "hello", how=how)) == [("hel", "stop")]

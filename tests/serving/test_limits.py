@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftreg.serving import errors
+from ftreg.serving.codec import Codec
 from ftreg.serving.deployment import Limits
 from tests.serving.client import ADMIN, Connection, Served, error_of, events, serving
 from tests.serving.fakes import ENGINES, deployment, digest, options, variant, wait_for
@@ -311,10 +313,6 @@ def test_a_client_that_hangs_up_before_its_body_is_complete(served: Served) -> N
 
 def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a long prompt is encoded, other requests are answered."""
-    import threading
-
-    from ftreg.serving.codec import Codec
-
     encode, release, threads = Codec.encode, threading.Event(), set()
 
     def slow(self, prompt):
@@ -334,6 +332,7 @@ def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.
 
     with options(context=8000), serving(deployment(variant("alpha", "a"), max_prompt_tokens=4000), tmp_path) as served:
         assert served.use(run) == [200, 200]
+    assert threading.main_thread() not in threads
 
 
 def test_the_documented_limits_are_the_real_ones() -> None:
