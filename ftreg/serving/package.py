@@ -15,7 +15,7 @@ from typing import Any
 from blake3 import blake3
 
 import ftreg
-from ftreg.core.errors import CorruptRegistry, FtregError, MissingExtra
+from ftreg.core.errors import CorruptRegistry, MissingExtra
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import Source
 from ftreg.pipeline.workspace import Workspace
@@ -101,7 +101,7 @@ def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -
         context = Path(temporary)
         write_folder(space, deployment, context)
         version = _digest_of_folder(context)
-        bento = _find_bento(bentoml, deployment.name, version)
+        bento = _find_bento(bentoml, f"{deployment.name}:{version}", context)
         if bento is None:
             sys.modules.pop(_MODULE, None)  # BentoML imports it, and would take that of an earlier build for this one's
             with contextlib.chdir("."):  # where BentoML fails, it stays in the folder that it built
@@ -183,16 +183,34 @@ def _remove_rest(bentoml: Any, tag: str) -> None:
     shutil.rmtree(store / tag.replace(":", "/"), ignore_errors=True)
 
 
-def _find_bento(bentoml: Any, name: str, version: str) -> Any:
-    """The Bento of that name and version; None where there is none that is whole."""
+def _find_bento(bentoml: Any, tag: str, context: Path) -> Any:
+    """The Bento of that tag, which holds what ``context`` does; None where there is none.
+
+    What a killed process left of one is removed: BentoML takes it for a Bento if only its description is there.
+    """
     try:
-        return bentoml.bentos.get(f"{name}:{version}")
+        bento = bentoml.bentos.get(tag)
     except bentoml.exceptions.NotFound:
         return None
-    except bentoml.exceptions.BentoMLException as error:
-        raise FtregError(
-            f"BentoML's store has a broken {name}:{version}: {error}", hint=f"bentoml delete {name}:{version}"
-        ) from error
+    except bentoml.exceptions.BentoMLException:
+        bento = None
+    if bento is not None and _holds(Path(bento.path), context):
+        return bento
+    store = bentoml._internal.configuration.containers.BentoMLContainer.bento_store.get()
+    shutil.rmtree(Path(store._path) / tag.replace(":", "/"))
+    return None
+
+
+def _holds(bento: Path, context: Path) -> bool:
+    """Whether a Bento has all files of ``context``, unchanged, and what a container is built from."""
+    files = [
+        path.relative_to(context) for path in context.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
+    try:
+        same = all((bento / "src" / file).read_bytes() == (context / file).read_bytes() for file in files)
+    except OSError:
+        return False
+    return same and all((bento / "env" / file).is_file() for file in ("docker/Dockerfile", "python/requirements.txt"))
 
 
 def _make_latest(bento: Path) -> None:

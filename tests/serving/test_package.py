@@ -108,6 +108,15 @@ def test_a_broken_model_in_the_store_is_written_again(
     weights.check(again.models[digest], digest)
 
 
+@pytest.mark.parametrize("lost", ["src/service.py", "src/ftreg/core/types.py", "env/docker/Dockerfile", "bento.yaml"])
+def test_a_half_written_bento_is_built_again(space: Workspace, built: tuple[Deployment, Package], lost: str) -> None:
+    """A Bento that a killed process left without one of its files is not taken for a whole one."""
+    (built[1].path / lost).unlink()
+    again = build(space, *plan(space, AB))
+    assert again.tag == built[1].tag
+    assert (again.path / lost).is_file()
+
+
 def test_a_gpu_deployment_starts_from_a_cuda_image(space: Workspace, bentoml_home: Path) -> None:
     """With GPUs asked for, the image is CUDA's, and the service asks for as many."""
     packaged = build(space, *plan(space, AB | {"name": "gpu-bot", "gpus": 1}))
