@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from ftreg.serving import errors
-from ftreg.serving.codec import Codec
 from ftreg.serving.deployment import Limits
-from tests.serving.client import ADMIN, Connection, Served, error_of, events, serving
-from tests.serving.fakes import ENGINES, deployment, digest, options, variant, wait_for
+from tests.serving.client import ADMIN, Served, error_of, serving
+from tests.serving.fakes import ENGINES, deployment, digest, options, variant
 
 TEXT = {"model": "alpha:1", "prompt": "hello", "temperature": 0}
 CHAT = {"model": "alpha:1", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
@@ -36,14 +30,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
         "queue": 1,
     }
     with options(context=80), serving(deployment(variant("alpha", "a"), **limits), tmp_path) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A deployment that is asked all sorts of things."""
-    limits = {"max_body_bytes": 3000, "max_tokens": 16, "default_max_tokens": 8}
-    with serving(deployment(**limits), tmp_path_factory.mktemp("fuzz")) as served:
         yield served
 
 
@@ -152,189 +138,6 @@ def test_prompts_that_no_model_can_read_are_refused(served: Served, prompt: obje
     assert not ENGINES[digest("a")].reads
 
 
-def test_overload_is_429(served: Served) -> None:
-    """What finds no place is refused at once with when to come again; what found one is answered."""
-
-    async def run(client):
-        engine = ENGINES[digest("a")]
-        engine.gate.clear()
-        taken = []
-        for number in range(2):
-            taken.append(asyncio.create_task(client.post("/v1/completions", json=TEXT)))
-            await asyncio.to_thread(wait_for, lambda number=number: _places(served) == number + 1)
-        refused = [
-            await client.post(path, json=body)
-            for path, body in (("/v1/completions", TEXT), ("/v1/chat/completions", CHAT))
-        ]
-        refused.append(await client.post("/v1/completions", json={**TEXT, "stream": True}))
-        engine.gate.set()
-        return refused, await asyncio.gather(*taken)
-
-    refused, answered = served.use(run)
-    for response in refused:
-        assert error_of(response, 429, "server_busy")["type"] == "rate_limit_error"
-        assert int(response.headers["retry-after"]) > 0
-    assert [response.status_code for response in answered] == [200, 200]
-    assert sorted(request.status for request in served.requests) == [200, 200, 429, 429, 429]
-
-
-def _places(served: Served) -> int:
-    """How many answers wait or are written."""
-    return sum(load.total() for batcher in served.fleet.batchers for load in batcher.loads())
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_timeouts_free_the_slot(tmp_path: Path, stream: bool) -> None:
-    """An answer that is not complete in time is a 408, and its place is free at once for the next."""
-    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=0.2), tmp_path) as served:
-        engine = ENGINES[digest("a")]
-        engine.gate.clear()
-        response = served.ask("/v1/completions", {**TEXT, "stream": stream})
-        error_of(response, 408, "timeout")
-        engine.gate.set()
-        wait_for(served.idle)
-        assert served.ask("/v1/completions", TEXT).status_code == 200
-        assert [(request.status, request.error) for request in served.requests] == [(408, "timeout"), (200, None)]
-
-
-def test_a_stream_that_fails_ends_with_an_error(tmp_path: Path) -> None:
-    """When the status is already sent, the last event is the error, and there is no DONE."""
-    with serving(deployment(variant("alpha", "a"), timeout=0.3), tmp_path) as served:
-        engine = ENGINES[digest("a")]
-        engine.delay = 0.02
-        *chunks, error = events(served.ask("/v1/completions", {**TEXT, "prompt": "x" * 200, "stream": True}).text)
-        assert error["error"]["code"] == "timeout"
-        assert 1 < len(chunks) < 200
-        assert served.requests[-1].status == 408
-        assert 0 < served.requests[-1].completion_tokens < 200
-        wait_for(served.idle)
-
-        async def run() -> list[bytes]:
-            connection = Connection(served.app, "/v1/chat/completions", json.dumps({**CHAT, "stream": True}).encode())
-            assert await connection.start() == 200
-            engine.fail = RuntimeError("broken")
-            await connection.end()
-            return [await connection.piece() for _ in range(connection.sent.qsize())]
-
-        pieces = asyncio.run(run())
-        assert json.loads(pieces[-1].removeprefix(b"data: "))["error"]["code"] == "engine_error"
-        assert served.requests[-1].status == 500
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_hangs_up_stops_its_answer(served: Served, stream: bool) -> None:
-    """An answer that nobody waits for any more is not written on, plain or streamed, and the place is free."""
-
-    async def run() -> None:
-        body = json.dumps({**TEXT, "prompt": "x" * 50, "stream": stream}).encode()
-        connection = Connection(served.app, "/v1/completions", body)
-        if stream:
-            assert await connection.start() == 200
-        else:
-            await asyncio.to_thread(wait_for, lambda: engine.steps)
-        connection.hang_up()
-        await connection.end()
-        await asyncio.to_thread(wait_for, served.idle)
-
-    engine = ENGINES[digest("a")]
-    engine.delay = 0.01
-    asyncio.run(run())
-    assert len(engine.steps) < 40
-    [request] = served.requests
-    assert (request.status, request.error) == (499, "client_closed_request")
-    engine.delay = 0.0
-    assert served.ask("/v1/completions", TEXT).status_code == 200
-
-
-def test_a_client_that_hangs_up_while_it_waits_leaves_the_queue(served: Served) -> None:
-    """A request that still waits for a place gives up its turn."""
-
-    async def run() -> None:
-        engine = ENGINES[digest("a")]
-        engine.gate.clear()
-        first = Connection(served.app, "/v1/completions", json.dumps(TEXT).encode())
-        await asyncio.to_thread(wait_for, lambda: _places(served) == 1)
-        second = Connection(served.app, "/v1/completions", json.dumps(TEXT).encode())
-        await asyncio.to_thread(wait_for, lambda: _places(served) == 2)
-        second.hang_up()
-        await second.end()
-        assert _places(served) == 1
-        engine.gate.set()
-        assert await first.start() == 200
-        await first.end()
-
-    asyncio.run(run())
-    assert len(ENGINES[digest("a")].reads) == 1
-
-
-def test_a_server_that_gives_up_on_a_request_frees_its_place(served: Served) -> None:
-    """When the task that serves a request is cancelled, its answer ends and is on record."""
-
-    async def run() -> None:
-        engine = ENGINES[digest("a")]
-        engine.gate.clear()
-        connection = Connection(served.app, "/v1/completions", json.dumps(TEXT).encode())
-        await asyncio.to_thread(wait_for, lambda: _places(served) == 1)
-        connection.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await connection.end()
-        engine.gate.set()
-        await asyncio.to_thread(wait_for, served.idle)
-
-    asyncio.run(run())
-    assert [request.status for request in served.requests] == [499]
-
-
-def test_a_body_that_never_comes_is_408(tmp_path: Path) -> None:
-    """A client that begins a request and sends no more does not hold the server for ever."""
-
-    async def run() -> int:
-        connection = Connection(served.app, "/v1/completions", b"")
-        connection._messages.get_nowait()
-        connection._messages.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
-        return await connection.start()
-
-    with serving(deployment(timeout=0.1), tmp_path) as served:
-        assert asyncio.run(run()) == 408
-
-
-def test_a_client_that_hangs_up_before_its_body_is_complete(served: Served) -> None:
-    """Nothing is routed, and nothing breaks."""
-
-    async def run() -> None:
-        connection = Connection(served.app, "/v1/completions", b"")
-        connection._messages.get_nowait()
-        connection.hang_up()
-        await connection.end()
-
-    asyncio.run(run())
-    assert not served.requests
-
-
-def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a long prompt is encoded, other requests are answered."""
-    encode, release, threads = Codec.encode, threading.Event(), set()
-
-    def slow(self, prompt):
-        if len(prompt) > 1000:
-            threads.add(threading.current_thread())
-            release.wait(10)
-        return encode(self, prompt)
-
-    monkeypatch.setattr(Codec, "encode", slow)
-
-    async def run(client: httpx.AsyncClient) -> list[int]:
-        long = asyncio.create_task(client.post("/v1/completions", json={**TEXT, "prompt": "x" * 3000}))
-        await asyncio.to_thread(wait_for, lambda: threads)
-        short = await client.post("/v1/completions", json=TEXT)
-        release.set()
-        return [short.status_code, (await long).status_code]
-
-    with options(context=8000), serving(deployment(variant("alpha", "a"), max_prompt_tokens=4000), tmp_path) as served:
-        assert served.use(run) == [200, 200]
-    assert threading.main_thread() not in threads
-
-
 def test_the_documented_limits_are_the_real_ones() -> None:
     """docs/serving-api.md lists every limit with its default."""
     text = (Path(__file__).parents[2] / "docs" / "serving-api.md").read_text(encoding="utf-8")
@@ -379,76 +182,3 @@ def test_what_breaks_unexpectedly_is_an_error_object(served: Served, monkeypatch
     assert served.requests[-1].status == 500
     monkeypatch.undo()
     assert served.ask("/v1/completions", TEXT).status_code == 200
-
-
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("bot")
-VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-)
-FIELDS = [
-    "model", "model_id", "prompt", "messages", "max_tokens", "temperature", "top_p", "stop", "seed", "n", "stream",
-    "stream_options", "user", "tools", "logprobs", "best_of", "role", "content", "score", "comment", "weights",
-]  # fmt: skip
-BODIES = VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=8)
-
-
-def fuzzed_id(served: Served) -> str:
-    """The id of an answer."""
-    return served.requests[0].id if served.requests else served.ask("/v1/completions", TEXT).headers["x-request-id"]
-
-
-def _check(served: Served, path: str, content: bytes) -> None:
-    """Send ``content``; whatever it is, the answer is proper and no 5xx."""
-    method, headers = ("PUT", ADMIN) if path.startswith("/admin") else ("POST", {})
-    response = served.use(lambda client: client.request(method, path, content=content, headers={**JSON, **headers}))
-    assert response.status_code < 500, response.text
-    if response.status_code >= 400:
-        error_of(response, response.status_code)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("path", [*POSTS, "/admin/experiment"])
-@given(body=BODIES)
-def test_any_json_is_answered_or_refused(fuzzed: Served, path: str, body: object) -> None:
-    """Whatever JSON comes, NaN and all: no 5xx, no hang."""
-    _check(fuzzed, path, json.dumps(body).encode())
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("path", [*POSTS, "/admin/experiment"])
-@given(fields=st.dictionaries(st.sampled_from(FIELDS), LEAVES | st.lists(LEAVES, max_size=3), max_size=3))
-def test_proper_requests_with_odd_fields(fuzzed: Served, path: str, fields: dict[str, object]) -> None:
-    """A proper request of which some fields are not gets as far as its fields allow, and no further."""
-    proper = {
-        "model": "bot", "prompt": "hi", "messages": [{"role": "user", "content": "hi"}], "score": 1,
-        "request_id": fuzzed_id(fuzzed),
-        "weights": {"alpha:1": 1},
-    }  # fmt: skip
-    _check(fuzzed, path, json.dumps({**proper, **fields}).encode())
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("path", [*POSTS, "/admin/experiment"])
-@given(
-    body=st.binary(max_size=60)
-    | st.text(max_size=40).map(lambda text: ('{"prompt":"' + text).encode("utf-8", "surrogatepass"))
-)
-def test_any_bytes_are_refused(fuzzed: Served, path: str, body: bytes) -> None:
-    """Whatever bytes come: no 5xx, no hang."""
-    _check(fuzzed, path, body)
-
-
-@pytest.mark.parametrize("path", [*POSTS, "/admin/experiment"])
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b"[" * 2900, b'{"a":' * 500, b'{"model":"bot","prompt":"\\ud83d"}', b'{"prompt":"\xed\xa0\x80"}',
-        b"\x00", b"\xef\xbb\xbf{}",
-        b'{"prompt":"\\u0000","model":"bot"}', b'{"model":"bot","prompt":"a","temperature":NaN,"x":-Infinity}',
-        b'{"x":1e400}',
-        b'{"model":"bot","prompt":"a","user":"\\u0000"}', b'{"model":"bot","prompt":"a","model":5}', b"{'model': 1}",
-    ],
-)  # fmt: skip
-def test_nasty_bodies(fuzzed: Served, path: str, body: bytes) -> None:
-    """Deep nesting, lone surrogates, invalid UTF-8, NaN, byte-order marks and NULs are answered or refused."""
-    _check(fuzzed, path, body)

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ftreg.serving.codec import Codec
+from tests.serving.client import Connection, Served, error_of, events, serving
+from tests.serving.fakes import ENGINES, deployment, digest, options, variant, wait_for
+
+TEXT = {"model": "alpha:1", "prompt": "hello", "temperature": 0}
+CHAT = {"model": "alpha:1", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """One variant with one place, and one more that waits."""
+    with serving(deployment(variant("alpha", "a"), batch=1, queue=1), tmp_path) as served:
+        yield served
+
+
+def _places(served: Served) -> int:
+    """How many answers wait or are written."""
+    return sum(load.total() for batcher in served.fleet.batchers for load in batcher.loads())
+
+
+def test_overload_is_429(served: Served) -> None:
+    """What finds no place is refused at once with when to come again; what found one is answered."""
+
+    async def run(client):
+        engine = ENGINES[digest("a")]
+        engine.gate.clear()
+        taken = []
+        for number in range(2):
+            taken.append(asyncio.create_task(client.post("/v1/completions", json=TEXT)))
+            await asyncio.to_thread(wait_for, lambda number=number: _places(served) == number + 1)
+        refused = [
+            await client.post(path, json=body)
+            for path, body in (("/v1/completions", TEXT), ("/v1/chat/completions", CHAT))
+        ]
+        refused.append(await client.post("/v1/completions", json={**TEXT, "stream": True}))
+        engine.gate.set()
+        return refused, await asyncio.gather(*taken)
+
+    refused, answered = served.use(run)
+    for response in refused:
+        assert error_of(response, 429, "server_busy")["type"] == "rate_limit_error"
+        assert int(response.headers["retry-after"]) > 0
+    assert [response.status_code for response in answered] == [200, 200]
+    assert sorted(request.status for request in served.requests) == [200, 200, 429, 429, 429]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_timeouts_free_the_slot(tmp_path: Path, stream: bool) -> None:
+    """An answer that is not complete in time is a 408, and its place is free at once for the next."""
+    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=0.2), tmp_path) as served:
+        engine = ENGINES[digest("a")]
+        engine.gate.clear()
+        response = served.ask("/v1/completions", {**TEXT, "stream": stream})
+        error_of(response, 408, "timeout")
+        engine.gate.set()
+        wait_for(served.idle)
+        assert served.ask("/v1/completions", TEXT).status_code == 200
+        assert [(request.status, request.error) for request in served.requests] == [(408, "timeout"), (200, None)]
+
+
+def test_a_stream_that_fails_ends_with_an_error(tmp_path: Path) -> None:
+    """When the status is already sent, the last event is the error, and there is no DONE."""
+    with serving(deployment(variant("alpha", "a"), timeout=0.3), tmp_path) as served:
+        engine = ENGINES[digest("a")]
+        engine.delay = 0.02
+        *chunks, error = events(served.ask("/v1/completions", {**TEXT, "prompt": "x" * 200, "stream": True}).text)
+        assert error["error"]["code"] == "timeout"
+        assert 1 < len(chunks) < 200
+        assert served.requests[-1].status == 408
+        assert 0 < served.requests[-1].completion_tokens < 200
+        wait_for(served.idle)
+
+        async def run() -> list[bytes]:
+            connection = Connection(served.app, "/v1/chat/completions", json.dumps({**CHAT, "stream": True}).encode())
+            assert await connection.start() == 200
+            engine.fail = RuntimeError("broken")
+            await connection.end()
+            return [await connection.piece() for _ in range(connection.sent.qsize())]
+
+        pieces = asyncio.run(run())
+        assert json.loads(pieces[-1].removeprefix(b"data: "))["error"]["code"] == "engine_error"
+        assert served.requests[-1].status == 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_stops_its_answer(served: Served, stream: bool) -> None:
+    """An answer that nobody waits for any more is not written on, plain or streamed, and the place is free."""
+
+    async def run() -> None:
+        body = json.dumps({**TEXT, "prompt": "x" * 50, "stream": stream}).encode()
+        connection = Connection(served.app, "/v1/completions", body)
+        if stream:
+            assert await connection.start() == 200
+        else:
+            await asyncio.to_thread(wait_for, lambda: engine.steps)
+        connection.hang_up()
+        await connection.end()
+        await asyncio.to_thread(wait_for, served.idle)
+
+    engine = ENGINES[digest("a")]
+    engine.delay = 0.01
+    asyncio.run(run())
+    assert len(engine.steps) < 40
+    [request] = served.requests
+    assert (request.status, request.error) == (499, "client_closed_request")
+    engine.delay = 0.0
+    assert served.ask("/v1/completions", TEXT).status_code == 200
+
+
+def test_a_client_that_hangs_up_while_it_waits_leaves_the_queue(served: Served) -> None:
+    """A request that still waits for a place gives up its turn."""
+
+    async def run() -> None:
+        engine = ENGINES[digest("a")]
+        engine.gate.clear()
+        first = Connection(served.app, "/v1/completions", json.dumps(TEXT).encode())
+        await asyncio.to_thread(wait_for, lambda: _places(served) == 1)
+        second = Connection(served.app, "/v1/completions", json.dumps(TEXT).encode())
+        await asyncio.to_thread(wait_for, lambda: _places(served) == 2)
+        second.hang_up()
+        await second.end()
+        assert _places(served) == 1
+        engine.gate.set()
+        assert await first.start() == 200
+        await first.end()
+
+    asyncio.run(run())
+    assert len(ENGINES[digest("a")].reads) == 1
+
+
+def test_a_server_that_gives_up_on_a_request_frees_its_place(served: Served) -> None:
+    """When the task that serves a request is cancelled, its answer ends and is on record."""
+
+    async def run() -> None:
+        engine = ENGINES[digest("a")]
+        engine.gate.clear()
+        connection = Connection(served.app, "/v1/completions", json.dumps(TEXT).encode())
+        await asyncio.to_thread(wait_for, lambda: _places(served) == 1)
+        connection.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connection.end()
+        engine.gate.set()
+        await asyncio.to_thread(wait_for, served.idle)
+
+    asyncio.run(run())
+    assert [request.status for request in served.requests] == [499]
+
+
+def test_a_body_that_never_comes_is_408(tmp_path: Path) -> None:
+    """A client that begins a request and sends no more does not hold the server for ever."""
+
+    async def run() -> int:
+        connection = Connection(served.app, "/v1/completions", b"")
+        connection._messages.get_nowait()
+        connection._messages.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
+        return await connection.start()
+
+    with serving(deployment(timeout=0.1), tmp_path) as served:
+        assert asyncio.run(run()) == 408
+
+
+def test_a_client_that_hangs_up_before_its_body_is_complete(served: Served) -> None:
+    """Nothing is routed, and nothing breaks."""
+
+    async def run() -> None:
+        connection = Connection(served.app, "/v1/completions", b"")
+        connection._messages.get_nowait()
+        connection.hang_up()
+        await connection.end()
+
+    asyncio.run(run())
+    assert not served.requests
+
+
+def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a long prompt is encoded, other requests are answered."""
+    encode, release, threads = Codec.encode, threading.Event(), set()
+
+    def slow(self, prompt):
+        if len(prompt) > 1000:
+            threads.add(threading.current_thread())
+            release.wait(10)
+        return encode(self, prompt)
+
+    monkeypatch.setattr(Codec, "encode", slow)
+
+    async def run(client: httpx.AsyncClient) -> list[int]:
+        long = asyncio.create_task(client.post("/v1/completions", json={**TEXT, "prompt": "x" * 3000}))
+        await asyncio.to_thread(wait_for, lambda: threads)
+        short = await client.post("/v1/completions", json=TEXT)
+        release.set()
+        return [short.status_code, (await long).status_code]
+
+    with options(context=8000), serving(deployment(variant("alpha", "a"), max_prompt_tokens=4000), tmp_path) as served:
+        assert served.use(run) == [200, 200]
+    assert threading.main_thread() not in threads

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftreg.serving.routing import bucket
+from tests.serving.client import ADMIN, Served, error_of, serving
+from tests.serving.fakes import ENGINES, deployment, digest, variant, wait_for
+
+HELLO = {"model": "bot", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
+TEXT = {"model": "bot", "prompt": "hello", "temperature": 0}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Two variants that share the requests evenly, each with an engine of its own."""
+    with serving(deployment(), tmp_path) as served:
+        yield served
+
+
+def key_for(served: Served, ref: str) -> str:
+    """A user who is dealt to ``ref``."""
+    keys = (f"user-{number}" for number in range(10_000))
+    return next(key for key in keys if served.record.allocation.ref(bucket("salt", "trial", key)) == ref)
+
+
+def test_a_key_stays_on_its_variant_and_decides_alone(served: Served) -> None:
+    """The header's user goes before the body's, and both are dealt as the routing says, non-ASCII names too."""
+    for number in range(20):
+        key = f"kéy-{number}"
+        expected = served.record.allocation.ref(bucket("salt", "trial", key))
+        in_body = served.ask("/v1/completions", {**TEXT, "user": key})
+        assert in_body.headers["x-ftreg-variant"] == expected
+        headers = {"X-User-ID": key.encode("utf-8").decode("latin-1")}
+        in_header = served.use(
+            lambda client, headers=headers: client.post(
+                "/v1/completions",
+                json={**TEXT, "user": "other"},
+                headers={k: v.encode("latin-1") for k, v in headers.items()},
+            )
+        )
+        assert in_header.headers["x-ftreg-variant"] == expected
+    assert {request.unit for request in served.requests} == {f"kéy-{number}" for number in range(20)}
+
+
+def test_requests_without_a_key_are_dealt_one_by_one(served: Served) -> None:
+    """Without a user each request is its own unit; a key that the server does not ask for is none."""
+
+    async def ask(client):
+        return [await client.post("/v1/completions", json=TEXT) for _ in range(40)]
+
+    responses = served.use(ask, Authorization="Bearer sk-anything")
+    assert {response.headers["x-ftreg-variant"] for response in responses} == {"alpha:1", "beta:1"}
+    assert [request.unit for request in served.requests] == [request.id for request in served.requests]
+
+
+def test_api_keys_are_dealt_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Where the server has API keys, a client without a user stays on one variant by its key."""
+
+    async def ask(client):
+        return [await client.post("/v1/completions", json=TEXT) for _ in range(10)]
+
+    with serving(deployment(), tmp_path, api_keys=("key-one", "key-two")) as served:
+        responses = served.use(ask, Authorization="Bearer key-two")
+        assert len({response.headers["x-ftreg-variant"] for response in responses}) == 1
+        assert {request.unit for request in served.requests} == {"key-two"}
+
+
+def test_a_pinned_version_bypasses_the_experiment(served: Served) -> None:
+    """A version that is asked for by name answers, whoever asks, and is recorded as pinned."""
+    user = key_for(served, "beta:1")
+    response = served.ask("/v1/completions", {**TEXT, "model": "alpha:1", "user": user})
+    assert response.headers["x-ftreg-variant"] == response.json()["model"] == "alpha:1"
+    assert [request.route for request in served.requests] == ["pinned"]
+
+
+def test_no_other_variant_answers_for_one_that_fails(served: Served) -> None:
+    """A variant's failure is the request's: nobody else is asked, and the record says whose it was."""
+    user = key_for(served, "alpha:1")
+    ENGINES[digest("a")].fail = RuntimeError("secret path")
+    response = served.ask("/v1/chat/completions", {**HELLO, "user": user})
+    error = error_of(response, 500, "engine_error")
+    assert error["type"] == "server_error"
+    assert "secret" not in error["message"]
+    assert response.headers["x-ftreg-variant"] == "alpha:1"
+    assert not ENGINES[digest("b")].reads
+    [request] = served.requests
+    assert (request.ref, request.status, request.error, request.finish) == ("alpha:1", 500, "engine_error", None)
+    assert served.ask("/v1/chat/completions", {**HELLO, "user": user}).status_code == 200
+
+
+def test_the_record_has_what_happened(served: Served) -> None:
+    """A request is on record with who answered, for whom, how long it took and what it cost."""
+    response = served.ask("/v1/chat/completions", {**HELLO, **STREAM, "user": "u"})
+    [request] = served.requests
+    assert request.id == response.headers["x-request-id"]
+    assert (request.route, request.epoch, request.unit, request.status) == ("experiment", 1, "u", 200)
+    assert (request.ref, request.digest) == (response.headers["x-ftreg-variant"], response.headers["x-ftreg-digest"])
+    assert (request.prompt_tokens, request.completion_tokens, request.finish) == (5, 6, "stop")
+    assert request.first_token is not None
+    assert 0 < request.first_token <= request.latency < 10
+
+
+def test_weights_change_while_it_serves(served: Served) -> None:
+    """An administrator changes weights, the next request obeys, and the record has the new epoch."""
+    shown = served.ask("/admin/experiment", method="GET", **ADMIN).json()
+    assert (shown["experiment"], shown["epoch"], shown["weights"]) == ("trial", 1, {"alpha:1": 1.0, "beta:1": 1.0})
+    changed = served.ask("/admin/experiment", {"weights": {"alpha:1": 0}}, "PUT", **ADMIN).json()
+    assert (changed["epoch"], changed["shares"]) == (2, {"alpha:1": 0.0, "beta:1": 1.0})
+    response = served.ask("/v1/completions", {**TEXT, "user": key_for(served, "beta:1")})
+    assert response.headers["x-ftreg-variant"] == "beta:1"
+    assert served.requests[-1].epoch == 2
+
+
+def test_the_experiment_is_for_administrators(served: Served) -> None:
+    """Without the token nothing is shown or changed, and wrong weights change nothing."""
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {ADMIN}"}):
+        for method in ("GET", "PUT"):
+            response = served.ask("/admin/experiment", {"weights": {"alpha:1": 0}}, method, **headers)
+            error_of(response, 401, "invalid_api_key")
+            assert response.headers["www-authenticate"] == "Bearer"
+    error = error_of(served.ask("/admin/experiment", {"weights": {"alfa:1": 1}}, "PUT", **ADMIN), 400)
+    assert "Did you mean alpha:1?" in error["message"]
+    for weights in ({"alpha:1": -1}, {"alpha:1": 0, "beta:1": 0}, {}, None):
+        error_of(served.ask("/admin/experiment", {"weights": weights}, "PUT", **ADMIN), 400)
+    assert served.record.allocation.epoch == 1
+
+
+def test_shadows_answer_unheard(tmp_path: Path) -> None:
+    """A shadow gets the experiment's prompts after the answer and is on record, and no client sees its answer."""
+    with serving(deployment(variant("alpha", "a"), shadows=[variant("gamma", "c")]), tmp_path) as served:
+
+        async def run(client):
+            heard = await client.post("/v1/chat/completions", json={**HELLO, **STREAM, "user": "u"})
+            await asyncio.to_thread(wait_for, lambda: served.rows("shadow"))
+            return heard
+
+        heard = served.use(run)
+        assert heard.headers["x-ftreg-variant"] == "alpha:1"
+        assert "gamma" not in heard.text
+        [live], [shadow] = served.rows("experiment"), served.rows("shadow")
+        assert (shadow.ref, shadow.digest, shadow.id, shadow.unit) == ("gamma:1", digest("c"), live.id, "u")
+        assert (shadow.status, shadow.completion_tokens) == (200, 6)
+
+        async def pinned(client):
+            response = await client.post("/v1/completions", json={**TEXT, "model": "gamma:1"})
+            await asyncio.sleep(0.05)
+            return response
+
+        assert served.use(pinned).headers["x-ftreg-variant"] == "gamma:1"
+        assert [request.route for request in served.requests] == ["experiment", "shadow", "pinned"]
+        assert [model["id"] for model in served.ask("/v1/models", method="GET").json()["data"]] == [
+            "bot", "alpha:1", "gamma:1",
+        ]  # fmt: skip
+
+
+def test_a_shadow_that_fails_or_hangs_is_not_noticed(tmp_path: Path) -> None:
+    """Clients are answered as ever while a shadow hangs; what it cannot take is dropped and counted."""
+    with serving(deployment(variant("alpha", "a"), shadows=[variant("gamma", "c")], timeout=1.0), tmp_path) as served:
+        shadow = ENGINES[digest("c")]
+        shadow.gate.clear()
+
+        async def run(client):
+            answers = [await client.post("/v1/completions", json=TEXT) for _ in range(60)]
+            await asyncio.sleep(0.05)
+            dropped = await client.get("/metrics")
+            shadow.fail = RuntimeError("broken")
+            shadow.gate.set()
+            await asyncio.to_thread(wait_for, lambda: any(row.status == 500 for row in served.rows("shadow")))
+            return answers, dropped
+
+        answers, metrics = served.use(run)
+        assert all(response.status_code == 200 for response in answers)
+        [line] = [
+            line
+            for line in metrics.text.splitlines()
+            if line.startswith("ftreg_shadow_drops_total{") and "gamma" in line
+        ]
+        assert float(line.split()[-1]) == 60 - 32
+        assert all(request.status == 200 for request in served.rows("experiment"))
