@@ -58,7 +58,7 @@ def test_overload_is_429(served: Served) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_timeouts_free_the_slot(tmp_path: Path, stream: bool) -> None:
     """An answer that is not complete in time is a 408, and its place is free at once for the next."""
-    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=0.2), tmp_path) as served:
+    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=1.0), tmp_path) as served:
         engine = ENGINES[digest("a")]
         engine.gate.clear()
         response = served.ask("/v1/completions", {**TEXT, "stream": stream})
@@ -71,7 +71,7 @@ def test_timeouts_free_the_slot(tmp_path: Path, stream: bool) -> None:
 
 def test_a_stream_that_fails_ends_with_an_error(tmp_path: Path) -> None:
     """When the status is already sent, the last event is the error, and there is no DONE."""
-    with serving(deployment(variant("alpha", "a"), timeout=0.3), tmp_path) as served:
+    with serving(deployment(variant("alpha", "a"), timeout=1.0), tmp_path) as served:
         engine = ENGINES[digest("a")]
         engine.delay = 0.02
         *chunks, error = events(served.ask("/v1/completions", {**TEXT, "prompt": "x" * 200, "stream": True}).text)
