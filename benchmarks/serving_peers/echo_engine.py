@@ -15,6 +15,9 @@ class Tokenizer:
     chat_template = "bytes"
     all_special_ids = (256,)
 
+    def __len__(self) -> int:
+        return 257
+
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
         return {"input_ids": list(text.encode())}
 
