@@ -50,8 +50,9 @@ class Lane:
         return [*self._joining, *list(self._rows.values())]
 
     def room(self, count: int) -> bool:
-        """Whether ``count`` answers more may come."""
-        return len(self.waiting) + len(self.members()) + count <= self._most
+        """Whether ``count`` answers more may come; those that have ended, and are about to leave, take no place."""
+        going_on = sum(not (answer.ended or answer.cancelled) for answer in self.members())
+        return len(self.waiting) + going_on + count <= self._most
 
     def admit(self) -> None:
         """Take from those that wait as many as have a place and can be read together."""

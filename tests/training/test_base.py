@@ -75,7 +75,7 @@ def test_tokenizer_writes_every_text_and_marks_answers(base):
     encoded = Encoder(tokenizer, max_length=64).encode(example)
     learnt = [label for label in encoded.labels if label != IGNORED]
     assert tokenizer.decode(learnt) == "Here.<|end|>"
-    assert tokenizer.decode(encoded.input_ids) == "<|user|>Where?<|end|><|assistant|>Here.<|end|>"
+    assert tokenizer.decode(encoded.input_ids) == "<|user|> Where?<|end|><|assistant|>Here.<|end|>"
 
 
 @pytest.mark.parametrize(
