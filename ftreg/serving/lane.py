@@ -46,13 +46,13 @@ class Lane:
         return bool(self._rows or self._joining or self.waiting)
 
     def members(self) -> list[Answer]:
-        """Who is in the batch, or is about to join it."""
-        return [*self._joining, *list(self._rows.values())]
+        """Who is in the batch, or is about to join it; those that have ended are about to leave, and do not count."""
+        rows = list(self._rows.values())  # the batcher's thread may be changing it
+        return [answer for answer in (*self._joining, *rows) if not (answer.ended or answer.cancelled)]
 
     def room(self, count: int) -> bool:
-        """Whether ``count`` answers more may come; those that have ended, and are about to leave, take no place."""
-        going_on = sum(not (answer.ended or answer.cancelled) for answer in self.members())
-        return len(self.waiting) + going_on + count <= self._most
+        """Whether ``count`` answers more may come."""
+        return len(self.waiting) + len(self.members()) + count <= self._most
 
     def admit(self) -> None:
         """Take from those that wait as many as have a place and can be read together."""
