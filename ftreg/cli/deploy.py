@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +76,7 @@ def deploy(
 @click.pass_obj
 def serve(session: Session, ref: str, host: str, port: int, engine: str | None, gpus: int) -> None:
     """Serve the version REF from the registry, without packaging it; clients ask for it by its model's name."""
+    from ftreg.serving.deployment import state_folder
     from ftreg.serving.package import write_served
     from ftreg.serving.planning import plan
 
@@ -79,11 +84,22 @@ def serve(session: Session, ref: str, host: str, port: int, engine: str | None, 
     version = session.registry.get(ref)
     raw = {"name": version.name, "variants": {version.ref: 1}, "engine": engine, "gpus": gpus}
     deployment, sources = plan(space, raw, where="serve")
-    folder = write_served(space, deployment, sources)
-    session.progress.say(f"serving {version.ref} as {version.name}: http://{host}:{port}/v1")
-    session.close()
-    command = [sys.executable, "-m", "bentoml", "serve", "service:service", "--working-dir", str(folder)]
-    os.execv(sys.executable, [*command, "--host", host, "--port", str(port)])  # noqa: S606 - no shell is wanted
+    # What it records is not the record of a deployment that has the same name.
+    environment = {**os.environ, "FTREG_STATE": str(state_folder(version.name) / "serve")}
+    with tempfile.TemporaryDirectory(prefix="ftreg-serve-") as folder:
+        write_served(space, deployment, sources, Path(folder))
+        session.progress.say(f"serving {version.ref} as {version.name}: http://{host}:{port}/v1")
+        session.close()
+        command = [sys.executable, "-m", "bentoml", "serve", "service:service", "--working-dir", folder]
+        sys.exit(_run([*command, "--host", host, "--port", str(port)], environment))
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a server until it ends, or until this process is told to end; return its exit code."""
+    process = subprocess.Popen(command, env=environment)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server too, which ends on it
+    return process.wait()
 
 
 def _read_variant(text: str) -> tuple[str, float]:

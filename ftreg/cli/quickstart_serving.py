@@ -14,7 +14,7 @@ import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ftreg.core.errors import FtregError
 
 REQUESTS, USERS, CLIENTS = 200, 140, 8
 _START_TIMEOUT = 180.0
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this machine itself
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,26 @@ def server(name: str, port: int, log: Path) -> Iterator[str]:
     """Run ``bentoml serve NAME:latest``; yield its URL when it is ready, and stop it in the end."""
     command = [sys.executable, "-m", "bentoml", "serve", f"{name}:latest", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
+    environment = {name: value for name, value in os.environ.items() if name != "FTREG_API_KEYS"}
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "BENTOML_DO_NOT_TRACK": "True"},
+            env={**environment, "BENTOML_DO_NOT_TRACK": "True"},
         )
         try:
             _wait_until_ready(process, url, log)
             yield url
         finally:
             # BentoML's workers are children of its own: the whole session is told to end.
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(timeout=20)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -114,7 +117,7 @@ def post(url: str, body: Any, headers: dict[str, str] | None = None) -> tuple[An
         url, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})}
     )
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+        with _DIRECT.open(request, timeout=120) as answer:
             return answer.headers, json.loads(answer.read() or b"null")
     except urllib.error.HTTPError as error:
         raise FtregError(f"the server answered {error.code}: {error.read().decode(errors='replace')[:300]}") from None
@@ -132,7 +135,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310
+            with _DIRECT.open(f"{url}/readyz", timeout=5):
                 return
         except OSError:  # not listening yet, or not ready
             time.sleep(0.25)

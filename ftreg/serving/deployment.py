@@ -29,7 +29,15 @@ class Limits(Config):
     max_answers: int = Field(8, gt=0, description="most answers (n) of a request")
     batch: int = Field(16, gt=0, description="answers that are written at the same time, for each copy of weights")
     queue: int = Field(64, ge=0, description="answers that may wait for that; more are refused with 429")
-    timeout: float = Field(120.0, gt=0, description="seconds that a request may take, waiting included")
+    timeout: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="seconds that a request may take, waiting included"
+    )
+
+    @model_validator(mode="after")
+    def _answerable(self) -> Limits:
+        if self.max_answers > self.batch + self.queue:
+            raise ValueError("max_answers is more than batch and queue have room for")
+        return self
 
 
 class Variant(Config):
@@ -54,7 +62,7 @@ class Deployment(Config):
     """All that a server has to know; written into the package when it is built, and never changed there.
 
     Attributes:
-        name: By which clients ask for a model, and by which it is packaged.
+        name: By which clients ask for a model, and by which it is packaged; BentoML takes 63 characters.
         experiment: Name of the experiment; part of what a key's variant depends on.
         salt: Likewise; another salt deals the keys anew.
         variants: Who answers. The first is the control, the others challenge it.
@@ -66,7 +74,7 @@ class Deployment(Config):
         limits: What requests may take.
     """
 
-    name: Annotated[str, AfterValidator(check_name)]
+    name: Annotated[str, Field(max_length=63), AfterValidator(check_name)]
     experiment: Annotated[str, AfterValidator(check_name)]
     salt: str
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
@@ -130,6 +138,9 @@ def state_folder(name: str) -> Path:
     It holds ``experiment.db`` and ``admin-token``.
     """
     given = os.environ.get("FTREG_STATE")
-    if given:
-        return Path(given) / name
-    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml").expanduser() / "ftreg" / name
+    return Path(given) / name if given else bentoml_home() / "ftreg" / name
+
+
+def bentoml_home() -> Path:
+    """BentoML's folder: ``$BENTOML_HOME``, else ``~/bentoml``."""
+    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml").expanduser()

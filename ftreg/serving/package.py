@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from blake3 import blake3
 
 import ftreg
 from ftreg.core.errors import CorruptRegistry, MissingExtra
+from ftreg.core.faults import disk_full
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import Source
 from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import weights
-from ftreg.serving.deployment import FILE, REQUIREMENTS, Deployment, model_tag, state_folder
+from ftreg.serving.deployment import FILE, REQUIREMENTS, Deployment, bentoml_home, model_tag
 from ftreg.serving.requirements import OWN, pinned
 
 _MODULE = "service"
@@ -61,25 +64,14 @@ def write_folder(space: Workspace, deployment: Deployment, folder: Path) -> None
     shutil.copytree(code, folder / OWN, ignore=shutil.ignore_patterns("__pycache__", "examples"), dirs_exist_ok=True)
 
 
-def write_served(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -> Path:
-    """Write a deployment's folder with links to the weights in the registry, to be served here; return it.
-
-    It lies in the deployment's state folder under its digest, so that a server keeps its own when another starts.
-    """
+def write_served(space: Workspace, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
+    """Write a deployment's folder with links to the weights in the registry, to be served on this machine."""
     _import_bentoml()
-    home = state_folder(deployment.name)
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="serve-", dir=home) as temporary:
-        written = Path(temporary) / "folder"
-        write_folder(space, deployment, written)
-        folder = home / f"serve-{_digest_of_folder(written)}"
-        for digest, source in _needed(sources).items():
-            place = written / weights.MODELS / digest.removeprefix("b3:")
-            place.mkdir(parents=True)
-            weights.link(source, place)
-        if not folder.exists():
-            written.rename(folder)
-    return folder
+    write_folder(space, deployment, folder)
+    for digest, source in _needed(sources).items():
+        place = folder / weights.MODELS / digest.removeprefix("b3:")
+        place.mkdir(parents=True)
+        weights.link(source, place)
 
 
 def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -> Package:
@@ -92,6 +84,12 @@ def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -
         DiskFull: No room is left.
     """
     bentoml = _import_bentoml()
+    with _alone(), _store_errors():
+        return _build(bentoml, space, deployment, sources)
+
+
+def _build(bentoml: Any, space: Workspace, deployment: Deployment, sources: Iterable[Source]) -> Package:
+    """As ``build``, while nobody else writes to BentoML's stores."""
     written, models = 0, {}
     for digest, source in _needed(sources).items():
         space.progress.say(f"packaging {source.ref}")
@@ -103,8 +101,7 @@ def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -
         version = _digest_of_folder(context)
         bento = _find_bento(bentoml, f"{deployment.name}:{version}", context)
         if bento is None:
-            sys.modules.pop(_MODULE, None)  # BentoML imports it, and would take that of an earlier build for this one's
-            with contextlib.chdir("."):  # where BentoML fails, it stays in the folder that it built
+            with _own_module(), contextlib.chdir("."):  # where BentoML fails, it stays in the folder that it built
                 bento = bentoml.bentos.build(
                     f"{_MODULE}:service",
                     name=deployment.name,
@@ -117,6 +114,40 @@ def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -
                 )
     _make_latest(Path(bento.path))
     return Package(str(bento.tag), Path(bento.path), models, written)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """While this lasts, no other ``build`` writes to BentoML's stores: what is half written would look broken to it."""
+    home = bentoml_home() / "ftreg"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    """Turn a full disk, which copying folders reports as a list of all that failed, into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        full = isinstance(error, shutil.Error) and os.strerror(errno.ENOSPC) in str(error)
+        if full or error.errno == errno.ENOSPC:
+            raise disk_full(str(bentoml_home())) from error
+        raise
+
+
+@contextlib.contextmanager
+def _own_module() -> Iterator[None]:
+    """While this lasts, no module goes by the service's name: BentoML would take it for the one to import."""
+    before = sys.modules.pop(_MODULE, None)
+    try:
+        yield
+    finally:
+        sys.modules.pop(_MODULE, None)
+        if before is not None:
+            sys.modules[_MODULE] = before
 
 
 def _import_bentoml() -> Any:
@@ -161,7 +192,7 @@ def _store_model(bentoml: Any, source: Source) -> tuple[Path, bool]:
         bentoml.models.delete(tag)
     except bentoml.exceptions.NotFound:
         pass
-    except bentoml.exceptions.BentoMLException:
+    except Exception:  # an empty or a cut description fails in all sorts of ways
         _remove_rest(bentoml, tag)
     else:
         return path, False
@@ -192,7 +223,7 @@ def _find_bento(bentoml: Any, tag: str, context: Path) -> Any:
         bento = bentoml.bentos.get(tag)
     except bentoml.exceptions.NotFound:
         return None
-    except bentoml.exceptions.BentoMLException:
+    except Exception:  # an empty or a cut description fails in all sorts of ways
         bento = None
     if bento is not None and _holds(Path(bento.path), context):
         return bento

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +10,14 @@ import yaml
 from blake3 import blake3
 from pydantic import Field
 
-from ftreg.core.errors import CorruptRegistry, InputError, RecipeError
+from ftreg.core.errors import InputError, RecipeError
 from ftreg.core.manifest import canonical_json
 from ftreg.core.names import check_name
 from ftreg.core.recipe import Config, validate
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import DATASET, Source
 from ftreg.pipeline.workspace import Workspace
+from ftreg.serving import weights
 from ftreg.serving.deployment import Deployment, Limits, Variant
 
 
@@ -74,6 +75,7 @@ def plan(space: Workspace, raw: Mapping[str, Any], *, where: str = "deployment")
     shadows = [_variant(space, ref, 0.0, request.engine) for ref in request.shadows]
     deployed = [*variants, *shadows]
     _refuse_twice([variant.ref for variant, _ in deployed], where)
+    _check_bytes([source for _, source in deployed])
     salt = request.salt
     if salt is None:
         salt = blake3(canonical_json([variant.digest for variant, _ in variants])).hexdigest()[:16]
@@ -92,16 +94,10 @@ def plan(space: Workspace, raw: Mapping[str, Any], *, where: str = "deployment")
 
 
 def _variant(space: Workspace, ref: str, weight: float, engine: str | None) -> tuple[Variant, Source]:
-    """Pin one version: it exists, every byte of it is as it was, and an engine that is installed can serve it."""
+    """Pin one version: it exists, and an engine that is installed can serve it."""
     version = space.registry.get(ref)
     if version.kind == DATASET:
         raise InputError(f"{version.ref} is a dataset, not a model", hint="See: ftreg models list")
-    report = space.registry.verify(version.digest, progress=space.progress)
-    if not report.ok:
-        damage = report.damages[0]
-        raise CorruptRegistry(
-            f"{version.ref} cannot be deployed: {damage.problem}", where=damage.where, hint=damage.hint
-        )
     source = space.registry.source(version.digest)
     spec = _engine(space, source, engine)
     return Variant(
@@ -124,6 +120,12 @@ def _engine(space: Workspace, source: Source, name: str | None) -> EngineSpec:
         spec = found[0]
     space.host.require(spec)
     return spec
+
+
+def _check_bytes(sources: Iterable[Source]) -> None:
+    """Hash all that would be packaged, each version once; raise ``CorruptRegistry`` for what is not as it was."""
+    for needed in {needed.digest: needed for source in sources for needed in weights.needed(source)}.values():
+        weights.check_files(needed.path, needed.manifest)
 
 
 def _refuse_twice(refs: list[str], where: str) -> None:

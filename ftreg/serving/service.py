@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,11 @@ from typing import Any
 import bentoml
 import bentoml.images
 
+from ftreg.core.errors import FtregError
 from ftreg.serving import weights
 from ftreg.serving.deployment import REQUIREMENTS, Deployment, model_tag, read_deployment, state_folder
+
+logger = logging.getLogger("ftreg.serving")
 
 # Ubuntu 22.04: its pip, which BentoML uses to install uv, may still install into the system.
 _CUDA_IMAGE = "nvidia/cuda:12.8.1-cudnn-runtime-ubuntu22.04"
@@ -49,29 +55,38 @@ def make_service(folder: Path) -> Any:
             from ftreg.serving.fleet import Fleet
             from ftreg.serving.record import Record
 
+            self.fleet: Fleet | None = None
+            self.record: Record | None = None
             state = state_folder(deployment.name)
-            state.mkdir(parents=True, exist_ok=True)
             refs = {variant.digest: variant.ref for variant in deployment.all_variants()}
-            self.record = Record(state / "experiment.db", deployment)
+            try:
+                state.mkdir(mode=0o700, parents=True, exist_ok=True)
+                token = admin_token(state)
+                self.record = Record(state / "experiment.db", deployment)
+            except (FtregError, OSError, ValueError) as error:
+                # To fail here would leave clients waiting: BentoML starts the process again and again.
+                logger.error("%s cannot be served: %s", deployment.name, error)
+                mounted.app = _refuse
+                return
             self.fleet = Fleet(deployment, weights.opener(_locator(folder), refs))
-            mounted.app = create_app(
-                deployment, self.fleet, self.record, api_keys=api_keys(), admin_token=admin_token(state)
-            )
+            mounted.app = create_app(deployment, self.fleet, self.record, api_keys=api_keys(), admin_token=token)
             self.fleet.start()
 
         def __is_ready__(self) -> bool:
             """Whether the weights are loaded and their digests checked."""
-            return self.fleet.ready
+            return self.fleet is not None and self.fleet.ready
 
         def __is_alive__(self) -> bool:
             """Whether there is hope: false once loading has failed, so that whoever watches starts another."""
-            return self.fleet.error is None
+            return self.fleet is not None and self.fleet.error is None
 
         @bentoml.on_shutdown
         def close(self) -> None:
             """End what is being answered, free the models, write the record's rest."""
-            self.fleet.close()
-            self.record.close()
+            if self.fleet is not None:
+                self.fleet.close()
+            if self.record is not None:
+                self.record.close()
 
     service = bentoml.service(
         name=deployment.name,
@@ -134,7 +149,21 @@ def admin_token(state: Path) -> str:
     if given:
         return given
     path = state / "admin-token"
-    if not path.exists():
-        path.touch(0o600)
-        path.write_text(secrets.token_urlsafe(32) + "\n", encoding="ascii")
+    if not path.exists() or not path.stat().st_size:
+        with tempfile.NamedTemporaryFile("w", dir=state, encoding="ascii") as fresh:  # its owner's alone
+            fresh.write(secrets.token_urlsafe(32) + "\n")
+            fresh.flush()
+            if path.exists() and not path.stat().st_size:  # the machine went down just after it was made
+                path.unlink()
+            with contextlib.suppress(FileExistsError):  # another server was faster
+                path.hardlink_to(fresh.name)
     return path.read_text(encoding="ascii").strip()
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer every request with an error of OpenAI's form."""
+    from starlette.responses import JSONResponse
+
+    message = "the server could not start; its log says why"
+    error = {"message": message, "type": "server_error", "param": None, "code": "load_failed"}
+    await JSONResponse({"error": error}, 503, {"Retry-After": "10"})(scope, receive, send)

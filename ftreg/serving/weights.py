@@ -6,6 +6,7 @@ the files that the manifest lists.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ MANIFEST, FILES = "manifest.json", "files"
 MODELS = "models"
 """Folder beside a deployment where its versions lie, under their digests, when it is served without a Bento."""
 
-_DAMAGED = "The package is damaged or was changed; deploy it again: ftreg deploy"
+_DAMAGED = "Its files are damaged or were changed. Check the registry with ftreg verify, then deploy again."
 
 
 def needed(source: Source) -> Iterator[Source]:
@@ -59,24 +60,42 @@ def check(folder: Path, digest: str) -> Manifest:
     """Read the manifest of the version packaged in ``folder`` and hash its files.
 
     Raises:
-        CorruptRegistry: It is not the version of that digest: something is missing or was changed.
+        CorruptRegistry: It is not the version of that digest: something is missing, was changed, or was added.
     """
     try:
         data = (folder / MANIFEST).read_bytes()
-        if blake3(data).hexdigest() != digest.removeprefix("b3:"):
-            raise CorruptRegistry("is not the manifest of its digest", where=str(folder / MANIFEST), hint=_DAMAGED)
-        manifest = Manifest.from_bytes(data)
+    except OSError as error:
+        raise _unreadable(error, folder) from error
+    if blake3(data).hexdigest() != digest.removeprefix("b3:"):
+        raise CorruptRegistry("is not the manifest of its digest", where=str(folder / MANIFEST), hint=_DAMAGED)
+    manifest = Manifest.from_bytes(data)
+    check_files(folder / FILES, manifest)
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Hash the files in ``folder``: they are those of the manifest, and there are no others.
+
+    Raises:
+        CorruptRegistry: One is missing, was changed, or was added. Libraries read what they find.
+    """
+    try:
         for entry in manifest.files:
-            path = folder / FILES / entry.path
+            path = folder / entry.path
             if path.stat().st_size != entry.size or _hash(path) != entry.blake3:
                 raise CorruptRegistry("is not what its digest says", where=str(path), hint=_DAMAGED)
     except OSError as error:
-        raise CorruptRegistry(
-            f"a packaged file cannot be read: {error.strerror or error}",
-            where=str(error.filename or folder),
-            hint=_DAMAGED,
-        ) from error
-    return manifest
+        raise _unreadable(error, folder) from error
+    known = {entry.path for entry in manifest.files}
+    for path in sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
+        if path.relative_to(folder).as_posix() not in known:
+            raise CorruptRegistry("does not belong to the version", where=str(path), hint=_DAMAGED)
+
+
+def _unreadable(error: OSError, folder: Path) -> CorruptRegistry:
+    reason = error.strerror or str(error)
+    where = str(error.filename or folder)
+    return CorruptRegistry(f"a packaged file cannot be read: {reason}", where=where, hint=_DAMAGED)
 
 
 def _hash(path: Path) -> str:

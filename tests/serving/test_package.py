@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from ftreg.core.errors import CorruptRegistry, MissingExtra
+from ftreg import Registry
+from ftreg.core.errors import CorruptRegistry, DiskFull, MissingExtra
 from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import package, weights
 from ftreg.serving.deployment import Deployment, read_deployment
 from ftreg.serving.package import Package, build
 from ftreg.serving.planning import plan
 from ftreg.serving.requirements import pinned
+from tests.command import ftreg
 
 AB = {"name": "bot", "variants": {"bot:1": 80, "bot:2": 20}}
 
@@ -108,6 +114,56 @@ def test_a_broken_model_in_the_store_is_written_again(
     weights.check(again.models[digest], digest)
 
 
+def test_an_emptied_description_is_no_bento(space: Workspace, built: tuple[Deployment, Package]) -> None:
+    """What a power loss leaves of a Bento's or a model's description is replaced."""
+    (built[1].path / "bento.yaml").write_text("")
+    model = next(iter(built[1].models.values()))
+    (model / "model.yaml").write_text("")
+    again = build(space, *plan(space, AB))
+    assert again.tag == built[1].tag
+    assert again.written > 0
+
+
+def test_several_processes_deploy_at_once(registry: Registry, tmp_path: Path) -> None:
+    """Deployments that share a base, made at the same time, wait for each other; the base is written once."""
+    env = {"BENTOML_HOME": str(tmp_path / "bentoml")}
+
+    def deploy(number: int) -> dict:
+        flags = ("--variant", f"bot:{number}", "--json")
+        return json.loads(ftreg("deploy", f"bot-{number}", *flags, home=registry.home, env=env).stdout)
+
+    with ThreadPoolExecutor() as several:
+        first, second = several.map(deploy, (1, 2))
+    sizes = [registry.get(ref).size for ref in ("base:1", "bot:1", "bot:2")]
+    assert first["written"] + second["written"] == sum(sizes)
+
+
+def test_a_full_disk_is_one_clear_error(space: Workspace, bentoml_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where BentoML's store has no room, the error says so, and no half model stays."""
+
+    def copy(*_: object, **__: object) -> None:
+        raise shutil.Error([("a", "b", f"[Errno 28] {os.strerror(errno.ENOSPC)}: 'b'")])
+
+    planned = plan(space, {"name": "full", "variants": {"bot-merged:1": 1}})
+    with monkeypatch.context() as patch:
+        patch.setattr("bentoml._internal.models.model.shutil.copytree", copy)
+        with pytest.raises(DiskFull):
+            build(space, *planned)
+    assert build(space, *planned).written
+
+
+def test_the_callers_own_service_module_stays(space: Workspace, built: tuple[Deployment, Package]) -> None:
+    """Building takes nobody's module called ``service`` away, and leaves none of its own."""
+    from types import ModuleType
+
+    mine = sys.modules["service"] = ModuleType("service")
+    try:
+        build(space, *plan(space, AB | {"salt": "another"}))
+        assert sys.modules["service"] is mine
+    finally:
+        del sys.modules["service"]
+
+
 @pytest.mark.parametrize("lost", ["src/service.py", "src/ftreg/core/types.py", "env/docker/Dockerfile", "bento.yaml"])
 def test_a_half_written_bento_is_built_again(space: Workspace, built: tuple[Deployment, Package], lost: str) -> None:
     """A Bento that a killed process left without one of its files is not taken for a whole one."""
@@ -160,6 +216,10 @@ def test_packaged_versions_are_hashed_when_they_are_opened(space: Workspace, tmp
     target = files.resolve()
     files.unlink()
     shutil.copytree(target, files)
+    (files / "special_tokens_map.json").write_text("{}")
+    with pytest.raises(CorruptRegistry, match="does not belong"):
+        weights.opener(places.__getitem__, {})(digest)
+    (files / "special_tokens_map.json").unlink()
     changed = next(files.rglob("*.safetensors"))
     changed.chmod(0o600)
     changed.write_bytes(changed.read_bytes()[:-1] + b"?")

@@ -58,6 +58,9 @@ def test_the_salt_follows_the_versions(space: Workspace) -> None:
         ({"name": "x", "variants": AB, "engine": "onyx"}, UnknownName, "onnx"),
         ({"name": "x", "variants": AB, "wieghts": {}}, RecipeError, "unknown key"),
         ({"name": "x", "variants": AB, "limits": {"queu": 3}}, RecipeError, "queue"),
+        ({"name": "x" * 64, "variants": AB}, RecipeError, "63"),
+        ({"name": "x", "variants": AB, "limits": {"timeout": float("inf")}}, RecipeError, "finite"),
+        ({"name": "x", "variants": AB, "limits": {"batch": 1, "queue": 0}}, RecipeError, "max_answers"),
         ({"name": "x", "variants": AB, "key_header": "X User"}, RecipeError, "key_header"),
     ],
 )
@@ -81,7 +84,7 @@ def test_a_damaged_version_is_not_deployed(tmp_path: Path, registry: Registry) -
         data[-1] ^= 1
         blob.write_bytes(data)
         assert registry.host is not None
-        with pytest.raises(CorruptRegistry, match="bot:1 cannot be deployed"):
+        with pytest.raises(CorruptRegistry, match=r"adapter_model\.safetensors"):
             plan(Workspace(damaged, registry.host), {"name": "x", "variants": AB})
 
 

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,6 +196,31 @@ def test_a_changed_weight_keeps_the_server_from_getting_ready(registry: Registry
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "load_failed"
     assert "is not what its digest says" in (tmp_path / "log").read_text()
+
+
+def test_a_broken_record_is_answered_with_an_error(registry: Registry, tmp_path: Path) -> None:
+    """A server that cannot open its record says so to everybody, at once, and is not alive."""
+    env = {"BENTOML_HOME": str(tmp_path / "bentoml"), "FTREG_STATE": str(tmp_path / "state")}
+    ftreg("deploy", "unlucky", "--variant", "bot:1", home=registry.home, env=env)
+    (tmp_path / "state" / "unlucky").mkdir(parents=True)
+    (tmp_path / "state" / "unlucky" / "experiment.db").write_bytes(b"this is no database" * 100)
+    with serving("bentoml", "serve", "unlucky:latest", log=tmp_path / "log", env=env, wait=False) as url:
+        assert wait_for(f"{url}/livez", 503)
+        answer = httpx.post(f"{url}/v1/completions", json={"model": "unlucky", "prompt": "x"})
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "load_failed"
+
+
+def test_the_admin_token_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+    """All servers of a deployment agree on one token, also after one was killed while it made it."""
+    from ftreg.serving.service import admin_token
+
+    with ThreadPoolExecutor(8) as several:
+        tokens = set(several.map(lambda _: admin_token(tmp_path), range(32)))
+    assert len(tokens) == 1
+    assert (tmp_path / "admin-token").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "admin-token").write_text("")
+    assert len(admin_token(tmp_path)) > 30
 
 
 def wait_for(url: str, status: int, seconds: float = 90) -> bool:
