@@ -14,7 +14,6 @@ from ftreg.core.host import PluginHost
 from ftreg.core.recipe import Recipe, apply_settings, parse_recipe, read_recipe, validate
 from ftreg.core.specs import StepSpec
 from ftreg.core.types import Progress, Silence, Version
-from ftreg.evaluation import Evaluation
 from ftreg.pipeline.evaluations import evaluate_version, held_out
 from ftreg.pipeline.plan import Plan, make_plan
 from ftreg.pipeline.recipes import run_plan
@@ -25,6 +24,7 @@ from ftreg.pipeline.workspace import Workspace
 from ftreg.registry import Registry
 
 if TYPE_CHECKING:
+    from ftreg.evaluation import Evaluation
     from ftreg.serving.package import Package
 
 RecipeLike = Path | str | Mapping[str, Any]

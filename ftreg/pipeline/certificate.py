@@ -8,7 +8,6 @@ from dataclasses import asdict
 from ftreg.core.errors import CertificateFailed
 from ftreg.core.manifest import Json
 from ftreg.core.types import Artifact, Source, Splits
-from ftreg.evaluation import check, make_probe, measure_parity
 from ftreg.pipeline.workspace import Workspace
 
 
@@ -22,6 +21,8 @@ def certify(
     Raises:
         CertificateFailed: A figure is outside the artifact's tolerance, and ``accept`` is false.
     """
+    from ftreg.evaluation import check, make_probe, measure_parity  # brings numpy, which is not everywhere
+
     assert artifact.tolerance is not None
     with space.engine(reference) as parent, space.engine(result) as child:
         probe = make_probe(parent.tokenizer, data.test or data.validation)

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.recipe import DataConfig
 from ftreg.core.specs import MetricSpec
 from ftreg.core.types import DATASET, Example, Metric
 from ftreg.data import read_dataset
-from ftreg.evaluation import Evaluation, evaluate
 from ftreg.pipeline.inputs import dataset_of, open_data
 from ftreg.pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ftreg.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def evaluate_version(
     space: Workspace, ref: str, data: HeldOut, *, limit: int | None = None, engine: str | None = None
 ) -> Evaluation:
     """Measure ``ref`` on ``data`` and store the figures as evidence on its digest."""
+    from ftreg.evaluation import evaluate  # brings numpy, which is not everywhere
+
     source = space.registry.source(ref)
     if source.kind == DATASET:
         raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")

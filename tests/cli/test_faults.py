@@ -109,6 +109,23 @@ def test_missing_package_names_the_extra(tmp_path: Path, rows: Path, model_folde
     assert "pip install 'ftreg[train]'" in done.stderr
 
 
+def test_the_bare_install_names_the_extra(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
+    """Where nothing but the core is installed, the functions can be imported, and training says what it needs."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'numpy', 'torch', 'transformers', 'peft', 'bentoml', 'packaging'}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    code = "from ftreg import train, deploy, merge, evaluate"
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}).returncode == 0
+    done = ftreg(*train_command(model_folder(), rows), home=tmp_path / "home", env=env, code=2)
+    assert "pip install 'ftreg[train]'" in done.stderr
+
+
 def test_out_of_memory_says_what_to_change() -> None:
     """An allocation that fails on the device becomes an error that names the settings to lower."""
     import torch
