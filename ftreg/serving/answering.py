@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ftreg.serving import replies
 from ftreg.serving.errors import ApiError
 from ftreg.serving.exchange import Exchange
 from ftreg.serving.generation import Event
 from ftreg.serving.replies import Choice, Form, Head, Usage
+
+_PATIENCE = 1.0  # seconds that a piece may take to be sent when the request's time is up
 
 
 class Whole(Protocol):
@@ -63,21 +66,38 @@ class Stream(Response):
         self._begun: set[int] = set()
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
+        """Send the stream; a client that does not read it in time is given up, and the server closes its connection."""
         async with self._exchange as exchange:
             await exchange.open(receive)
             event = await exchange.next()
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
-                while event is not None:
-                    await _send(send, b"".join(map(replies.event, self._chunks(event))))
-                    event = await exchange.next()
-                last = self._last(exchange)
-            except ApiError as error:
-                exchange.close(error.status, error.code)
-                last = b"data: " + error.body() + b"\n\n"
-            exchange.close()  # before the end is sent: feedback on the answer may follow at once
-            await _send(send, last, more=False)
+                await self._send_all(event, self._in_time(send))
+            except TimeoutError:
+                exchange.close(408, "timeout")
+
+    async def _send_all(self, event: Event | None, send: Send) -> None:
+        """Send ``event``, and all that follow."""
+        exchange = self._exchange
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            while event is not None:
+                await _send(send, b"".join(map(replies.event, self._chunks(event))))
+                event = await exchange.next()
+            last = self._last(exchange)
+        except ApiError as error:
+            exchange.close(error.status, error.code)
+            last = b"data: " + error.body() + b"\n\n"
+        exchange.close()  # before the end is sent: feedback on the answer may follow at once
+        await _send(send, last, more=False)
+
+    def _in_time(self, send: Send) -> Send:
+        """``send``, but it raises ``TimeoutError`` when the request's time is up."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(max(self._exchange.left, _PATIENCE)):
+                await send(message)
+
+        return send_in_time
 
     def _chunks(self, event: Event) -> Iterator[Mapping[str, Any]]:
         if event.index not in self._begun:

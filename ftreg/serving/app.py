@@ -51,7 +51,8 @@ def create_app(
         api_keys: Keys that clients must have one of; none lets everybody in.
         admin_token: Needed to see and change the experiment.
     """
-    server = _Server(deployment, fleet, record, admin_token)
+    metrics = Metrics(deployment, fleet, record)
+    server = _Server(deployment, fleet, record, metrics, admin_token)
     app = Starlette(
         routes=[
             Route("/v1/models", server.models),
@@ -63,7 +64,9 @@ def create_app(
             Route("/admin/experiment", server.experiment, methods=["GET", "PUT"]),
             Route("/metrics", server.metrics),
         ],
-        middleware=[Middleware(Guard, experiment=deployment.experiment, api_keys=api_keys)],
+        middleware=[
+            Middleware(Guard, experiment=deployment.experiment, api_keys=api_keys, count_refused=metrics.refuse)
+        ],
         exception_handlers={
             ApiError: server.refuse,
             HTTPException: server.refuse_http,
@@ -77,12 +80,14 @@ def create_app(
 class _Server:
     """The endpoints."""
 
-    def __init__(self, deployment: Deployment, fleet: Fleet, record: Record, admin_token: str) -> None:
+    def __init__(
+        self, deployment: Deployment, fleet: Fleet, record: Record, metrics: Metrics, admin_token: str
+    ) -> None:
         self._deployment = deployment
         self._fleet = fleet
         self._record = record
-        self._metrics = Metrics(deployment, fleet, record)
-        self._router = Router(deployment, fleet, Books(record, self._metrics))
+        self._metrics = metrics
+        self._router = Router(deployment, fleet, Books(record, metrics))
         self._admin_token = admin_token
         self._created = int(time.time())
 
@@ -101,7 +106,7 @@ class _Server:
     async def generate(self, request: Request) -> Response:
         """Answer a prompt, in ftreg's own form."""
         body = parse(GenerateRequest, await read_body(request, self._deployment.limits))
-        model = body.model or self._deployment.name
+        model = body.wanted or self._deployment.name
         exchange = self._router.exchange(request, model, body.user, self._task(body))
         return await answer(request, exchange, PlainForm(model))
 

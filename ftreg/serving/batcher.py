@@ -11,6 +11,7 @@ import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 
+from ftreg.core.guard import describe
 from ftreg.core.types import ServingEngine
 from ftreg.serving.errors import ApiError, busy, engine_failed, unavailable
 from ftreg.serving.generation import Answer, Event
@@ -57,14 +58,16 @@ class Batcher:
         traffic: The deployment's.
 
     Attributes:
-        dropped: Shadows' answers that found no place, by digest.
+        dropped: Shadows' answers that found no place, or not in time, by digest.
+        error: What has ended the thread, other than ``close``.
     """
 
     def __init__(self, engine: ServingEngine, *, rows: int, queue: int, traffic: Traffic | None = None) -> None:
         self.dropped: Counter[str] = Counter()
+        self.error: str | None = None
         self._engine = engine
         self._live = Lane(engine, rows, queue)
-        self._shadow = Lane(engine, rows, _SHADOWS)
+        self._shadow = Lane(engine, rows, _SHADOWS, singly=True)
         self._traffic = traffic or Traffic()
         self._wake = threading.Condition()
         self._closing = False
@@ -89,6 +92,7 @@ class Batcher:
         with self._wake:
             for answer in answers:
                 answer.cancelled = True
+            self.dropped.update(answer.digest for answer in self._shadow.waiting if answer.cancelled)
             for lane in (self._live, self._shadow):
                 lane.waiting = deque(answer for answer in lane.waiting if not answer.cancelled)
             self._wake.notify()
@@ -119,14 +123,28 @@ class Batcher:
     # What follows runs in the thread.
 
     def _run(self) -> None:
-        while (lane := self._next()) is not None:
-            self._turn(lane)
-            if lane is self._live:
-                self._announce()
-        for lane in (self._live, self._shadow):
-            self._fail([*lane.clear(), *lane.waiting], _closed())
-            lane.waiting.clear()
+        reason = _closed()
+        try:
+            while (lane := self._next()) is not None:
+                self._turn(lane)
+                if lane is self._live:
+                    self._announce()
+        except BaseException as error:  # such as a panic of an engine's Rust: who knows what it has left behind
+            logger.exception("the engine broke down; its models answer no more")
+            self.error = describe(error)
+            reason = engine_failed()
+        self._fail(self._give_up(), reason)
         self._engine.close()
+
+    def _give_up(self) -> list[Answer]:
+        """Let nobody in any more; return all who were in."""
+        with self._wake:
+            self._closing = True
+            lanes = (self._live, self._shadow)
+            answers = [answer for lane in lanes for answer in (*lane.clear(), *lane.waiting)]
+            for lane in lanes:
+                lane.waiting.clear()
+            return answers
 
     def _next(self) -> Lane | None:
         """Wait for a lane that has work, and let answers join it; None when the batcher is closed."""
@@ -142,10 +160,16 @@ class Batcher:
             return None
 
     def _turn(self, lane: Lane) -> None:
-        """Let the cancelled leave, those that joined have their first token, and everybody a further one."""
+        """Let the cancelled leave, those that joined have their first token, and everybody a further one.
+
+        Shadows' turns are one pass: where one has joined, that is all, and clients' answers go before the next.
+        """
         try:
             lane.leave()
-            for work in (lane.join, lane.step):
+            works = [lane.join, lane.step]
+            if lane is self._shadow:
+                works = works[:1] if lane.joining else works[1:]
+            for work in works:
                 self._tell(work())
                 lane.leave()
         except Exception:  # running out of memory included: this batch is lost, the next may do

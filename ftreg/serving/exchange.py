@@ -20,6 +20,7 @@ from ftreg.serving.record import Record, Request
 from ftreg.serving.replies import Head, Usage
 
 _SHORT = 2000  # characters or tokens of prompts that are encoded at once; longer ones do not hold up the event loop
+_TURN = 50  # characters that a message counts for besides its own: its role, and what the template puts around it
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,8 @@ class Exchange:
         prompts = await _encode(codec, self.task.prompts)
         self._prompt_tokens = sum(map(len, prompts))
         most = self._most_tokens(codec, max(map(len, prompts)))
-        left = self._limits.timeout - (time.monotonic() - self._visit.started)
         batcher = self._fleet.batcher(self._route.ref)
-        self._generation = Generation(batcher, self._route.digest, codec, self.task.settings, max(left, 0.0))
+        self._generation = Generation(batcher, self._route.digest, codec, self.task.settings, self.left)
         shadow = self._route.kind == "shadow"
         self._generation.start(prompts, most, stream=self.task.stream, shadow=shadow)
         self._begun = True
@@ -119,6 +119,11 @@ class Exchange:
         return event
 
     @property
+    def left(self) -> float:
+        """Seconds that the request still has."""
+        return max(self._visit.started + self._limits.timeout - time.monotonic(), 0.0)
+
+    @property
     def usage(self) -> Usage:
         """Tokens so far."""
         return Usage(self._prompt_tokens, self._generation.tokens if self._generation else 0)
@@ -128,12 +133,14 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        first_at = None
+        first_at, started = None, self._visit.started
         if self._generation is not None:
             self._generation.close()
             first_at = self._generation.first_at
-        if self._route.kind == "shadow" and not self._begun and status == 429:
-            return  # dropped, which its batcher has counted
+            if self._route.kind == "shadow":
+                if self._generation.admitted_at is None:
+                    return  # dropped, which its batcher has counted
+                started = self._generation.admitted_at  # its waiting for quiet says nothing of the model
         usage = self.usage
         request = Request(
             id=self._visit.id,
@@ -145,8 +152,8 @@ class Exchange:
             unit=self._route.unit,
             status=status,
             error=error,
-            latency=time.monotonic() - self._visit.started,
-            first_token=None if first_at is None else first_at - self._visit.started,
+            latency=time.monotonic() - started,
+            first_token=None if first_at is None else first_at - started,
             prompt_tokens=usage.prompt,
             completion_tokens=usage.completion,
             finish=self._finish,
@@ -200,5 +207,5 @@ async def _encode(codec: Codec, prompts: Sequence[Prompt]) -> list[list[int]]:
 def _size(prompt: Prompt) -> int:
     """About how much there is to encode."""
     if isinstance(prompt, Chat):
-        return sum(len(message.content) for message in prompt.messages)
+        return sum(_TURN + len(message.content) for message in prompt.messages)
     return len(prompt.text) if isinstance(prompt, Question) else len(prompt)

@@ -24,15 +24,11 @@ class Fleet:
     Args:
         deployment: Which they are.
         open_source: Opens the version of a digest, and checks its bytes.
-
-    Attributes:
-        ready: Whether all of them are loaded.
-        error: Why they are not, and will not be.
     """
 
     def __init__(self, deployment: Deployment, open_source: Callable[[str], Source]) -> None:
-        self.ready = False
-        self.error: str | None = None
+        self._loaded = False
+        self._error: str | None = None
         self._deployment = deployment
         self._open_source = open_source
         self._keys: dict[str, _Key] = {v.ref: (v.serve, v.digest) for v in deployment.all_variants()}
@@ -43,6 +39,16 @@ class Fleet:
         self._traffic = Traffic()
         self._lock = threading.Lock()
         self._closing = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are loaded, and answer."""
+        return self._loaded and self.error is None
+
+    @property
+    def error(self) -> str | None:
+        """Why they do not, and will not: loading failed, or an engine broke down."""
+        return self._error or next((batcher.error for batcher in self.batchers if batcher.error), None)
 
     def start(self) -> None:
         """Begin to load, in a thread; ``ready`` or ``error`` tells when that is over."""
@@ -73,7 +79,7 @@ class Fleet:
         """End all answers and free the models; what is still being loaded is freed when it is there."""
         with self._lock:
             self._closing = True
-            self.ready = False
+            self._loaded = False
         for batcher in self.batchers:
             batcher.close()
 
@@ -86,13 +92,13 @@ class Fleet:
                 for engine in resolve_import(serve)([self._sources[d] for d in digests], self._deployment.device):
                     self._employ(serve, engine)
             self._check()
-        except Exception as error:
+        except BaseException as error:  # panics of a library's Rust are no Exceptions
             logger.exception("the models of %s cannot be loaded", self._deployment.name)
-            self.error = describe(error)
+            self._error = describe(error)
             self.close()
             return
         with self._lock:
-            self.ready = not self._closing
+            self._loaded = not self._closing
 
     def _by_engine(self) -> Mapping[str, list[str]]:
         """The digests that each engine is to load, once each, by import string."""

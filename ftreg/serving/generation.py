@@ -98,6 +98,7 @@ class Answer:
         self.cancelled = False
         self.ended = False
         self.tokens = 0
+        self.admitted_at: float | None = None
         self.first_at: float | None = None
         self._index = index
         self._max_tokens = max_tokens
@@ -217,12 +218,18 @@ class Generation:
         return sum(answer.tokens for answer in self.answers)
 
     @property
+    def admitted_at(self) -> float | None:
+        """When the first answer had a place in the batch, by the monotonic clock."""
+        return min((answer.admitted_at for answer in self.answers if answer.admitted_at is not None), default=None)
+
+    @property
     def first_at(self) -> float | None:
         """When the first token was there, by the monotonic clock."""
         return min((answer.first_at for answer in self.answers if answer.first_at is not None), default=None)
 
     def _abort(self, error: ApiError) -> None:
         self._events.put_nowait(Event(0, error=error))
+        self._batcher.cancel(self.answers)  # at once: it may be long until somebody takes the event
 
     async def _wait_for_end(self, receive: Receive) -> None:
         with suppress(OSError):

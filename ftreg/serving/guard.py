@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -59,12 +59,16 @@ class Guard:
         app: The application behind it.
         experiment: Named in every response.
         api_keys: The keys that clients may have; none lets everybody in.
+        count_refused: Called with the error's code for each request that is not let in.
     """
 
-    def __init__(self, app: ASGIApp, *, experiment: str, api_keys: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, experiment: str, api_keys: Collection[str], count_refused: Callable[[str], None]
+    ) -> None:
         self._app = app
         self._experiment = experiment.encode("latin-1")
         self._api_keys = tuple(api_keys)
+        self._count_refused = count_refused
         self._ids = _fresh_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +95,7 @@ class Guard:
                 visit.api_key = self._check_key(headers)
             await self._app(scope, receive, send_tagged)
         except ApiError as error:
+            self._count_refused(error.code)
             await respond(error)(scope, receive, send_tagged)
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
@@ -111,7 +116,7 @@ class Guard:
             raise unauthorized("an API key is needed: Authorization: Bearer KEY")
         if not sum(same(given, key) for key in self._api_keys):  # of all keys: the time must not tell which
             raise unauthorized("the API key is not known here")
-        return given
+        return given.decode()
 
 
 def _fresh_ids() -> Iterator[str]:
@@ -121,15 +126,15 @@ def _fresh_ids() -> Iterator[str]:
         yield from (pool[start : start + 16].hex() for start in range(0, len(pool), 16))
 
 
-def bearer(headers: Headers) -> str | None:
-    """The token of an ``Authorization: Bearer`` header (RFC 6750)."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+def bearer(headers: Headers) -> bytes | None:
+    """The token of an ``Authorization: Bearer`` header (RFC 6750), as it was sent."""
+    scheme, _, token = headers.get("authorization", "").encode("latin-1").partition(b" ")
+    return token.strip() or None if scheme.lower() == b"bearer" else None
 
 
-def same(given: str, expected: str) -> bool:
-    """Compare secrets in a time that tells nothing of where they differ."""
-    return hmac.compare_digest(given.encode(), expected.encode())
+def same(given: bytes, expected: str) -> bool:
+    """Compare secrets, the expected in UTF-8, in a time that tells nothing of where they differ."""
+    return hmac.compare_digest(given, expected.encode())
 
 
 def respond(error: ApiError) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -28,13 +29,15 @@ class Lane:
         engine: Makes batches.
         rows: Most answers in the batch.
         queue: Most answers that wait while the batch is full.
+        singly: Whether prompts are read one at a time.
     """
 
-    def __init__(self, engine: ServingEngine, rows: int, queue: int) -> None:
+    def __init__(self, engine: ServingEngine, rows: int, queue: int, *, singly: bool = False) -> None:
         self.waiting: deque[Answer] = deque()
         self._engine = engine
         self._most_rows = rows
         self._most = rows + queue
+        self._singly = singly
         self._joining: list[Answer] = []
         self._rows: dict[int, Answer] = {}
         self._tokens: dict[int, int] = {}
@@ -44,6 +47,11 @@ class Lane:
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self._rows or self._joining or self.waiting)
+
+    @property
+    def joining(self) -> bool:
+        """Whether there are prompts to read."""
+        return bool(self._joining)
 
     def members(self) -> list[Answer]:
         """Who is in the batch, or is about to join it; those that have ended are about to leave, and do not count."""
@@ -59,9 +67,11 @@ class Lane:
         longest = 0
         while self.waiting and len(self._rows) + len(self._joining) < self._most_rows:
             longest = max(longest, len(self.waiting[0].prompt))
-            if self._joining and longest * (len(self._joining) + 1) > _READ:
+            if self._joining and (self._singly or longest * (len(self._joining) + 1) > _READ):
                 break
-            self._joining.append(self.waiting.popleft())
+            answer = self.waiting.popleft()
+            answer.admitted_at = time.monotonic()
+            self._joining.append(answer)
 
     def join(self) -> list[tuple[Answer, Event]]:
         """Read the prompts of those admitted, and choose the first token of each; return what to tell whom."""
@@ -115,6 +125,6 @@ def _take(answer: Answer, logits: np.ndarray) -> tuple[int | None, Event | None]
     """Let ``answer`` choose its token; what fails in it is its own failure."""
     try:
         return answer.take(logits)
-    except Exception:
+    except BaseException:  # panics of a tokenizer's Rust are no Exceptions
         logger.exception("an answer of %s failed", answer.digest)
         return None, answer.fail(engine_failed())

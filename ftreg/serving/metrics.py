@@ -77,7 +77,7 @@ class _Current(Collector):
         """Yield the current figures."""
         waiting = GaugeMetricFamily("ftreg_waiting", "Answers that wait for a place.", labels=_LABELS)
         rows = GaugeMetricFamily("ftreg_rows", "Answers that are being written.", labels=_LABELS)
-        drops = CounterMetricFamily("ftreg_shadow_drops", "Shadows' answers that found no place.", labels=_LABELS)
+        drops = CounterMetricFamily("ftreg_shadow_drops", "Shadows' answers without a place in time.", labels=_LABELS)
         if self._fleet.ready:
             for ref, digest in self._digests.items():
                 batcher = self._fleet.batcher(ref)

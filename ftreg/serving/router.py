@@ -65,7 +65,9 @@ class Router:
     def check_ready(self) -> None:
         """Raise ``ApiError`` (503) while the models are not loaded."""
         if self._fleet.error is not None:
-            raise unavailable("the models could not be loaded; the server's log says why", code="load_failed")
+            raise unavailable(
+                "the models could not be loaded, or broke down; the server's log says why", code="load_failed"
+            )
         if not self._fleet.ready:
             raise unavailable("the models are being loaded", code="loading")
 

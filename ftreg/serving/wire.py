@@ -46,10 +46,12 @@ _SHAPES = {
 }
 """What fields with several forms take."""
 
+_MOST = 2**63 - 1  # of integers that messages may quote: Python does not print those of thousands of digits
+
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0, le=_MOST)]], Field(fail_fast=True)]
 TokenLists = Annotated[list[Tokens], Field(fail_fast=True)]
 
 
@@ -74,7 +76,7 @@ class Generate(Wire):
     top_p: float | None = Field(None, ge=0, le=1)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     seed: int | None = None
-    n: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=_MOST)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -181,10 +183,18 @@ class CompletionRequest(Generate):
 
 
 class GenerateRequest(Generate):
-    """The body of ``POST /api/v1/generate``; ``model_id`` may be left out."""
+    """The body of ``POST /api/v1/generate``; ``model_id``, or ``model``, may be left out."""
 
-    model: str = Field("", alias="model_id")
+    model: str = ""
+    model_id: str = ""
     prompt: str
+
+    @property
+    def wanted(self) -> str:
+        """The model that is asked for, empty for none; raise ``ApiError`` where the two names of it differ."""
+        if self.model and self.model_id and self.model != self.model_id:
+            raise bad_request("model_id and model are the same field here; give one of them", param="model_id")
+        return self.model_id or self.model
 
     def prompts(self) -> list[Prompt]:
         """The prompt."""

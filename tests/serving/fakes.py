@@ -48,8 +48,9 @@ class EchoEngine:
     Attributes:
         delay: Seconds that a token takes.
         sharpness: Logit of the prompt's byte; that of all others is 0.
-        fail: Raised by the next step, once.
+        fail: Raised by the next pass, once.
         gate: Cleared, it holds every step back.
+        passes: What was done, ``read`` or ``step``, in order.
         steps: The rows of each step, by number.
         reads: The digests and prompts that each call of ``add`` was given.
     """
@@ -60,9 +61,10 @@ class EchoEngine:
         self.models = {digest: ServedModel(ByteTokenizer(chat), context, frozenset({END})) for digest in digests}
         self.delay = delay
         self.sharpness = 100.0
-        self.fail: Exception | None = None
+        self.fail: BaseException | None = None
         self.gate = threading.Event()
         self.gate.set()
+        self.passes: list[str] = []
         self.steps: list[list[int]] = []
         self.reads: list[list[tuple[str, list[int]]]] = []
         self.closed = False
@@ -83,6 +85,7 @@ class EchoBatch:
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
         engine = self._engine
+        engine.passes.append("read")
         engine.reads.append([(digest, list(prompt)) for digest, prompt in prompts])
         assert all(prompt for _, prompt in prompts)
         assert all(digest in engine.models for digest, _ in prompts)
@@ -94,6 +97,7 @@ class EchoBatch:
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
         assert set(tokens) == set(self._rows), "every row needs a token"
+        self._engine.passes.append("step")
         self._engine.steps.append(sorted(tokens))
         self._work()
         self._rows = {row: (prompt, at + 1) for row, (prompt, at) in self._rows.items()}
@@ -118,6 +122,10 @@ class EchoBatch:
         logits = np.zeros(VOCABULARY, np.float32)
         logits[prompt[at] if at < len(prompt) else END] = self._engine.sharpness
         return logits
+
+
+class PanicError(BaseException):
+    """What a panic of Rust comes as: no ``Exception``."""
 
 
 ENGINES: dict[str, EchoEngine] = {}
@@ -176,14 +184,15 @@ def variant(name: str, letter: str, weight: float = 1.0, serve: str = "load") ->
 
 
 def deployment(*variants: Variant, shadows: Sequence[Variant] = (), **limits: object) -> Deployment:
-    """A deployment called bot, of the experiment trial."""
+    """A deployment called bot, of the experiment trial; a request may have as many answers as there is room for."""
+    room = limits.get("batch", 16) + limits.get("queue", 64)
     return Deployment(
         name="bot",
         experiment="trial",
         salt="salt",
         variants=variants or (variant("alpha", "a"), variant("beta", "b")),
         shadows=tuple(shadows),
-        limits=Limits(**limits),
+        limits=Limits(**{"max_answers": min(8, room), **limits}),
     )
 
 

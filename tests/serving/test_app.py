@@ -150,6 +150,10 @@ def test_generate_is_the_short_form(served: Served) -> None:
     }
     pinned = served.ask("/api/v1/generate", {"prompt": "hello", "model_id": "beta:1"}).json()
     assert (pinned["model_id"], pinned["variant"]) == ("beta:1", "beta:1")
+    pinned = served.ask("/api/v1/generate", {"prompt": "hello", "model": "beta:1"}).json()
+    assert (pinned["model_id"], pinned["variant"]) == ("beta:1", "beta:1")
+    both = {"prompt": "hello", "model": "beta:1", "model_id": "alpha:1"}
+    assert error_of(served.ask("/api/v1/generate", both), 400)["param"] == "model_id"
 
 
 def test_sampling_is_repeatable_with_a_seed(served: Served) -> None:
@@ -166,6 +170,7 @@ def test_unknown_models_are_told(served: Served) -> None:
         ("/v1/chat/completions", {**HELLO, "model": "alpha:2"}),
         ("/v1/completions", {**TEXT, "model": "gpt-4o"}),
         ("/api/v1/generate", {"prompt": "x", "model_id": "nope"}),
+        ("/api/v1/generate", {"prompt": "x", "model": "nope:1"}),
     ):
         error = error_of(served.ask(path, body), 404, "model_not_found")
         assert error["param"] == "model"

@@ -35,7 +35,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 def test_api_keys_are_asked_for(tmp_path: Path) -> None:
     """With keys, clients without one of them get nothing but metrics; the administrator's token is no such key."""
-    with serving(deployment(), tmp_path, api_keys=("one", "zwei-schlüssel")) as served:
+    with serving(deployment(), tmp_path, api_keys=("one", "two-three")) as served:
         for headers in (
             {},
             {"Authorization": "Bearer two"},
@@ -48,11 +48,31 @@ def test_api_keys_are_asked_for(tmp_path: Path) -> None:
                 assert error_of(response, 401, "invalid_api_key")["type"] == "authentication_error"
                 assert response.headers["www-authenticate"] == "Bearer"
             error_of(served.ask("/v1/models", method="GET", **headers), 401)
+        metrics = served.ask("/metrics", method="GET").text
+        assert 'ftreg_refused_total{code="invalid_api_key"} 25.0' in metrics.splitlines()
         assert served.ask("/v1/completions", TEXT, Authorization="Bearer one").status_code == 200
         assert served.ask("/v1/models", method="GET", Authorization="bearer one").status_code == 200
         assert served.ask("/metrics", method="GET").status_code == 200
         assert served.ask("/admin/experiment", method="GET", **ADMIN).status_code == 200
         assert [request.status for request in served.requests] == [200]
+
+
+@pytest.mark.parametrize("key", ["zwei-schlüssel", "voilà", "鍵"])
+def test_api_keys_may_have_any_characters(tmp_path: Path, key: str) -> None:
+    """A key is sent in UTF-8, its last byte one that looks like a space in Latin-1 included; no other bytes match."""
+
+    async def run(client):
+        headers = [f"Bearer {key}".encode(), f"Bearer {key}".encode("utf-16-le").replace(b"\0", b"?")]
+        return [
+            await client.post("/v1/completions", json={**TEXT, "model": "bot"}, headers={"Authorization": header})
+            for header in headers
+        ]
+
+    with serving(deployment(), tmp_path, api_keys=("one", key)) as served:
+        known, unknown = served.use(run)
+        assert known.status_code == 200
+        error_of(unknown, 401, "invalid_api_key")
+        assert [request.unit for request in served.requests] == [key]
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ftreg.core.types import Message
@@ -11,6 +12,7 @@ from ftreg.serving.codec import Chat, Question
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError
 from ftreg.serving.generation import Settings
+from ftreg.serving.sampling import Sampler
 from ftreg.serving.wire import ChatRequest, CompletionRequest, FeedbackRequest, GenerateRequest, WeightsRequest, parse
 
 LIMITS = Limits(max_tokens=100, max_answers=4)
@@ -72,10 +74,36 @@ def test_prompts_have_four_forms(prompt: object, prompts: object) -> None:
 def test_generate_needs_a_prompt_alone() -> None:
     """The short form goes to the deployment, and is a chat where the model knows chats."""
     body = read(GenerateRequest, {"prompt": "hello"})
-    assert (body.model, body.prompts()) == ("", [Question("hello")])
-    assert read(GenerateRequest, {"prompt": "hello", "model_id": "alpha:1"}).model == "alpha:1"
+    assert (body.wanted, body.prompts()) == ("", [Question("hello")])
     assert refused(GenerateRequest, {"prompt": "hello", "n": 2}).param == "n"
     assert refused(GenerateRequest, {"prompt": "hello", "stream": True}).param == "stream"
+
+
+def test_generate_takes_a_model_under_either_name() -> None:
+    """A model is never ignored because of what its field is called, and two are one too many."""
+    for fields in ({"model_id": "alpha:1"}, {"model": "alpha:1"}, {"model_id": "alpha:1", "model": "alpha:1"}):
+        assert read(GenerateRequest, {"prompt": "hello", **fields}).wanted == "alpha:1"
+    with pytest.raises(ApiError) as error:
+        read(GenerateRequest, {"prompt": "hello", "model_id": "alpha:1", "model": "beta:1"}).wanted  # noqa: B018
+    assert (error.value.status, error.value.param) == (400, "model_id")
+
+
+@pytest.mark.parametrize("number", [b"1" + b"0" * 30, b"9" * 4300])
+def test_huge_integers_are_refused_in_few_words(number: bytes) -> None:
+    """Integers that Python would not print, or only at length, are refused like other wrong ones."""
+    for prompt in (b'"a"', b'["a","b"]'):
+        error = refused(CompletionRequest, b'{"model":"bot","prompt":' + prompt + b',"n":' + number + b"}")
+        assert error.param == "n"
+        assert len(error.message) < 100
+    for field in ("max_tokens", "best_of"):
+        error = refused(CompletionRequest, b'{"model":"bot","prompt":"a","' + field.encode() + b'":' + number + b"}")
+        assert error.param == field
+        assert len(error.message) < 100
+    error = refused(CompletionRequest, b'{"model":"bot","prompt":[' + number + b"]}")
+    assert error.param == "prompt"
+    assert len(error.message) < 120
+    seed = settings(CompletionRequest, b'{"model":"bot","prompt":"a","seed":' + number + b"}").seed
+    assert 0 <= Sampler(1.0, seed=seed)(np.zeros(9)) < 9
 
 
 @pytest.mark.parametrize(
