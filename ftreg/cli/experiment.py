@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,12 +14,12 @@ import click
 
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import FtregError, InputError, UnknownName
-from ftreg.core.names import check_name
+from ftreg.core.names import check_name, parse_ref
 
 if TYPE_CHECKING:
     from ftreg.core.types import Version
     from ftreg.registry import Registry
-    from ftreg.serving.deployment import Variant
+    from ftreg.serving.deployment import Deployment, Variant
     from ftreg.serving.history import History
     from ftreg.serving.report import Report
 
@@ -27,45 +28,39 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 SERVER = "http://127.0.0.1:3000"
 
 
-def db_option(command: CommandT) -> CommandT:
-    """Add ``--db``, passed on as ``db``."""
-    return click.option(
+def record_options(command: CommandT) -> CommandT:
+    """Add ``--experiment`` and ``--db``, passed on as ``experiment`` and ``db``."""
+    command = click.option(
         "--db", type=click.Path(path_type=Path), help="The record, if it is not where this machine's servers keep it."
     )(command)
+    return click.option(
+        "--experiment", metavar="ID|NAME",
+        help="An experiment of the record, by its id, the id's beginning, or its name; by default the last served.",
+    )(command)  # fmt: skip
 
 
 @click.group()
 def command() -> None:
     """Watch the experiment of the deployment NAME, change its weights, and act on what it has found.
 
-    The record is experiment.db in the state folder of the deployment's servers.
+    The record is experiment.db in the state folder of the deployment's servers. It keeps all experiments of NAME.
     """
 
 
 @command.command("status")
 @click.argument("name")
-@db_option
+@record_options
 @json_option
 @click.pass_obj
-def status_command(session: Session, name: str, db: Path | None, as_json: bool) -> None:
-    """Show weights, split and requests."""
-    facts = _status(_history(name, db))
+def status_command(session: Session, name: str, experiment: str | None, db: Path | None, as_json: bool) -> None:
+    """Show weights, split and requests, and the other experiments of the record."""
+    facts = _status(_history(name, experiment, db))
     if as_json:
         session.json(facts)
         return
-    session.table(
-        ["version", "weight", "share", "units", "requests"],
-        [
-            [row["ref"], f"{row['weight']:g}", f"{row['share']:.1%}", row["units"], row["requests"]]
-            for row in facts["variants"]
-        ],
-        right=["weight", "share", "units", "requests"],
-    )
-    routes = ", ".join(f"{count} {route}" for route, count in facts["requests"].items())
-    session.out.print(f"\nexperiment {facts['experiment']}: {routes or 'no'} requests", markup=False)
-    for epoch in facts["epochs"]:
-        weights = " ".join(f"{ref}={weight:g}" for ref, weight in epoch["weights"].items())
-        session.out.print(f"epoch {epoch['epoch']} since {_moment(epoch['at'])}: {weights}", markup=False)
+    from ftreg.cli.experiment_tables import show_status
+
+    show_status(session, facts)
 
 
 def _status(history: History) -> dict[str, Any]:
@@ -96,29 +91,23 @@ def _status(history: History) -> dict[str, Any]:
             for ref, weight in allocation.weights.items()
         ],
         "shadows": [variant.ref for variant in deployment.shadows],
+        "others": [asdict(other) for other in history.others],
     }
-
-
-def _moment(at: float) -> str:
-    """A moment to the second, in UTC, as people read it."""
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 @command.command("report")
 @click.argument("name")
-@db_option
+@record_options
 @json_option
 @click.pass_obj
-def report_command(session: Session, name: str, db: Path | None, as_json: bool) -> None:
+def report_command(session: Session, name: str, experiment: str | None, db: Path | None, as_json: bool) -> None:
     """Show the figures of the variants, what may be concluded from them, and a verdict.
 
     It may be looked at as often as one likes: the intervals hold at all times together.
     """
     from ftreg.serving.report import make_report
 
-    report = make_report(_history(name, db))
+    report = make_report(_history(name, experiment, db))
     if as_json:
         session.json(asdict(report))
         return
@@ -143,7 +132,7 @@ def set_command(
     """
     from ftreg.cli.experiment_client import put_weights
 
-    answer = put_weights(url, token or _stored_token(name), _read_weights(weights))
+    answer = put_weights(url, token or _stored_token(name), name, _read_weights(weights))
     if as_json:
         session.json(answer)
         return
@@ -187,13 +176,15 @@ def _stored_token(name: str) -> str:
 @click.argument("name")
 @click.argument("ref", required=False)
 @click.option("--force", is_flag=True, help="Although the verdict does not say so; that goes on record.")
-@db_option
+@record_options
 @click.pass_obj
-def promote_command(session: Session, name: str, ref: str | None, force: bool, db: Path | None) -> None:
+def promote_command(
+    session: Session, name: str, ref: str | None, force: bool, experiment: str | None, db: Path | None
+) -> None:
     """Point the alias at the challenger that has won, and store the report as evidence on it and on the control."""
     from ftreg.serving.report import make_report
 
-    history = _history(name, db)
+    history = _history(name, experiment, db)
     report = make_report(history)
     winner = report.verdict.ref if report.verdict.decision == "promote" else None
     chosen = _choose(report, ref, winner, force=force)
@@ -220,30 +211,48 @@ def _choose(report: Report, ref: str | None, winner: str | None, *, force: bool)
 
 @command.command("rollback")
 @click.argument("name")
-@db_option
+@record_options
 @click.pass_obj
-def rollback_command(session: Session, name: str, db: Path | None) -> None:
+def rollback_command(session: Session, name: str, experiment: str | None, db: Path | None) -> None:
     """Point the alias at the control again, and store the report as evidence on all variants."""
     from ftreg.serving.report import make_report
 
-    history = _history(name, db)
+    history = _history(name, experiment, db)
     report = make_report(history)
     refs = [variant.ref for variant in history.deployment.variants]
     _decide(session, history, report, "roll back", report.control, refs, forced=False)
 
 
 def _decide(
-    session: Session, history: History, report: Report, action: str, target: str, refs: list[str], *, forced: bool
+    session: Session, history: History, report: Report, decision: str, target: str, refs: list[str], *, forced: bool
 ) -> None:
-    """Store the report as evidence on ``refs`` and move the alias to ``target``; if one is missing, do nothing."""
-    deployment = history.deployment
-    versions = {ref: _find(session.registry, deployment.variant(ref), deployment.alias) for ref in refs}
-    body = {"action": action, "ref": target, "alias": deployment.alias, "forced": forced, "report": asdict(report)}
+    """Store the report as evidence on ``refs`` and move the alias to ``target``; if one is missing, do nothing.
+
+    Gates may ask for the evidence, so that it goes first: it says what was decided, and not that the alias has moved.
+    """
+    registry, alias = session.registry, history.deployment.alias
+    versions = {ref: _find(registry, history.deployment.variant(ref), alias) for ref in refs}
+    holders = list(_with_alias(registry, history.deployment, [version.name for version in versions.values()]))
+    body = {"decision": decision, "ref": target, "alias": alias, "forced": forced, "report": asdict(report)}
     for digest in dict.fromkeys(version.digest for version in versions.values()):
-        session.registry.add_evidence(digest, "experiment", body)
-    moved = session.registry.set_alias(versions[target].ref, deployment.alias)
-    session.progress.say(f"{moved.name}@{deployment.alias} is {moved.ref}" + (", by force" if forced else ""))
+        registry.add_evidence(digest, "experiment", body)
+    moved = registry.set_alias(versions[target].ref, alias)
+    session.progress.say(f"{moved.name}@{alias} is {moved.ref}" + (", by force" if forced else ""))
+    for holder in holders:
+        if holder.name != moved.name:  # an alias belongs to a name, so that it has not moved away from there
+            registry.remove_alias(holder.name, alias)
+            session.progress.say(f"{holder.name}@{alias} was {holder.ref}, and is removed")
     session.progress.say("running servers keep their weights; ftreg experiment set changes them")
+
+
+def _with_alias(registry: Registry, deployment: Deployment, names: Iterable[str]) -> Iterator[Version]:
+    """The deployment's variants that have its alias, under their own name or one of ``names``."""
+    own = [parse_ref(variant.ref).name for variant in deployment.variants]
+    for name in sorted({*names, *filter(None, own)}):
+        with suppress(UnknownName):
+            version = registry.get(f"{name}@{deployment.alias}")
+            if version.digest in {variant.digest for variant in deployment.variants}:
+                yield version
 
 
 def _find(registry: Registry, variant: Variant, alias: str) -> Version:
@@ -265,8 +274,8 @@ def _find(registry: Registry, variant: Variant, alias: str) -> Version:
         ) from None
 
 
-def _history(name: str, db: Path | None) -> History:
-    """The record of the deployment ``name``."""
+def _history(name: str, experiment: str | None, db: Path | None) -> History:
+    """What is on record of an experiment of the deployment ``name``; by default of the one that was served last."""
     from ftreg.serving.deployment import state_folder
     from ftreg.serving.history import read
 
@@ -276,7 +285,7 @@ def _history(name: str, db: Path | None) -> History:
         known = [found.parent.name for found in folder.parent.glob("*/experiment.db")]
         hint = "Its server makes the record; if that is elsewhere, give it with --db."
         raise UnknownName("deployment with a record", name, known, where=str(path), hint=None if known else hint)
-    history = read(path)
+    history = read(path, experiment)
     if history.deployment.name != name:
         raise InputError(f"is the record of {history.deployment.name}, not of {name}", where=str(path))
     return history

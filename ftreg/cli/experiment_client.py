@@ -8,33 +8,42 @@ from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from ftreg.core.errors import FtregError, InputError
 
 _SECONDS = 30.0
 
 
-def put_weights(url: str, token: str, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Ask the server at ``url`` to change weights; return its answer.
+def put_weights(url: str, token: str, name: str, weights: Mapping[str, float]) -> dict[str, Any]:
+    """Ask the server at ``url`` to change weights of the deployment ``name``; return its answer.
 
     Raises:
-        InputError: The address cannot be used, or the server refuses the token or the weights.
+        InputError: The address cannot be used, another deployment is served there, or the server refuses the token or
+            the weights.
         FtregError: No ftreg server answers there, or it fails.
     """
     if not _is_address(url):
         raise InputError(f"{url!r} is no address", where="--url", hint="Write http://127.0.0.1:3000")
     if not (token.isascii() and token.isprintable() and token):
         raise InputError("is no token", where="--token", hint="It is what the server has stored in admin-token.")
+    served = _ask(url, token, "GET")["deployment"]
+    if served != name:  # servers may share an admin token
+        raise InputError(f"serves {served}, not {name}", where=url, hint=f"Say with --url where {name} is served.")
+    return _ask(url, token, "PUT", json.dumps({"weights": dict(weights)}).encode())
+
+
+def _ask(url: str, token: str, method: str, body: bytes | None = None) -> dict[str, Any]:
+    """Send a request about the experiment; return the answer, which shows it as it then is."""
     request = Request(  # noqa: S310 - http or https, as was checked
         f"{url.rstrip('/')}/admin/experiment",
-        data=json.dumps({"weights": dict(weights)}).encode(),
+        data=body,
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-        method="PUT",
+        method=method,
     )
     try:
-        # No proxy: the token goes to the server alone.
-        with build_opener(ProxyHandler({})).open(request, timeout=_SECONDS) as answer:
+        # No proxy, and nowhere else: the token goes to the server alone.
+        with build_opener(ProxyHandler({}), _Stay()).open(request, timeout=_SECONDS) as answer:
             return _read(answer.read(), url)
     except HTTPError as error:
         with error:
@@ -44,6 +53,13 @@ def put_weights(url: str, token: str, weights: Mapping[str, float]) -> dict[str,
         raise FtregError(
             f"no server answers: {reason}", where=url, hint="Start it, or say with --url where it is."
         ) from None
+
+
+class _Stay(HTTPRedirectHandler):
+    """Takes a redirection for a refusal."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Go nowhere."""
 
 
 def _is_address(url: str) -> bool:
@@ -60,7 +76,7 @@ def _read(body: bytes, url: str) -> dict[str, Any]:
     """The server's answer; raise where it is none of ftreg's."""
     try:
         answer = json.loads(body)
-        if answer["weights"].keys() == answer["shares"].keys():
+        if answer["weights"].keys() == answer["shares"].keys() and answer["deployment"]:
             return dict(answer)
     except (ValueError, KeyError, TypeError, AttributeError):
         pass

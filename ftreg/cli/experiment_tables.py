@@ -1,8 +1,9 @@
-"""Shows the report of an experiment to people."""
+"""Shows the status and the report of an experiment to people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ftreg.cli.session import Session
@@ -12,6 +13,35 @@ if TYPE_CHECKING:
     from ftreg.serving.report import Arm, Estimate, Report
 
 _USAGE = ["requests", "errors", "p50 s", "p95 s", "first token s", "tokens"]
+
+
+def show_status(session: Session, facts: Mapping[str, Any]) -> None:
+    """Print the variants, the requests, the epochs, and the record's other experiments."""
+    session.table(
+        ["version", "weight", "share", "units", "requests"],
+        [
+            [row["ref"], f"{row['weight']:g}", f"{row['share']:.1%}", row["units"], row["requests"]]
+            for row in facts["variants"]
+        ],
+        right=["weight", "share", "units", "requests"],
+    )
+    routes = ", ".join(f"{count} {route}" for route, count in facts["requests"].items())
+    session.out.print(f"\nexperiment {facts['experiment']} ({facts['id']}): {routes or 'no'} requests", markup=False)
+    for epoch in facts["epochs"]:
+        weights = " ".join(f"{ref}={weight:g}" for ref, weight in epoch["weights"].items())
+        session.out.print(f"epoch {epoch['epoch']} since {_moment(epoch['at'])}: {weights}", markup=False)
+    if facts["others"]:
+        session.out.print()
+        session.table(
+            ["other experiments", "name", "since", "requests"],
+            [[one["id"], one["name"], _moment(one["created"]), one["requests"]] for one in facts["others"]],
+            right=["requests"],
+        )
+
+
+def _moment(at: float) -> str:
+    """A moment to the second, in UTC, as people read it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def show_report(session: Session, report: Report) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftreg.core.errors import DiskFull, FtregError, InputError, RegistryBusy
+from ftreg.core.errors import DiskFull, FtregError, InputError, RegistryBusy, UnknownName
 
 # Numbered from 1, each run in one transaction and never changed once released.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -73,19 +73,20 @@ _BUSY_SECONDS = 10.0
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     """Open the record at ``path``: to write it, made where it is missing (``create``), or only to read it.
 
+    A file that is empty, for its server was killed before it wrote anything, is as good as missing.
+
     Raises:
-        InputError: The file is something else, or there is none to read.
+        UnknownName: There is none to read.
+        InputError: The file is something else.
         FtregError: It was made by a newer ftreg.
         sqlite3.Error: It cannot be opened; see ``faults``.
     """
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(0o600)  # it holds what users said; SQLite gives the files beside it the same permissions
     elif not path.is_file():
-        raise InputError(
-            "there is no record here",
-            where=str(path),
-            hint="The deployment's server makes it; --db or FTREG_STATE says where else it is.",
-        )
+        raise _missing(path)
     database = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={'rwc' if create else 'ro'}",
         uri=True,
@@ -94,17 +95,24 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
         check_same_thread=False,  # opened by one thread, then used by the writer's alone
     )
     try:
-        _check(database, path)
+        empty = _check(database, path)
         if create:
             _prepare(database)
+        elif empty:
+            raise _missing(path)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _check(database: sqlite3.Connection, path: Path) -> None:
-    """Raise for a file that is not ours, or newer than this ftreg."""
+def _missing(path: Path) -> UnknownName:
+    hint = "The deployment's server makes it; --db or FTREG_STATE says where else it is."
+    return UnknownName("record", path.name, [], where=str(path), hint=hint)
+
+
+def _check(database: sqlite3.Connection, path: Path) -> bool:
+    """Raise for a file that is not ours, or newer than this ftreg; return whether there is nothing in it."""
     schema = _one(database, "PRAGMA user_version")
     empty = not _one(database, "SELECT count(*) FROM sqlite_schema")
     if not empty and _one(database, "PRAGMA application_id") != APPLICATION:
@@ -115,6 +123,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
             where=str(path),
             hint="Upgrade ftreg.",
         )
+    return empty
 
 
 def _prepare(database: sqlite3.Connection) -> None:

@@ -37,6 +37,11 @@ _SCORES = """
     ) ORDER BY first
 """
 _Group = tuple[str, ...]  # ref, digest, route
+_EXPERIMENTS = """
+    SELECT id, name, created, ifnull(requests, 0) FROM experiments LEFT JOIN (
+        SELECT experiment, count(*) AS requests FROM requests GROUP BY experiment
+    ) ON experiment = id ORDER BY opened DESC
+"""
 _SECONDS = "SELECT ref, digest, route, latency, first_token FROM requests WHERE experiment = ? AND status < 400"
 
 
@@ -81,6 +86,16 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """An experiment of a record, by its id and name: when it began, in Unix seconds, and its requests on all routes."""
+
+    id: str
+    name: str
+    created: float
+    requests: int
+
+
+@dataclass(frozen=True)
 class History:
     """All that a report needs of an experiment.
 
@@ -93,6 +108,7 @@ class History:
         usage: What each variant and shadow has done, by route.
         units: The randomized units, in the order in which they came.
         scores: ``(ref, score)``: a unit's first feedback each, in the order in which it came.
+        others: The record's other experiments, the one that was served last first.
     """
 
     experiment: str
@@ -103,13 +119,14 @@ class History:
     usage: tuple[Usage, ...] = ()
     units: tuple[Unit, ...] = ()
     scores: tuple[tuple[str, float], ...] = ()
+    others: tuple[Listed, ...] = ()
 
 
 def read(path: Path, experiment: str | None = None) -> History:
-    """Read one experiment of the record at ``path``: by id, else the one that was served last.
+    """Read one experiment of the record at ``path``: by its id, the id's beginning or its name, else the last served.
 
     Raises:
-        InputError: There is no record, or it holds no such experiment.
+        InputError: There is no record, or it holds no such experiment, or several.
         FtregError: The record is damaged, or was made by a newer ftreg.
     """
     with faults(path):
@@ -122,16 +139,12 @@ def read(path: Path, experiment: str | None = None) -> History:
 
 
 def _read(database: sqlite3.Connection, path: Path, experiment: str | None) -> History:
-    found = database.execute(
-        "SELECT id, deployment, created FROM experiments WHERE id = ?1 OR ?1 IS NULL ORDER BY opened DESC LIMIT 1",
-        (experiment,),
-    ).fetchone()
-    if found is None:
-        known = [row[0] for row in database.execute("SELECT id FROM experiments")]
-        if experiment is not None and known:
-            raise UnknownName("experiment", experiment, known, where=str(path))
+    listed = [Listed(*row) for row in database.execute(_EXPERIMENTS)]
+    if not listed:
         raise InputError("the record holds no experiment", where=str(path), hint="Serve the deployment first.")
-    identity, deployment, created = found
+    chosen = listed[0] if experiment is None else _choose(listed, experiment, path)
+    identity = chosen.id
+    (deployment,) = database.execute("SELECT deployment FROM experiments WHERE id = ?", (identity,)).fetchone()
     epochs = database.execute(
         "SELECT at, epoch, weights, runs FROM allocations WHERE experiment = ? ORDER BY epoch", (identity,)
     ).fetchall()
@@ -139,13 +152,30 @@ def _read(database: sqlite3.Connection, path: Path, experiment: str | None) -> H
     return History(
         experiment=identity,
         deployment=_deployment(deployment, path),
-        created=created,
+        created=chosen.created,
         allocations=tuple(read_allocation(*row) for _, *row in epochs),
         changes=tuple(at for at, *_ in epochs),
         usage=tuple(_usage(database, identity)),
         units=tuple(Unit(ref, epoch, bool(failed)) for ref, epoch, failed in units),
         scores=tuple(database.execute(_SCORES, (identity,))),
+        others=tuple(one for one in listed if one is not chosen),
     )
+
+
+def _choose(listed: list[Listed], wanted: str, path: Path) -> Listed:
+    """The experiment that ``wanted`` means; raise where that is none, or several."""
+    found = [one for one in listed if wanted and (one.id.startswith(wanted) or one.name == wanted)]
+    if not found:
+        raise UnknownName(
+            "experiment", wanted, [name for one in listed for name in (one.id, one.name)], where=str(path)
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"{wanted!r} means several experiments: {', '.join(one.id for one in found)}",
+            where=str(path),
+            hint="Give the id of one, or its beginning.",
+        )
+    return found[0]
 
 
 def _deployment(text: str, path: Path) -> Deployment:

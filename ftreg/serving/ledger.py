@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -46,25 +47,14 @@ class Ledger:
     def _begin(self, deployment: Deployment) -> None:
         """Take up the deployment's experiment, or begin it."""
         now = time.time()
-        known = self._db.execute("SELECT deployment FROM experiments WHERE id = ?", (deployment.id,)).fetchone()
-        if known is not None:
-            self._check_refs([variant["ref"] for variant in json.loads(known[0])["variants"]], list(deployment.weights))
+        known = check_refs(self._db, self._path, deployment)
         self._db.execute(
             "INSERT INTO experiments VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET deployment = excluded.deployment, opened = excluded.opened",
             (deployment.id, deployment.experiment, deployment.model_dump_json(), now, now),
         )
-        if known is None:
+        if not known:
             self._insert_allocation(Allocation.of(deployment.weights))
-
-    def _check_refs(self, before: list[str], now: list[str]) -> None:
-        """Raise where the experiment's versions have other names than before, under which requests are on record."""
-        if before != now:
-            raise InputError(
-                f"the record knows these versions as {', '.join(before)}, not as {', '.join(now)}",
-                where=str(self._path),
-                hint="Deploy them under those names, or as a new experiment, with another name or salt.",
-            )
 
     def transaction(self, *, write: bool) -> AbstractContextManager[None]:
         """A context in which everything, or nothing, is written durably."""
@@ -115,6 +105,25 @@ class Ledger:
             "ON CONFLICT (request) DO UPDATE SET at = excluded.at, score = excluded.score, comment = excluded.comment",
             (found[0], time.time(), score, comment),
         )
+
+
+def check_refs(database: sqlite3.Connection, path: Path, deployment: Deployment) -> bool:
+    """Whether the deployment's experiment is on record.
+
+    Raises:
+        InputError: It is, with its versions under other names than now; their requests would no longer be found.
+    """
+    known = database.execute("SELECT deployment FROM experiments WHERE id = ?", (deployment.id,)).fetchone()
+    if known is None:
+        return False
+    before, now = [variant["ref"] for variant in json.loads(known[0])["variants"]], list(deployment.weights)
+    if before != now:
+        raise InputError(
+            f"the record knows these versions as {', '.join(before)}, not as {', '.join(now)}",
+            where=str(path),
+            hint="Deploy them under those names, or as a new experiment, with another name or salt.",
+        )
+    return True
 
 
 def read_allocation(epoch: int, weights: str, runs: str) -> Allocation:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
-from ftreg.serving.database import faults
+from ftreg.serving.database import connect, faults, transaction
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.ledger import Ledger
+from ftreg.serving.ledger import Ledger, check_refs
 from ftreg.serving.routing import Allocation
 
 logger = logging.getLogger("ftreg.serving")
@@ -135,7 +135,12 @@ class Record:
         self._closing = False
         with faults(path):
             self._ledger = Ledger(path, deployment)
-            self.allocation = self._ledger.allocation()
+            try:
+                self.allocation = self._ledger.allocation()
+            except BaseException:
+                self._ledger.close()
+                raise
+        _compare_weights(deployment, self.allocation)
         self._thread = threading.Thread(target=self._run, name="ftreg-record", daemon=True)
         self._thread.start()
 
@@ -272,6 +277,38 @@ class Record:
         while len(self._rows) > _MOST_WAITING:
             self._rows.popleft()
             self.lost += 1
+
+
+def check_deployable(path: Path, deployment: Deployment) -> None:
+    """Check, without a server, that ``Record`` will take ``deployment``; nothing is made where there is no record yet.
+
+    Raises:
+        InputError: The file is something else, or knows the experiment's versions under other names.
+        FtregError: It is damaged, cannot be read, or was made by a newer ftreg.
+    """
+    with faults(path):
+        try:
+            database = connect(path, create=False)
+        except UnknownName:
+            return
+        try:
+            with transaction(database, write=False):
+                check_refs(database, path, deployment)
+        finally:
+            database.close()
+
+
+def _compare_weights(deployment: Deployment, allocation: Allocation) -> None:
+    """Warn where the weights in force, which an experiment keeps, are not those of the deployment."""
+    if Allocation.of(deployment.weights).shares == allocation.shares:
+        return
+    name, deployed, current = deployment.name, _spell(deployment.weights), _spell(allocation.weights)
+    message = "%s was deployed with the weights %s; its experiment goes on with %s. To change them: %s"
+    logger.warning(message, name, deployed, current, f"ftreg experiment set {name} {deployed}")
+
+
+def _spell(weights: Mapping[str, float]) -> str:
+    return " ".join(f"{ref}={weight:.15g}" for ref, weight in weights.items())
 
 
 def _text(text: str) -> str:

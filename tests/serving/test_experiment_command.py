@@ -17,10 +17,13 @@ import pytest
 from ftreg.cli.main import main
 from ftreg.registry import Registry
 from ftreg.serving.record import Record
+from tests.command import ftreg
+from tests.plugins.fakes import distribution, environment
 from tests.registry.kit import publish
 from tests.serving.experiments import CHALLENGER, CONTROL, deployment, request, variant
 
 TOKEN = "a-secret"
+SHOWN = {"experiment": "answers", "deployment": "support", "epoch": 1, "weights": {}, "shares": {}}
 
 
 class Result(NamedTuple):
@@ -98,6 +101,11 @@ def champion(registry: Registry) -> str:
     return registry.get("bot@champion").ref
 
 
+def champions(registry: Registry) -> list[str]:
+    """The versions that are champions, of all names."""
+    return sorted(version.ref for version in registry.list(limit=None) if "champion" in version.aliases)
+
+
 def evidence(registry: Registry, ref: str) -> list[Any]:
     """What experiments have left on a version."""
     return [record.body for record in registry.evidence(ref) if record.type == "experiment"]
@@ -152,7 +160,7 @@ def test_promote_moves_the_alias_and_leaves_evidence(run: Run, registry: Registr
     assert champion(registry) == CHALLENGER
     for ref in (CONTROL, CHALLENGER):
         (body,) = evidence(registry, ref)
-        assert (body["action"], body["ref"], body["forced"]) == ("promote", CHALLENGER, False)
+        assert (body["decision"], body["ref"], body["forced"]) == ("promote", CHALLENGER, False)
         assert body["report"]["verdict"]["decision"] == "promote"
     assert not evidence(registry, "bot:3")
 
@@ -202,7 +210,87 @@ def test_rollback_goes_to_the_control(run: Run, registry: Registry, won: None) -
     registry.set_alias(CHALLENGER, "champion")
     assert run("rollback", "support").code == 0
     assert champion(registry) == CONTROL
-    assert [evidence(registry, ref)[0]["action"] for ref in (CONTROL, CHALLENGER)] == ["roll back", "roll back"]
+    assert [evidence(registry, ref)[0]["decision"] for ref in (CONTROL, CHALLENGER)] == ["roll back", "roll back"]
+
+
+@pytest.fixture
+def of_two_names(registry: Registry, state: Path) -> None:
+    """An experiment of bot:1 and other:1, without feedback."""
+    publish(registry, "other", {"a": b"other"})
+    served(registry, CONTROL, "other:1", path=state / "experiment.db")
+
+
+def test_one_variant_has_the_alias(run: Run, registry: Registry, of_two_names: None) -> None:
+    """An alias belongs to a name: where another name is promoted, or the control again, the others' goes."""
+    promoted = run("promote", "support", "other:1", "--force")
+    assert (promoted.code, champions(registry)) == (0, ["other:1"])
+    assert "other@champion is other:1" in promoted.err
+    assert "bot@champion was bot:1, and is removed" in promoted.err
+    rolled = run("rollback", "support")
+    assert (rolled.code, champions(registry)) == (0, ["bot:1"])
+    assert "other@champion was other:1, and is removed" in rolled.err
+
+
+def test_an_alias_of_no_variant_stays(run: Run, registry: Registry, of_two_names: None) -> None:
+    """It says something of a version that took no part; so does another alias of the control."""
+    registry.set_alias("bot:3", "champion")
+    registry.set_alias(CONTROL, "stable")
+    assert run("promote", "support", "other:1", "--force").code == 0
+    assert champions(registry) == ["bot:3", "other:1"]
+    assert registry.get(CONTROL).aliases == ("stable",)
+
+
+GATE = """
+@hookimpl
+def ftreg_check_promotion(version, alias, evidence):
+    found = [record["body"] for record in evidence if record["type"] == "experiment"]
+    if not found:
+        return [Problem("no experiment")]
+    return [Problem("by force")] if found[-1]["forced"] else []
+"""
+
+
+def test_gates_see_the_evidence_and_refuse_all(registry: Registry, of_two_names: None, tmp_path: Path) -> None:
+    """Evidence is there when they are asked; where they refuse, no alias moves, and no evidence says that one has."""
+    distribution(tmp_path, "fake-strict", {"strict": GATE})
+    env = environment(tmp_path, FTREG_STATE=str(tmp_path / "state"))
+    refused = ftreg("experiment", "promote", "support", "other:1", "--force", home=registry.home, env=env, code=1)
+    assert "by force" in refused.stderr
+    assert champions(registry) == ["bot:1"]
+    [body] = evidence(registry, "other:1")
+    assert set(body) == {"decision", "ref", "alias", "forced", "report"}
+    assert not {"promoted", "moved"} & set(body)
+    ftreg("experiment", "rollback", "support", home=registry.home, env=env)
+
+
+def test_another_experiment_can_be_chosen(run: Run, registry: Registry, won: None, state: Path) -> None:
+    """One that ended is still shown and decided when another has begun; the status names the others."""
+    served(registry, CONTROL, "bot:3", path=state / "experiment.db")
+    old = deployment(*(variant(ref, digest=registry.get(ref).digest) for ref in (CONTROL, CHALLENGER))).id
+    shown = run("status", "support").out
+    assert "bot:3" in shown
+    assert old in shown
+    facts = json.loads(run("status", "support", "--json").out)
+    assert [(other["id"], other["name"], other["requests"]) for other in facts["others"]] == [(old, "answers", 200)]
+    chosen = ("--experiment", old[:8])
+    assert json.loads(run("status", "support", *chosen, "--json").out)["id"] == old
+    assert json.loads(run("report", "support", *chosen, "--json").out)["verdict"]["decision"] == "promote"
+    assert run("report", "support", "--experiment", "nothing").code == 2
+    assert run("promote", "support", *chosen).code == 0
+    assert champion(registry) == CHALLENGER
+    assert run("rollback", "support", *chosen).code == 0
+    assert champion(registry) == CONTROL
+    assert evidence(registry, CHALLENGER)[-1]["report"]["id"] == old
+
+
+def test_an_empty_file_is_no_record(run: Run, state: Path) -> None:
+    """As a server leaves it that is killed at once."""
+    state.mkdir(parents=True)
+    (state / "experiment.db").touch()
+    for command in ("status", "report", "promote", "rollback"):
+        result = run(command, "support")
+        assert result.code == 2
+        assert "no record" in result.err
 
 
 def test_nothing_moves_where_a_version_is_gone(run: Run, registry: Registry, won: None) -> None:
@@ -247,7 +335,9 @@ class Server(HTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.shown: tuple[int, Any] = (200, SHOWN)
         self.answer: tuple[int, Any] = (200, None)
+        self.asked: list[tuple[str, str | None]] = []
         self.got: list[tuple[str, str, str | None, Any]] = []
 
     @property
@@ -256,14 +346,25 @@ class Server(HTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Show the experiment."""
+        server: Server = self.server
+        server.asked.append((self.path, self.headers["Authorization"]))
+        self.reply(*server.shown)
+
     def do_PUT(self) -> None:
         """Answer as the server is told to."""
         server: Server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server.got.append((self.command, self.path, self.headers["Authorization"], body))
-        status, answer = server.answer
+        self.reply(*server.answer)
+
+    def reply(self, status: int, answer: Any) -> None:
+        """Send JSON, or bytes as they are; a redirection leads to another path."""
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -290,7 +391,7 @@ def test_set_changes_weights_on_the_server(run: Run, server: Server, monkeypatch
     """With the stored token, the environment's or the given one; no proxy gets to see it."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     weights, shares = {CONTROL: 80, CHALLENGER: 20}, {CONTROL: 0.8, CHALLENGER: 0.2}
-    answer = {"experiment": "answers", "epoch": 2, "weights": weights, "shares": shares}
+    answer = SHOWN | {"epoch": 2, "weights": weights, "shares": shares}
     server.answer = (200, answer)
     shown = run("set", "support", "bot:1=80", "bot:2=2e1", "--url", server.url)
     assert shown.code == 0, shown.err
@@ -306,6 +407,27 @@ def test_set_changes_weights_on_the_server(run: Run, server: Server, monkeypatch
         ("PUT", "/admin/experiment", "Bearer given", {"weights": {CHALLENGER: 20.0}}),
         ("PUT", "/admin/experiment", "Bearer from-environment", {"weights": {CHALLENGER: 20.0}}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "code", "said"),
+    [
+        ((200, SHOWN | {"deployment": "other"}), 2, "serves other, not support"),
+        ((200, {"weights": {}, "shares": {}}), 1, "is no ftreg server"),
+        ((302, b""), 1, "is no ftreg server"),
+        ((401, {"error": {"message": "no"}}), 2, "refuses the admin token"),
+        ((503, {"error": {"message": "could not start"}}), 1, "could not start"),
+    ],
+)
+def test_another_deployment_is_left_alone(run: Run, server: Server, shown: Any, code: int, said: str) -> None:
+    """Whatever shares its token, or the address: the server is asked first, it alone, and nothing is sent."""
+    server.shown = shown
+    result = run("set", "support", "bot:2=20", "--url", server.url, "--token", TOKEN)
+    assert (result.code, result.out) == (code, "")
+    assert server.url in result.err
+    assert said in result.err
+    assert server.asked == [("/admin/experiment", f"Bearer {TOKEN}")]
+    assert not server.got
 
 
 @pytest.mark.parametrize(
@@ -369,6 +491,7 @@ def test_a_server_that_does_not_run_is_named(run: Run, server: Server) -> None:
 def test_bad_weights_and_addresses_are_refused_here(run: Run, server: Server, arguments: tuple[str, ...]) -> None:
     """Before anything is sent."""
     assert run("set", "support", *arguments).code == 2
+    assert not server.asked
     assert not server.got
 
 

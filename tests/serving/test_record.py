@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import pytest
 from ftreg.core.errors import DiskFull, FtregError, InputError, UnknownName
 from ftreg.serving.database import MIGRATIONS
 from ftreg.serving.history import read
-from ftreg.serving.record import Record
+from ftreg.serving.record import Record, check_deployable
 from ftreg.serving.routing import Allocation
 from tests.serving.experiments import CHALLENGER, CONTROL, deployment, request, variant
 
@@ -39,6 +40,16 @@ def record(path: Path) -> Iterator[Record]:
     opened = Record(path, deployment())
     yield opened
     opened.close()
+
+
+def left_open(path: Path) -> list[str]:
+    """The record's files that this process holds open, and its writers."""
+    files = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            files.append(str(descriptor.readlink()))
+    writers = [thread.name for thread in threading.enumerate() if thread.name == "ftreg-record"]
+    return [file for file in files if file.startswith(str(path.parent))] + writers
 
 
 def wait_until(true: object) -> None:
@@ -205,8 +216,27 @@ def test_another_deployment_is_another_experiment(record: Record, path: Path) ->
     assert read(path, deployment().id).usage
     Record(path, deployment()).close()
     assert read(path).experiment == deployment().id
-    with pytest.raises(UnknownName):
-        read(path, "nothing")
+    for nothing in ("nothing", "", "%", "_"):
+        with pytest.raises(UnknownName):
+            read(path, nothing)
+
+
+def test_an_experiment_is_chosen_by_id_or_name(record: Record, path: Path) -> None:
+    """The beginning of an id is enough where it is one's alone; each history lists the others, with their requests."""
+    record.add(request(record.allocation))
+    record.close()
+    tone, again = deployment(experiment="tone"), deployment(salt="other")
+    for other in (tone, again):
+        Record(path, other).close()
+    assert read(path).experiment == again.id
+    assert read(path, "tone").experiment == read(path, tone.id[:10]).experiment == tone.id
+    with pytest.raises(InputError, match="several") as refused:
+        read(path, "answers")
+    assert deployment().id in str(refused.value)
+    assert again.id in str(refused.value)
+    assert [(one.id, one.name, one.requests) for one in read(path, "tone").others] == [
+        (again.id, "answers", 0), (deployment().id, "answers", 1),
+    ]  # fmt: skip
 
 
 def test_the_newest_deployment_is_read(record: Record, path: Path) -> None:
@@ -219,8 +249,66 @@ def test_the_same_versions_under_other_names_are_refused(record: Record, path: P
     """For their requests would no longer be found."""
     renamed = deployment(variant("copy:1", digest=f"b3:{CONTROL}"), variant(CHALLENGER))
     assert renamed.id == deployment().id
-    with pytest.raises(InputError, match="copy:1"):
-        Record(path, renamed)
+    record.close()
+    for take_up in (Record, check_deployable):
+        with pytest.raises(InputError, match="copy:1"):
+            take_up(path, renamed)
+        assert not left_open(path)
+    check_deployable(path, deployment())
+    check_deployable(path, deployment(salt="other"))
+    assert [one.id for one in read(path).others] == []
+
+
+def test_a_deployment_can_be_checked_where_there_is_no_record(path: Path) -> None:
+    """It may be deployed, and nothing is made; what is there and is no record is refused."""
+    check_deployable(path, deployment())
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    path.touch()
+    check_deployable(path, deployment())
+    assert list(path.parent.iterdir()) == [path]
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(FtregError, match="damaged"):
+        check_deployable(path, deployment())
+
+
+def test_other_weights_are_warned_of(record: Record, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The experiment keeps its own; both are named once, with the command that changes them; equal shares are equal."""
+    record.close()
+    with caplog.at_level(logging.WARNING, "ftreg.serving"):
+        Record(path, deployment(variant(CONTROL, 8), variant(CHALLENGER, 2))).close()
+        assert not caplog.records
+        Record(path, deployment(variant(CONTROL, 50), variant(CHALLENGER, 12.5))).close()
+        assert not caplog.records
+        again = Record(path, deployment(variant(CONTROL, 50), variant(CHALLENGER, 50.25)))
+    again.close()
+    assert again.allocation.weights == {CONTROL: 80, CHALLENGER: 20}
+    [warning] = caplog.messages
+    assert "bot:1=80 bot:2=20" in warning
+    assert warning.endswith("ftreg experiment set support bot:1=50 bot:2=50.25")
+
+
+def test_an_empty_file_is_begun_anew(path: Path) -> None:
+    """A server that was killed at once leaves a file without anything, or without tables: that is no record yet."""
+    path.parent.mkdir()
+    path.touch()
+    with pytest.raises(UnknownName, match="no record"):
+        read(path)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    assert path.stat().st_size
+    with pytest.raises(UnknownName, match="no record"):
+        read(path)
+    Record(path, deployment()).close()
+    assert read(path).experiment == deployment().id
+
+
+def test_only_its_owner_reads_it(record: Record, path: Path) -> None:
+    """The file, and those that SQLite keeps beside it, whatever the umask lets through."""
+    record.add(request(record.allocation))
+    wait_until(lambda: count(path))
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()}
+    assert modes == dict.fromkeys(["experiment.db", "experiment.db-wal", "experiment.db-shm"], "0o600")
 
 
 def test_a_newer_record_is_refused(path: Path) -> None:
@@ -251,6 +339,7 @@ def test_what_is_no_record_is_refused(path: Path, tmp_path: Path) -> None:
             read(bad)
         assert str(bad) in str(writing.value)
         assert str(bad) in str(reading.value)
+        assert not left_open(path)
     assert [path.read_bytes(), other.read_bytes()] == before
     with pytest.raises(InputError, match="no record"):
         read(tmp_path / "missing.db")
@@ -267,6 +356,19 @@ def test_damage_is_said_to_be_damage(path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(FtregError, match="damaged"):
         Record(path, deployment())
+    assert not left_open(path)
+
+
+def test_a_record_that_fails_late_leaves_nothing_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one whose page of allocations is damaged, which is read last."""
+
+    def fail(_: object) -> None:
+        raise sqlite3.DatabaseError("malformed")
+
+    monkeypatch.setattr("ftreg.serving.ledger.Ledger.allocation", fail)
+    with pytest.raises(sqlite3.DatabaseError):
+        Record(path, deployment())
+    assert not left_open(path)
 
 
 def test_a_full_disk_stops_nothing(record: Record, path: Path, caplog: pytest.LogCaptureFixture) -> None:
