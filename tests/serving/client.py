@@ -71,10 +71,17 @@ def serving(
 
 
 class Connection:
-    """One request at the level of ASGI, whose pieces can be watched, and which can be hung up."""
+    """One request at the level of ASGI, whose pieces can be watched, and which can be hung up.
 
-    def __init__(self, app: Any, path: str, body: bytes) -> None:
-        self.sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+    Args:
+        app: The application.
+        path: Of the request.
+        body: Of the request.
+        room: Messages that are taken before somebody reads one; none for any number.
+    """
+
+    def __init__(self, app: Any, path: str, body: bytes, *, room: int = 0) -> None:
+        self.sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(room)
         self.watch: Callable[[Mapping[str, Any]], None] = lambda message: None
         self._messages: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
         self._messages.put_nowait({"type": "http.request", "body": body, "more_body": False})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from ftreg.serving.batcher import Batcher, Traffic
 from ftreg.serving.codec import Codec
 from ftreg.serving.errors import ApiError
 from ftreg.serving.generation import Generation, Settings
-from tests.serving.fakes import EchoEngine, wait_for
+from tests.serving.fakes import EchoEngine, PanicError, wait_for
 
 GREEDY = Settings(temperature=0.0)
 
@@ -220,6 +221,24 @@ def test_a_deadline_ends_the_answer_and_frees_the_row() -> None:
         asyncio.run(run())
 
 
+def test_a_deadline_frees_the_row_though_nobody_listens() -> None:
+    """The row of an answer whose time is up is free even while whoever asked is busy with something else."""
+
+    async def run() -> None:
+        slow = begin(batcher, engine, "x" * 400, timeout=0.1)
+        await quiet(lambda: engine.steps)
+        await quiet(lambda: batcher.loads() == ({}, {}))
+        assert not slow.answers[0].ended
+        assert await finish(begin(batcher, engine, "after")) == [("after", "stop")]
+        with pytest.raises(ApiError):
+            await finish(slow)
+
+    engine = EchoEngine(delay=0.01)
+    with batching(engine, rows=1, queue=0) as batcher:
+        asyncio.run(run())
+    assert len(engine.steps) < 100
+
+
 @pytest.mark.parametrize("error", [RuntimeError("broken"), MemoryError()])
 def test_a_failing_engine_fails_its_batch_only(error: Exception) -> None:
     """What the engine raises fails those in the batch; those that wait, and those that come, are answered."""
@@ -243,13 +262,45 @@ def test_a_failing_engine_fails_its_batch_only(error: Exception) -> None:
         asyncio.run(run())
 
 
-def test_logits_that_are_no_numbers_fail_one_answer() -> None:
+def test_an_engine_that_breaks_down_fails_all_answers() -> None:
+    """What is no ``Exception`` ends the batcher: nobody is left waiting, nobody is let in, and it says why."""
+
+    async def run() -> None:
+        engine.gate.clear()
+        begun = [
+            begin(batcher, engine, "member"),
+            begin(batcher, engine, "waiting"),
+            begin(batcher, engine, "s", shadow=True),
+        ]
+        await quiet(lambda: engine.reads)
+        engine.fail = PanicError("attempt to add with overflow")
+        engine.gate.set()
+        for each in begun:
+            with pytest.raises(ApiError) as failed:
+                await asyncio.wait_for(finish(each), 5)
+            assert failed.value.status == 500
+        with pytest.raises(ApiError) as refused:
+            begin(batcher, engine, "late")
+        assert refused.value.status == 503
+
+    engine = EchoEngine()
+    with batching(engine, rows=1) as batcher:
+        asyncio.run(run())
+        assert batcher.error == "PanicError: attempt to add with overflow"
+    assert engine.closed
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), PanicError()])
+def test_logits_that_are_no_numbers_fail_one_answer(error: BaseException) -> None:
     """An answer that cannot be written does not take its neighbours with it."""
+
+    def broken(logits: object) -> int:
+        raise error
 
     async def run() -> None:
         good = begin(batcher, engine, "good")
         bad = begin(batcher, engine, "also", how=Settings(temperature=0.0))
-        bad.answers[0]._sample = lambda logits: 1 // 0
+        bad.answers[0]._sample = broken
         with pytest.raises(ApiError):
             await finish(bad)
         assert await finish(good) == [("good", "stop")]
@@ -293,6 +344,26 @@ def test_a_live_answer_goes_before_a_shadow_of_the_same_engine() -> None:
         assert await finish(unheard) == [("shadow" * 5, "stop")]
 
     engine = EchoEngine(delay=0.005)
+    with batching(engine) as batcher:
+        asyncio.run(run())
+
+
+def test_shadows_hold_up_a_client_by_one_pass() -> None:
+    """Shadows' prompts are read one at a time, and a client's answer goes before whatever shadows would do next."""
+
+    async def run() -> None:
+        engine.gate.clear()
+        unheard = [begin(batcher, engine, "shadow", shadow=True) for _ in range(3)]
+        await quiet(lambda: engine.reads)
+        heard = begin(batcher, engine, "live")
+        engine.gate.set()
+        assert await finish(heard) == [("live", "stop")]
+        assert engine.passes[:2] == ["read", "read"]
+        assert [bytes(prompt) for read in engine.reads for _, prompt in read][:2] == [b"shadow", b"live"]
+        assert [await finish(each) for each in unheard] == [[("shadow", "stop")]] * 3
+        assert [len(read) for read in engine.reads] == [1] * 4
+
+    engine = EchoEngine()
     with batching(engine) as batcher:
         asyncio.run(run())
 
@@ -359,6 +430,26 @@ def test_closing_ends_all_answers_and_the_engine() -> None:
     batcher = Batcher(engine, rows=1, queue=4)
     asyncio.run(run())
     assert engine.closed
+
+
+def test_closing_shares_the_queue_with_those_who_cancel() -> None:
+    """The last look at those who wait is taken under the lock, as ``cancel`` takes its own."""
+    looks: list[bool] = []
+
+    class Watched(deque):
+        def __iter__(self):
+            looks.append(batcher._wake._is_owned())
+            return super().__iter__()
+
+        def clear(self):
+            looks.append(batcher._wake._is_owned())
+            super().clear()
+
+    batcher = Batcher(EchoEngine(), rows=1, queue=4)
+    batcher._live.waiting = Watched()
+    batcher.close()
+    assert looks
+    assert all(looks)
 
 
 def test_nobody_hears_a_closed_event_loop() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
 from ftreg.core.errors import CorruptRegistry
+from ftreg.serving.errors import ApiError
 from ftreg.serving.fleet import Fleet
+from ftreg.serving.generation import Generation, Settings
 from tests.serving import fakes
-from tests.serving.fakes import ENGINES, deployment, digest, open_source, variant, wait_for
+from tests.serving.fakes import ENGINES, PanicError, deployment, digest, open_source, variant, wait_for
 
 
 def loaded(fleet: Fleet) -> Fleet:
@@ -68,6 +71,37 @@ def test_what_cannot_be_opened_is_an_error_and_frees_the_rest() -> None:
     assert not fleet.ready
     assert fleet.error == "the bytes are not what the digest says"
     wait_for(lambda: ENGINES[digest("a")].closed)
+
+
+def test_a_panic_while_loading_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no ``Exception`` ends the loading too, and is told."""
+
+    def panic(sources, device):
+        raise PanicError("told")
+
+    monkeypatch.setattr(fakes, "load_panicking", panic, raising=False)
+    fleet = loaded(Fleet(deployment(variant("alpha", "a", serve="load_panicking")), open_source))
+    assert fleet.error == "PanicError: told"
+
+
+def test_a_fleet_whose_engine_breaks_down_is_not_ready() -> None:
+    """Ready means that all models answer: when one no longer can, whoever watches is told."""
+
+    async def ask() -> None:
+        generation = Generation(fleet.batcher("alpha:1"), digest("a"), fleet.codec("alpha:1"), Settings(), 10.0)
+        generation.start([[1]], 1, stream=False)
+        with pytest.raises(ApiError):
+            await generation.next()
+        generation.close()
+
+    fleet = loaded(Fleet(deployment(), open_source))
+    assert fleet.ready
+    ENGINES[digest("a")].fail = PanicError("told")
+    asyncio.run(ask())
+    assert not fleet.ready
+    assert fleet.error == "PanicError: told"
+    fleet.close()
+    assert ENGINES[digest("b")].closed
 
 
 def test_an_engine_that_loads_too_little_is_an_error() -> None:

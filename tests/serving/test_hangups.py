@@ -69,6 +69,27 @@ def test_timeouts_free_the_slot(tmp_path: Path, stream: bool) -> None:
         assert [(request.status, request.error) for request in served.requests] == [(408, "timeout"), (200, None)]
 
 
+def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
+    """When the time of a stream is up that nobody reads, its place is free, and it ends and is on record."""
+
+    async def run() -> None:
+        body = json.dumps({**TEXT, "prompt": "x" * 400, "stream": True}).encode()
+        connection = Connection(served.app, "/v1/completions", body, room=3)
+        await asyncio.to_thread(wait_for, lambda: engine.steps)
+        await asyncio.to_thread(wait_for, served.idle)
+        await connection.end()
+        assert connection.sent.qsize() == 3
+
+    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=0.5), tmp_path) as served:
+        engine = ENGINES[digest("a")]
+        engine.delay = 0.01
+        asyncio.run(run())
+        assert len(engine.steps) < 200
+        assert [(request.status, request.error) for request in served.requests] == [(408, "timeout")]
+        engine.delay = 0.0
+        assert served.ask("/v1/completions", TEXT).status_code == 200
+
+
 def test_a_stream_that_fails_ends_with_an_error(tmp_path: Path) -> None:
     """When the status is already sent, the last event is the error, and there is no DONE."""
     with serving(deployment(variant("alpha", "a"), timeout=1.0), tmp_path) as served:
@@ -205,3 +226,20 @@ def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.
     with options(context=8000), serving(deployment(variant("alpha", "a"), max_prompt_tokens=4000), tmp_path) as served:
         assert served.use(run) == [200, 200]
     assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(("messages", "aside"), [(2, False), (200, True)])
+def test_long_chats_do_not_hold_up_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch, messages: int, aside: bool
+) -> None:
+    """A chat of many messages is encoded beside the event loop, however little is in them."""
+    encode, threads = Codec.encode, set()
+
+    def watched(self, prompt):
+        threads.add(threading.current_thread())
+        return encode(self, prompt)
+
+    monkeypatch.setattr(Codec, "encode", watched)
+    chat = {**CHAT, "messages": [*[{"role": "user", "content": ""}] * (messages - 1), *CHAT["messages"]]}
+    assert served.ask("/v1/chat/completions", chat).status_code == 200
+    assert (threading.main_thread() not in threads) == aside

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ftreg.serving.generation import Generation, Settings
 from ftreg.serving.routing import bucket
 from tests.serving.client import ADMIN, Served, error_of, serving
 from tests.serving.fakes import ENGINES, deployment, digest, variant, wait_for
@@ -156,6 +158,56 @@ def test_shadows_answer_unheard(tmp_path: Path) -> None:
         assert [model["id"] for model in served.ask("/v1/models", method="GET").json()["data"]] == [
             "bot", "alpha:1", "gamma:1",
         ]  # fmt: skip
+
+
+def _keep_busy(served: Served) -> Generation:
+    """Have alpha write an answer for seconds, or until that is closed."""
+    ENGINES[digest("a")].delay = 0.01
+    how = Settings(temperature=0.0)
+    busy = Generation(served.fleet.batcher("alpha:1"), digest("a"), served.fleet.codec("alpha:1"), how, 20.0)
+    busy.start([[120] * 500], 500, stream=False)
+    return busy
+
+
+def test_a_shadow_that_is_never_begun_is_dropped(tmp_path: Path) -> None:
+    """A shadow that finds no quiet in its time is counted, is not on record, and leaves nothing behind."""
+
+    async def run(client) -> None:
+        busy = _keep_busy(served)
+        assert (await client.post("/v1/completions", json=TEXT)).status_code == 200
+        gamma = served.fleet.batcher("gamma:1")
+        await asyncio.to_thread(wait_for, lambda: gamma.loads()[0] == {digest("c"): 1})
+        await asyncio.to_thread(wait_for, lambda: gamma.dropped == {digest("c"): 1})
+        await asyncio.sleep(0.05)
+        assert not [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_drain"]
+        gc.collect()
+        alive = [each for each in gc.get_objects() if type(each) is Generation]
+        assert [each for each in alive if each._digest == digest("c")] == []
+        busy.close()
+        await asyncio.to_thread(wait_for, served.idle)
+
+    with serving(deployment(variant("alpha", "a"), shadows=[variant("gamma", "c")], timeout=1.0), tmp_path) as served:
+        served.use(run)
+        assert not ENGINES[digest("c")].reads
+        assert [request.route for request in served.requests] == ["experiment"]
+        assert served.fleet.batcher("gamma:1").dropped == {digest("c"): 1}
+
+
+def test_a_shadows_times_count_from_its_beginning(tmp_path: Path) -> None:
+    """That a shadow waits for quiet says nothing of how fast it is."""
+
+    async def run(client) -> None:
+        busy = _keep_busy(served)
+        assert (await client.post("/v1/completions", json=TEXT)).status_code == 200
+        await asyncio.sleep(1.0)
+        busy.close()
+        await asyncio.to_thread(wait_for, lambda: served.rows("shadow"))
+
+    with serving(deployment(variant("alpha", "a"), shadows=[variant("gamma", "c")]), tmp_path) as served:
+        served.use(run)
+        [shadow] = served.rows("shadow")
+        assert shadow.first_token is not None
+        assert 0 < shadow.first_token <= shadow.latency < 1.0
 
 
 def test_a_shadow_that_fails_or_hangs_is_not_noticed(tmp_path: Path) -> None:
