@@ -280,7 +280,8 @@ def test_another_experiment_can_be_chosen(run: Run, registry: Registry, won: Non
     assert champion(registry) == CHALLENGER
     assert run("rollback", "support", *chosen).code == 0
     assert champion(registry) == CONTROL
-    assert evidence(registry, CHALLENGER)[-1]["report"]["id"] == old
+    assert [body["decision"] for body in evidence(registry, CHALLENGER)] == ["promote", "roll back"]
+    assert not evidence(registry, "bot:3")
 
 
 def test_an_empty_file_is_no_record(run: Run, state: Path) -> None:
