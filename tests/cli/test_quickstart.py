@@ -36,12 +36,26 @@ def check_registry(home: Path) -> None:
                 assert [record for record in registry.evidence(ref) if record.type == "certificate"]
 
 
+def check_experiment(home: Path, shown: str) -> None:
+    """Two hundred requests were dealt about as the weights say, each user to one version, and all were rated."""
+    assert "200 requests of 140 users" in shown
+    assert "60 users came more than once, 0 of them met another variant" in shown
+    env = {"BENTOML_HOME": str(home / ".bentoml")}
+    report = json.loads(ftreg("experiment", "report", "support-bot", "--json", env=env).stdout)
+    first, second = report["arms"]
+    assert (first["units"] + second["units"], first["usage"]["errors"] + second["usage"]["errors"]) == (140, 0)
+    assert 10 <= second["units"] <= 50  # 28 are expected; outside of this by chance once in ten thousand times
+    assert first["rated"] + second["rated"] == 140
+
+
 def test_smoke(tmp_path: Path) -> None:
     """With a few training steps, the whole chain runs, and every step is shown as a command."""
     done = ftreg("quickstart", "--home", tmp_path / "home", "--smoke", timeout=280)
     check_registry(tmp_path / "home")
-    for command in ("init stdlib-init", "run recipes/support-bot-2.yaml", "merge support-bot:2", "export", "verify"):
+    for command in ("init stdlib-init", "run recipes/support-bot-2.yaml", "merge support-bot:2", "export", "verify",
+                    "deploy support-bot", "experiment report support-bot"):  # fmt: skip
         assert f"$ ftreg {command}" in done.stdout
+    check_experiment(tmp_path / "home", done.stdout)
     again = ftreg("models", "show", "support-bot@champion", "--json", cwd=tmp_path / "home")
     assert json.loads(again.stdout)["ref"] == "support-bot:2"
 
