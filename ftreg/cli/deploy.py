@@ -15,7 +15,7 @@ import click
 
 from ftreg.cli.options import workspace
 from ftreg.cli.session import Session, human_size, json_option
-from ftreg.core.errors import InputError
+from ftreg.core.errors import FtregError, InputError
 
 if TYPE_CHECKING:
     from ftreg.serving.deployment import Deployment
@@ -113,6 +113,26 @@ def _read_variant(text: str) -> tuple[str, float]:
         ) from None
 
 
+def _tell_weights_in_force(session: Session, deployment: Deployment) -> None:
+    """Say so where an experiment of these versions is on record here, with weights that were changed since."""
+    from ftreg.serving.deployment import RECORD, state_folder
+    from ftreg.serving.history import read
+    from ftreg.serving.routing import Allocation
+
+    try:
+        allocation = read(state_folder(deployment.name) / RECORD, deployment.id).allocations[-1]
+    except FtregError:
+        return
+    if allocation.shares == Allocation.of(deployment.weights).shares:
+        return
+    now = ", ".join(f"{ref} {share:.1%}" for ref, share in allocation.shares.items())
+    wanted = " ".join(f"{ref}={weight:g}" for ref, weight in deployment.weights.items())
+    session.progress.say(
+        f"the experiment of these versions goes on with the weights on record: {now}\n"
+        f"  To change them, once it runs: ftreg experiment set {deployment.name} {wanted}"
+    )
+
+
 def _facts(deployment: Deployment, package: Package) -> dict[str, Any]:
     """What is told of a package."""
     return {
@@ -130,6 +150,7 @@ def _show(session: Session, deployment: Deployment, package: Package) -> None:
     rows = [[v.ref, f"{v.weight / total:.1%}", v.engine, v.digest[:15]] for v in deployment.variants]
     rows += [[v.ref, "shadow", v.engine, v.digest[:15]] for v in deployment.shadows]
     session.table(["variant", "share", "engine", "digest"], rows, right=["share"])
+    _tell_weights_in_force(session, deployment)
     written = f"{human_size(package.written)} of weights written" if package.written else "its weights were there"
     session.out.print(
         f"\n{package.tag}: {written}, {package.path}\n\nNext:\n"

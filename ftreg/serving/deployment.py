@@ -19,6 +19,10 @@ FILE, REQUIREMENTS = "deployment.json", "requirements.txt"
 """What a deployment's folder holds, beside its service, ftreg itself and perhaps its weights."""
 
 
+RECORD = "experiment.db"
+"""What its state folder holds, beside the administrator's token."""
+
+
 class Limits(Config):
     """What one request, and all of them together, may take."""
 

@@ -23,7 +23,8 @@ from ftreg.core.specs import EngineSpec
 from ftreg.core.types import Source
 from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import weights
-from ftreg.serving.deployment import FILE, REQUIREMENTS, Deployment, bentoml_home, model_tag
+from ftreg.serving.deployment import FILE, RECORD, REQUIREMENTS, Deployment, bentoml_home, model_tag, state_folder
+from ftreg.serving.record import check_deployable
 from ftreg.serving.requirements import OWN, pinned
 
 _MODULE = "service"
@@ -81,9 +82,11 @@ def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -
 
     Raises:
         MissingExtra: BentoML is not installed.
+        InputError: The experiment's record here cannot go on with these versions.
         DiskFull: No room is left.
     """
     bentoml = _import_bentoml()
+    check_deployable(state_folder(deployment.name) / RECORD, deployment)
     with _alone(), _store_errors():
         return _build(bentoml, space, deployment, sources)
 

@@ -16,7 +16,7 @@ import bentoml.images
 
 from ftreg.core.errors import FtregError
 from ftreg.serving import weights
-from ftreg.serving.deployment import REQUIREMENTS, Deployment, model_tag, read_deployment, state_folder
+from ftreg.serving.deployment import RECORD, REQUIREMENTS, Deployment, model_tag, read_deployment, state_folder
 
 logger = logging.getLogger("ftreg.serving")
 
@@ -62,7 +62,7 @@ def make_service(folder: Path) -> Any:
             try:
                 state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 token = admin_token(state)
-                self.record = Record(state / "experiment.db", deployment)
+                self.record = Record(state / RECORD, deployment)
             except (FtregError, OSError, ValueError) as error:
                 # To fail here would leave clients waiting: BentoML starts the process again and again.
                 logger.error("%s cannot be served: %s", deployment.name, error)

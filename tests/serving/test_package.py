@@ -18,9 +18,10 @@ from ftreg import Registry
 from ftreg.core.errors import CorruptRegistry, DiskFull, MissingExtra
 from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import package, weights
-from ftreg.serving.deployment import Deployment, read_deployment
+from ftreg.serving.deployment import RECORD, Deployment, read_deployment
 from ftreg.serving.package import Package, build
 from ftreg.serving.planning import plan
+from ftreg.serving.record import Record
 from ftreg.serving.requirements import pinned
 from tests.command import ftreg
 
@@ -122,6 +123,22 @@ def test_an_emptied_description_is_no_bento(space: Workspace, built: tuple[Deplo
     again = build(space, *plan(space, AB))
     assert again.tag == built[1].tag
     assert again.written > 0
+
+
+def test_deploying_again_says_which_weights_are_in_force(registry: Registry, tmp_path: Path) -> None:
+    """Other weights for the same versions do not restart their experiment; who deploys is told so."""
+    env = {"BENTOML_HOME": str(tmp_path / "bentoml"), "FTREG_STATE": str(tmp_path / "state")}
+
+    def deploy(second: int) -> str:
+        flags = ("--variant", "bot:1=80", "--variant", f"bot:2={second}")
+        return ftreg("deploy", "again", *flags, home=registry.home, env=env).stderr
+
+    assert "weights on record" not in deploy(20)
+    served = Path(next((tmp_path / "bentoml" / "bentos" / "again").glob("*/src")))
+    (tmp_path / "state" / "again").mkdir(parents=True)
+    Record(tmp_path / "state" / "again" / RECORD, read_deployment(served)).close()
+    assert "weights on record" not in deploy(20)
+    assert "ftreg experiment set again bot:1=80 bot:2=80" in deploy(80)
 
 
 def test_several_processes_deploy_at_once(registry: Registry, tmp_path: Path) -> None:
