@@ -59,7 +59,7 @@ def write_deployment(folder: Path) -> None:
         name="echo", experiment="echo", salt="salt", variants=tuple(variants), limits=Limits(batch=64, queue=256)
     )
     (folder / FILE).write_text(deployment.model_dump_json())
-    (folder / REQUIREMENTS).write_text("")
+    (folder / REQUIREMENTS).write_text("bentoml\n")
     code = "from pathlib import Path\nfrom ftreg.serving.service import make_service\n"
     (folder / "service.py").write_text(code + "service = make_service(Path(__file__).parent)\n")
 
