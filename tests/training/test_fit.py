@@ -49,6 +49,14 @@ class Recorder(Silence):
         self.said.append(message)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C, which is not there where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def files(folder):
     """The bytes of each file."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -108,7 +116,7 @@ def test_resumed_run_makes_the_bytes_of_an_uninterrupted_one(tmp_path, model_fol
     assert metrics(resumed)["evaluations"] == metrics(whole)["evaluations"]
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder):
+def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder, ctrl_c):
     """One Ctrl-C ends the run after its step, with a checkpoint; the resumed run ends in the same bytes."""
     whole = make_job(tmp_path / "whole", model_folder(), LORA, max_steps=6)
     lora.train(whole)
@@ -125,7 +133,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder):
     assert files(job.staging) == files(whole.staging)
 
 
-def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder):
+def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder, ctrl_c):
     """After two Ctrl-C the run does not wait for its step."""
 
     def twice():
