@@ -113,9 +113,9 @@ def engine_alone(requests: int) -> dict[str, Any]:
     sys.path.insert(0, str(PEERS))
     from echo_engine import Engine
 
-    from ftreg.serving.batcher import Batcher
-    from ftreg.serving.codec import Codec
-    from ftreg.serving.generation import Generation, Settings
+    from ftreg.serving.decoding.batcher import Batcher
+    from ftreg.serving.decoding.codec import Codec
+    from ftreg.serving.decoding.generation import Generation, Settings
 
     class Nothing:
         digest = "b3:0"

@@ -116,8 +116,8 @@ def _read_variant(text: str) -> tuple[str, float]:
 def _tell_weights_in_force(session: Session, deployment: Deployment) -> None:
     """Say so where an experiment of these versions is on record here, with weights that were changed since."""
     from ftreg.serving.deployment import RECORD, state_folder
-    from ftreg.serving.history import read
-    from ftreg.serving.routing import Allocation
+    from ftreg.serving.experiment.history import read
+    from ftreg.serving.experiment.routing import Allocation
 
     try:
         allocation = read(state_folder(deployment.name) / RECORD, deployment.id).allocations[-1]

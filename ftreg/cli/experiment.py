@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ftreg.core.types import Version
     from ftreg.registry import Registry
     from ftreg.serving.deployment import Deployment, Variant
-    from ftreg.serving.history import History
-    from ftreg.serving.report import Report
+    from ftreg.serving.experiment.history import History
+    from ftreg.serving.experiment.report import Report
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -105,7 +105,7 @@ def report_command(session: Session, name: str, experiment: str | None, db: Path
 
     It may be looked at as often as one likes: the intervals hold at all times together.
     """
-    from ftreg.serving.report import make_report
+    from ftreg.serving.experiment.report import make_report
 
     report = make_report(_history(name, experiment, db))
     if as_json:
@@ -182,7 +182,7 @@ def promote_command(
     session: Session, name: str, ref: str | None, force: bool, experiment: str | None, db: Path | None
 ) -> None:
     """Point the alias at the challenger that has won, and store the report as evidence on it and on the control."""
-    from ftreg.serving.report import make_report
+    from ftreg.serving.experiment.report import make_report
 
     history = _history(name, experiment, db)
     report = make_report(history)
@@ -215,7 +215,7 @@ def _choose(report: Report, ref: str | None, winner: str | None, *, force: bool)
 @click.pass_obj
 def rollback_command(session: Session, name: str, experiment: str | None, db: Path | None) -> None:
     """Point the alias at the control again, and store the report as evidence on all variants."""
-    from ftreg.serving.report import make_report
+    from ftreg.serving.experiment.report import make_report
 
     history = _history(name, experiment, db)
     report = make_report(history)
@@ -277,7 +277,7 @@ def _find(registry: Registry, variant: Variant, alias: str) -> Version:
 def _history(name: str, experiment: str | None, db: Path | None) -> History:
     """What is on record of an experiment of the deployment ``name``; by default of the one that was served last."""
     from ftreg.serving.deployment import state_folder
-    from ftreg.serving.history import read
+    from ftreg.serving.experiment.history import read
 
     folder = state_folder(check_name(name))
     path = db or folder / "experiment.db"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ftreg.cli.session import Session
 
 if TYPE_CHECKING:
-    from ftreg.serving.history import Usage
-    from ftreg.serving.report import Arm, Estimate, Report
+    from ftreg.serving.experiment.history import Usage
+    from ftreg.serving.experiment.report import Arm, Estimate, Report
 
 _USAGE = ["requests", "errors", "p50 s", "p95 s", "first token s", "tokens"]
 

@@ -24,7 +24,7 @@ from ftreg.core.types import Source
 from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import weights
 from ftreg.serving.deployment import FILE, RECORD, REQUIREMENTS, Deployment, bentoml_home, model_tag, state_folder
-from ftreg.serving.record import check_deployable
+from ftreg.serving.experiment.record import check_deployable
 from ftreg.serving.requirements import OWN, pinned
 
 _MODULE = "service"

@@ -51,9 +51,9 @@ def make_service(folder: Path) -> Any:
 
         def __init__(self) -> None:
             # BentoML imports this module in processes that only build, or only start others, too.
-            from ftreg.serving.app import create_app
-            from ftreg.serving.fleet import Fleet
-            from ftreg.serving.record import Record
+            from ftreg.serving.decoding.fleet import Fleet
+            from ftreg.serving.experiment.record import Record
+            from ftreg.serving.http.app import create_app
 
             self.fleet: Fleet | None = None
             self.record: Record | None = None

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from ftreg.serving.app import create_app
+from ftreg.serving.decoding.fleet import Fleet
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.fleet import Fleet
-from ftreg.serving.record import Record, Request
+from ftreg.serving.experiment.record import Record, Request
+from ftreg.serving.http.app import create_app
 from tests.serving.fakes import open_source, wait_for
 
 TOKEN = "admin-secret"

@@ -6,8 +6,8 @@ import itertools
 from typing import Any
 
 from ftreg.serving.deployment import Deployment, Variant
-from ftreg.serving.record import Request
-from ftreg.serving.routing import Allocation, bucket
+from ftreg.serving.experiment.record import Request
+from ftreg.serving.experiment.routing import Allocation, bucket
 
 _ids = itertools.count(1)
 

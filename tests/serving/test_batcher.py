@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftreg.serving import lane
-from ftreg.serving.batcher import Batcher, Traffic
-from ftreg.serving.codec import Codec
+from ftreg.serving.decoding import lane
+from ftreg.serving.decoding.batcher import Batcher, Traffic
+from ftreg.serving.decoding.codec import Codec
+from ftreg.serving.decoding.generation import Generation, Settings
 from ftreg.serving.errors import ApiError
-from ftreg.serving.generation import Generation, Settings
 from tests.serving.fakes import EchoEngine, PanicError, wait_for
 
 GREEDY = Settings(temperature=0.0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftreg.core.types import Message, ServedModel
-from ftreg.serving.codec import Chat, Codec, Question
+from ftreg.serving.decoding.codec import Chat, Codec, Question
 from ftreg.serving.errors import ApiError
 from tests.tiny import make_tokenizer
 

@@ -16,7 +16,7 @@ import pytest
 
 from ftreg.cli.main import main
 from ftreg.registry import Registry
-from ftreg.serving.record import Record
+from ftreg.serving.experiment.record import Record
 from tests.command import ftreg
 from tests.plugins.fakes import distribution, environment
 from tests.registry.kit import publish

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from ftreg.core.errors import CorruptRegistry
+from ftreg.serving.decoding.fleet import Fleet
+from ftreg.serving.decoding.generation import Generation, Settings
 from ftreg.serving.errors import ApiError
-from ftreg.serving.fleet import Fleet
-from ftreg.serving.generation import Generation, Settings
 from tests.serving import fakes
 from tests.serving.fakes import ENGINES, PanicError, deployment, digest, open_source, variant, wait_for
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ftreg.serving.codec import Codec
+from ftreg.serving.decoding.codec import Codec
 from tests.serving.client import Connection, Served, error_of, events, serving
 from tests.serving.fakes import ENGINES, deployment, digest, options, variant, wait_for
 

@@ -19,9 +19,9 @@ from ftreg.core.errors import CorruptRegistry, DiskFull, MissingExtra
 from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import package, weights
 from ftreg.serving.deployment import RECORD, Deployment, read_deployment
+from ftreg.serving.experiment.record import Record
 from ftreg.serving.package import Package, build
 from ftreg.serving.planning import plan
-from ftreg.serving.record import Record
 from ftreg.serving.requirements import pinned
 from tests.command import ftreg
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from ftreg.core.errors import DiskFull, FtregError, InputError, UnknownName
-from ftreg.serving.database import MIGRATIONS
-from ftreg.serving.history import read
-from ftreg.serving.record import Record, check_deployable
-from ftreg.serving.routing import Allocation
+from ftreg.serving.experiment.database import MIGRATIONS
+from ftreg.serving.experiment.history import read
+from ftreg.serving.experiment.record import Record, check_deployable
+from ftreg.serving.experiment.routing import Allocation
 from tests.serving.experiments import CHALLENGER, CONTROL, deployment, request, variant
 
 ROOT = Path(__file__).parents[2]
@@ -365,7 +365,7 @@ def test_a_record_that_fails_late_leaves_nothing_open(path: Path, monkeypatch: p
     def fail(_: object) -> None:
         raise sqlite3.DatabaseError("malformed")
 
-    monkeypatch.setattr("ftreg.serving.ledger.Ledger.allocation", fail)
+    monkeypatch.setattr("ftreg.serving.experiment.ledger.Ledger.allocation", fail)
     with pytest.raises(sqlite3.DatabaseError):
         Record(path, deployment())
     assert not left_open(path)
@@ -391,7 +391,7 @@ def test_a_full_disk_stops_nothing(record: Record, path: Path, caplog: pytest.Lo
 
 def test_what_cannot_be_kept_is_counted(record: Record, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest requests are given up where too many wait, and all of them where the server ends."""
-    monkeypatch.setattr("ftreg.serving.record._MOST_WAITING", 200)
+    monkeypatch.setattr("ftreg.serving.experiment.record._MOST_WAITING", 200)
     fill_disk(record, full=True)
     for _ in range(500):
         record.add(request(record.allocation))
@@ -453,7 +453,7 @@ def test_it_can_be_read_while_it_is_written(record: Record, path: Path) -> None:
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from ftreg.serving.record import Record
+from ftreg.serving.experiment.record import Record
 from tests.serving.experiments import deployment, request
 path, count, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 record = Record(path, deployment())

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from ftreg.core.errors import MissingExtra
-from ftreg.serving.history import History, Unit, Usage, read
-from ftreg.serving.record import Record
-from ftreg.serving.report import Report, make_report
-from ftreg.serving.routing import Allocation
+from ftreg.serving.experiment.history import History, Unit, Usage, read
+from ftreg.serving.experiment.record import Record
+from ftreg.serving.experiment.report import Report, make_report
+from ftreg.serving.experiment.routing import Allocation
 from tests.serving.experiments import CHALLENGER, CONTROL, deployment, request, variant
 
 EVEN = {CONTROL: 1.0, CHALLENGER: 1.0}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ftreg.serving.generation import Generation, Settings
-from ftreg.serving.routing import bucket
+from ftreg.serving.decoding.generation import Generation, Settings
+from ftreg.serving.experiment.routing import bucket
 from tests.serving.client import ADMIN, Served, error_of, serving
 from tests.serving.fakes import ENGINES, deployment, digest, variant, wait_for
 

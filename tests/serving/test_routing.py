@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftreg.core.errors import InputError
-from ftreg.serving.routing import BUCKETS, Allocation, bucket
+from ftreg.serving.experiment.routing import BUCKETS, Allocation, bucket
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "experiments.md"
 VECTORS = re.findall(r"^\| `(.*)` \| `(.+)` \| `(.+)` \| (\d+) \|$", DOCUMENT.read_text("utf-8"), flags=re.MULTILINE)

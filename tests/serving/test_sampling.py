@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftreg.core.errors import FtregError
-from ftreg.serving.sampling import Sampler, _nucleus
+from ftreg.serving.decoding.sampling import Sampler, _nucleus
 
 LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40).map(lambda row: np.array(row, np.float32))
 

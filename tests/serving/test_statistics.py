@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftreg.serving.statistics import _bets, difference_interval, match, mean_interval, sample_ratio_p
+from ftreg.serving.experiment.statistics import _bets, difference_interval, match, mean_interval, sample_ratio_p
 
 PATHS = 300
 ALPHA = 0.05

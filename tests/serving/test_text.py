@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ftreg.serving.text import Detokenizer, Stops, TextWriter
+from ftreg.serving.decoding.text import Detokenizer, Stops, TextWriter
 from tests.tiny import TEXTS, make_tokenizer
 
 

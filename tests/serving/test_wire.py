@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 
 from ftreg.core.types import Message
-from ftreg.serving.codec import Chat, Question
+from ftreg.serving.decoding.codec import Chat, Question
+from ftreg.serving.decoding.generation import Settings
+from ftreg.serving.decoding.sampling import Sampler
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError
-from ftreg.serving.generation import Settings
-from ftreg.serving.sampling import Sampler
-from ftreg.serving.wire import ChatRequest, CompletionRequest, FeedbackRequest, GenerateRequest, WeightsRequest, parse
+from ftreg.serving.http.wire import (
+    ChatRequest,
+    CompletionRequest,
+    FeedbackRequest,
+    GenerateRequest,
+    WeightsRequest,
+    parse,
+)
 
 LIMITS = Limits(max_tokens=100, max_answers=4)
 HELLO = {"model": "bot", "messages": [{"role": "user", "content": "hello"}]}

@@ -8,12 +8,12 @@ from contextlib import suppress
 
 from starlette.requests import Request
 
+from ftreg.serving.decoding.fleet import Fleet
 from ftreg.serving.deployment import Deployment, Variant
 from ftreg.serving.errors import ApiError, unavailable
-from ftreg.serving.exchange import Books, Exchange, Route, Task
-from ftreg.serving.fleet import Fleet
-from ftreg.serving.guard import Visit
-from ftreg.serving.routing import bucket
+from ftreg.serving.experiment.routing import bucket
+from ftreg.serving.http.exchange import Books, Exchange, Route, Task
+from ftreg.serving.http.guard import Visit
 
 
 class Router:

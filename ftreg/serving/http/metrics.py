@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ftreg.serving.decoding.fleet import Fleet
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.fleet import Fleet
-from ftreg.serving.record import Record, Request
+from ftreg.serving.experiment.record import Record, Request
 
 _LABELS = ("variant", "digest")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.core.errors import InputError, UnknownName
-from ftreg.serving.database import connect, transaction
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.routing import Allocation
+from ftreg.serving.experiment.database import connect, transaction
+from ftreg.serving.experiment.routing import Allocation
 
 
 class Ledger:

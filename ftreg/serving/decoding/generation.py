@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftreg.serving import errors
-from ftreg.serving.codec import Codec
+from ftreg.serving.decoding.codec import Codec
+from ftreg.serving.decoding.sampling import Sampler
+from ftreg.serving.decoding.text import TextWriter
 from ftreg.serving.errors import ApiError
-from ftreg.serving.sampling import Sampler
-from ftreg.serving.text import TextWriter
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ftreg.serving.batcher import Batcher
+    from ftreg.serving.decoding.batcher import Batcher
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ftreg.core.guard import describe
 from ftreg.core.types import ServingEngine
+from ftreg.serving.decoding.generation import Answer, Event
+from ftreg.serving.decoding.lane import Lane
 from ftreg.serving.errors import ApiError, busy, engine_failed, unavailable
-from ftreg.serving.generation import Answer, Event
-from ftreg.serving.lane import Lane
 
 logger = logging.getLogger("ftreg.serving")
 

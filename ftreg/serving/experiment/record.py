@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
-from ftreg.serving.database import connect, faults, transaction
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.ledger import Ledger, check_refs
-from ftreg.serving.routing import Allocation
+from ftreg.serving.experiment.database import connect, faults, transaction
+from ftreg.serving.experiment.ledger import Ledger, check_refs
+from ftreg.serving.experiment.routing import Allocation
 
 logger = logging.getLogger("ftreg.serving")
 

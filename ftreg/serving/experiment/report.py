@@ -10,8 +10,8 @@ from typing import Literal
 
 from ftreg.core.errors import MissingExtra
 from ftreg.serving.deployment import Variant
-from ftreg.serving.history import History, Usage
-from ftreg.serving.statistics import ALPHA, Interval, difference_interval, mean_interval, sample_ratio_p
+from ftreg.serving.experiment.history import History, Usage
+from ftreg.serving.experiment.statistics import ALPHA, Interval, difference_interval, mean_interval, sample_ratio_p
 
 Decision = Literal["promote", "roll back", "inconclusive"]
 PROMOTE: Decision = "promote"

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
-from ftreg.serving.codec import Chat, Codec, Prompt, Question
+from ftreg.serving.decoding.codec import Chat, Codec, Prompt, Question
+from ftreg.serving.decoding.fleet import Fleet
+from ftreg.serving.decoding.generation import Event, Generation, Receive, Settings
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError, bad_request
-from ftreg.serving.fleet import Fleet
-from ftreg.serving.generation import Event, Generation, Receive, Settings
-from ftreg.serving.guard import Visit
-from ftreg.serving.metrics import Metrics
-from ftreg.serving.record import Record, Request
-from ftreg.serving.replies import Head, Usage
+from ftreg.serving.experiment.record import Record, Request
+from ftreg.serving.http.guard import Visit
+from ftreg.serving.http.metrics import Metrics
+from ftreg.serving.http.replies import Head, Usage
 
 _SHORT = 2000  # characters or tokens of prompts that are encoded at once; longer ones do not hold up the event loop
 _TURN = 50  # characters that a message counts for besides its own: its role, and what the template puts around it

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ftreg.core.types import Batch, ServingEngine
+from ftreg.serving.decoding.generation import Answer, Event
 from ftreg.serving.errors import engine_failed
-from ftreg.serving.generation import Answer, Event
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from ftreg.core.errors import FtregError
 from ftreg.core.guard import describe, resolve_import
 from ftreg.core.types import ServedModel, ServingEngine, Source
-from ftreg.serving.batcher import Batcher, Traffic
-from ftreg.serving.codec import Codec
+from ftreg.serving.decoding.batcher import Batcher, Traffic
+from ftreg.serving.decoding.codec import Codec
 from ftreg.serving.deployment import Deployment
 
 logger = logging.getLogger("ftreg.serving")

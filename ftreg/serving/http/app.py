@@ -16,17 +16,17 @@ from starlette.routing import Route
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.serving import errors
-from ftreg.serving.answering import Stream, answer
+from ftreg.serving.decoding.fleet import Fleet
 from ftreg.serving.deployment import Deployment, Variant
 from ftreg.serving.errors import ApiError
-from ftreg.serving.exchange import Books, Task
-from ftreg.serving.fleet import Fleet
-from ftreg.serving.guard import Guard, Visit, bearer, read_body, respond, same
-from ftreg.serving.metrics import Metrics
-from ftreg.serving.record import Record
-from ftreg.serving.replies import ChatForm, Form, PlainForm, TextForm, to_json
-from ftreg.serving.router import Router
-from ftreg.serving.wire import (
+from ftreg.serving.experiment.record import Record
+from ftreg.serving.http.answering import Stream, answer
+from ftreg.serving.http.exchange import Books, Task
+from ftreg.serving.http.guard import Guard, Visit, bearer, read_body, respond, same
+from ftreg.serving.http.metrics import Metrics
+from ftreg.serving.http.replies import ChatForm, Form, PlainForm, TextForm, to_json
+from ftreg.serving.http.router import Router
+from ftreg.serving.http.wire import (
     ChatRequest,
     CompletionRequest,
     FeedbackRequest,

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftreg.core.types import Message
-from ftreg.serving.codec import Chat, Prompt, Question
+from ftreg.serving.decoding.codec import Chat, Prompt, Question
+from ftreg.serving.decoding.generation import Settings
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError, bad_request
-from ftreg.serving.generation import Settings
 
 _NOTHING: Sequence[Any] = (None, False, 0, 0.0, "", [], {})
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
-from ftreg.serving.database import connect, faults, transaction
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.ledger import read_allocation
-from ftreg.serving.routing import Allocation
+from ftreg.serving.experiment.database import connect, faults, transaction
+from ftreg.serving.experiment.ledger import read_allocation
+from ftreg.serving.experiment.routing import Allocation
 
 # A request has failed where the server, and not the client, is to blame: 5xx, 408 (timeout), 429 (its queue is full).
 _USAGE = """

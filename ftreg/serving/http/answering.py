@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ftreg.serving import replies
+from ftreg.serving.decoding.generation import Event
 from ftreg.serving.errors import ApiError
-from ftreg.serving.exchange import Exchange
-from ftreg.serving.generation import Event
-from ftreg.serving.replies import Choice, Form, Head, Usage
+from ftreg.serving.http import replies
+from ftreg.serving.http.exchange import Exchange
+from ftreg.serving.http.replies import Choice, Form, Head, Usage
 
 _PATIENCE = 1.0  # seconds that a piece may take to be sent when the request's time is up
 

@@ -1,0 +1,1 @@
+"""The experiment: who meets which variant, what came of it, and what follows."""
