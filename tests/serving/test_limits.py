@@ -168,7 +168,7 @@ def test_the_documented_limits_are_the_real_ones() -> None:
 def test_every_error_code_is_documented() -> None:
     """docs/serving-api.md lists each code that the application answers with."""
     text = (Path(__file__).parents[2] / "docs" / "serving-api.md").read_text(encoding="utf-8")
-    sources = [file.read_text(encoding="utf-8") for file in Path(errors.__file__).parent.glob("*.py")]
+    sources = [file.read_text(encoding="utf-8") for file in Path(errors.__file__).parent.rglob("*.py")]
     codes = {code for source in sources for code in re.findall(r'code(?:: str)? ?= ?"(\w+)"', source)}
     assert len(codes) > 15
     assert not [code for code in codes - {"client_closed_request"} if f"`{code}`" not in text]
