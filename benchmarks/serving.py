@@ -29,6 +29,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from training import cpu_name
+
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "serving_peers"
 RESULT = HERE / "results" / "serving-router.json"
@@ -248,14 +250,6 @@ def report(result: dict[str, Any]) -> str:
         f"{weights['requests']} requests, {weights['failed']} failed.",
     ]
     return "\n".join(lines)
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import workspace
+from ftreg.cli.options import read_weights, workspace
 from ftreg.cli.session import Session, human_size, json_option
-from ftreg.core.errors import FtregError, InputError
+from ftreg.core.errors import FtregError
 
 if TYPE_CHECKING:
     from ftreg.serving.deployment import Deployment
@@ -55,9 +55,7 @@ def deploy(
     given = {"name": name, "engine": engine, "gpus": gpus, "shadows": shadows or None}
     raw |= {key: value for key, value in given.items() if value is not None}
     if variants:
-        raw["variants"] = dict(map(_read_variant, variants))
-        if len(raw["variants"]) < len(variants):
-            raise InputError("a variant is there twice", where="--variant", hint="Name each version once.")
+        raw["variants"] = read_weights(variants, where="--variant", default=1.0)
     space = workspace(session)
     deployment, sources = plan(space, raw, where=str(file) if file else "deployment")
     package = build(space, deployment, sources)
@@ -100,17 +98,6 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server too, which ends on it
     return process.wait()
-
-
-def _read_variant(text: str) -> tuple[str, float]:
-    """Read ``REF=WEIGHT``; a reference alone has the weight 1."""
-    ref, equals, weight = text.partition("=")
-    try:
-        return ref, float(weight) if equals else 1.0
-    except ValueError:
-        raise InputError(
-            f"{weight!r} is no weight", where=f"--variant {text}", hint="Write --variant support-bot:1=80"
-        ) from None
 
 
 def _tell_weights_in_force(session: Session, deployment: Deployment) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ftreg.cli.options import read_weights
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.names import check_name, parse_ref
@@ -132,7 +132,7 @@ def set_command(
     """
     from ftreg.cli.experiment_client import put_weights
 
-    answer = put_weights(url, token or _stored_token(name), name, _read_weights(weights))
+    answer = put_weights(url, token or _stored_token(name), name, read_weights(weights, where="REF=WEIGHT"))
     if as_json:
         session.json(answer)
         return
@@ -141,22 +141,6 @@ def set_command(
         [[ref, f"{weight:g}", f"{answer['shares'][ref]:.1%}"] for ref, weight in answer["weights"].items()],
         right=["weight", "share"],
     )
-
-
-def _read_weights(weights: tuple[str, ...]) -> dict[str, float]:
-    read: dict[str, float] = {}
-    for text in weights:
-        ref, equals, weight = text.rpartition("=")
-        try:
-            value = float(weight)
-        except ValueError:
-            value = math.nan
-        if not ref or not equals or not math.isfinite(value) or value < 0:
-            raise InputError(f"{text!r} gives no weight", where="REF=WEIGHT", hint="Write support-bot:2=20")
-        if ref in read:
-            raise InputError(f"{ref!r} is given twice", where="REF=WEIGHT", hint="Keep one of the two.")
-        read[ref] = value
-    return read
 
 
 def _stored_token(name: str) -> str:

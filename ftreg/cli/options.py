@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ftreg.cli.session import Session, human_size
-from ftreg.core.errors import RecipeError
+from ftreg.core.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
     from ftreg.core.types import Version
@@ -34,6 +35,23 @@ def _read_settings(ctx: click.Context, param: click.Parameter, values: tuple[str
             raise RecipeError(f"{key!r} is set twice", where="--set", hint="Keep one of the two.")
         settings[key] = text
     return settings
+
+
+def read_weights(texts: Sequence[str], *, where: str, default: float | None = None) -> dict[str, float]:
+    """Read ``REF=WEIGHT`` several times over; a reference alone has the weight ``default``, if there is one."""
+    weights: dict[str, float] = {}
+    for text in texts:
+        ref, equals, number = text.partition("=")
+        try:
+            weight = float(number) if equals or default is None else default
+        except ValueError:
+            weight = math.nan
+        if not ref or not math.isfinite(weight) or weight < 0:
+            raise InputError(f"{text!r} gives no weight", where=where, hint="Write support-bot:1=80")
+        if ref in weights:
+            raise InputError(f"{ref!r} is given twice", where=where, hint="Keep one of the two.")
+        weights[ref] = weight
+    return weights
 
 
 def workspace(session: Session) -> Workspace:

@@ -196,7 +196,7 @@ def _store_model(bentoml: Any, source: Source) -> tuple[Path, bool]:
     except bentoml.exceptions.NotFound:
         pass
     except Exception:  # an empty or a cut description fails in all sorts of ways
-        _remove_rest(bentoml, tag)
+        _remove_rest(_stores(bentoml).model_store, tag)
     else:
         return path, False
     try:
@@ -204,17 +204,21 @@ def _store_model(bentoml: Any, source: Source) -> tuple[Path, bool]:
         with bentoml.models.create(tag, labels={"ref": source.ref.replace(":", "-")}) as model:
             weights.link(source, Path(model.path))
     except BaseException:
-        _remove_rest(bentoml, tag)
+        _remove_rest(_stores(bentoml).model_store, tag)
         raise
     path = Path(bentoml.models.get(tag).path)
     weights.check(path, source.digest)
     return path, True
 
 
-def _remove_rest(bentoml: Any, tag: str) -> None:
-    """Remove what an interrupted save left; BentoML itself does not find it."""
-    store = Path(bentoml._internal.configuration.containers.BentoMLContainer.model_store.get()._path)
-    shutil.rmtree(store / tag.replace(":", "/"), ignore_errors=True)
+def _stores(bentoml: Any) -> Any:
+    """Where BentoML keeps its stores; it has no public name for them."""
+    return bentoml._internal.configuration.containers.BentoMLContainer
+
+
+def _remove_rest(store: Any, tag: str) -> None:
+    """Remove from a store what an interrupted save left; BentoML itself does not find it."""
+    shutil.rmtree(Path(store.get()._path) / tag.replace(":", "/"), ignore_errors=True)
 
 
 def _find_bento(bentoml: Any, tag: str, context: Path) -> Any:
@@ -230,8 +234,7 @@ def _find_bento(bentoml: Any, tag: str, context: Path) -> Any:
         bento = None
     if bento is not None and _holds(Path(bento.path), context):
         return bento
-    store = bentoml._internal.configuration.containers.BentoMLContainer.bento_store.get()
-    shutil.rmtree(Path(store._path) / tag.replace(":", "/"))
+    _remove_rest(_stores(bentoml).bento_store, tag)
     return None
 
 

@@ -128,12 +128,10 @@ def _settings(deployment: Deployment) -> dict[str, Any]:
 
 def _locator(folder: Path) -> Callable[[str], Path]:
     """Where a digest's files are: beside the deployment, else in BentoML's store or the Bento's own."""
-    # BentoML points its store at the running Bento's models only while it starts the service.
-    store = bentoml.models.get
 
     def locate(digest: str) -> Path:
         beside = folder / weights.MODELS / digest.removeprefix("b3:")
-        return beside if beside.is_dir() else Path(store(model_tag(digest)).path)
+        return beside if beside.is_dir() else Path(bentoml.models.get(model_tag(digest)).path)
 
     return locate
 

@@ -163,7 +163,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "unknown variant": (("deploy", "bot", "--variant", "bse:1=1"), 2, ("bse", "Did you mean base")),
     "variant that is a dataset": (("deploy", "bot", "--variant", "rows:1"), 2, ("rows:1", "dataset")),
     "weight that is no number": (("deploy", "bot", "--variant", "base:1=most"), 2, ("most", "support-bot:1=80")),
-    "negative weight": (("deploy", "bot", "--variant", "base:1=-1"), 2, ("base:1", "greater than or equal")),
+    "negative weight": (("deploy", "bot", "--variant", "base:1=-1"), 2, ("base:1=-1", "no weight")),
     "variant twice": (("deploy", "bot", "--variant", "base:1=1", "--variant", "base:1=2"), 2, ("twice",)),
     "shadow that is a variant": (("deploy", "bot", "--variant", "base:1", "--shadow", "base"), 2, ("base:1", "twice")),
     "unknown engine": (("deploy", "bot", "--variant", "base:1", "--engine", "onx"), 2, ("onx", "Did you mean onnx")),
