@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from ftreg import Registry
@@ -113,10 +114,11 @@ def test_generate_and_feedback(deployed: Deployed) -> None:
 
 
 def test_bentomls_endpoints_and_metrics(deployed: Deployed) -> None:
-    """Health and readiness are BentoML's; metrics carry variant and digest; an unknown route is an OpenAI error."""
+    """Health and readiness are BentoML's, on the loopback interface alone; metrics carry variant and digest; an unknown route is an OpenAI error."""
     with httpx.Client(base_url=deployed.url) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 200
+        assert listening(deployed.url) == {"127.0.0.1"}
         metrics = client.get("/metrics").text
         assert 'variant="bot:1"' in metrics
         assert "digest=" in metrics
@@ -179,6 +181,7 @@ def test_serve_runs_a_single_version_from_the_registry(registry: Registry, tmp_p
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         answer = client.chat.completions.create(model="bot-merged", messages=ASK, temperature=0, max_tokens=16)
         assert answer.choices[0].message.content
+        assert listening(url) == {"127.0.0.1"}
     assert not (tmp_path / "bentoml" / "models" / "ftreg").exists()
 
 
@@ -221,6 +224,13 @@ def test_the_admin_token_is_made_once_and_is_its_owners_alone(tmp_path: Path) ->
     assert (tmp_path / "admin-token").stat().st_mode & 0o777 == 0o600
     (tmp_path / "admin-token").write_text("")
     assert len(admin_token(tmp_path)) > 30
+
+
+def listening(url: str) -> set[str]:
+    """The addresses on which somebody listens on the port of ``url``."""
+    port = httpx.URL(url).port
+    sockets = psutil.net_connections("inet")
+    return {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
 
 
 def wait_for(url: str, status: int, seconds: float = 90) -> bool:
