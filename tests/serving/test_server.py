@@ -114,7 +114,7 @@ def test_generate_and_feedback(deployed: Deployed) -> None:
 
 
 def test_bentomls_endpoints_and_metrics(deployed: Deployed) -> None:
-    """Health is BentoML's, on the loopback interface alone; metrics carry variant and digest; a wrong route is an error."""
+    """Health is BentoML's, on the loopback interface; metrics carry variant and digest; a wrong route is an error."""
     with httpx.Client(base_url=deployed.url) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 200
