@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftreg.core.host import PluginHost
+from ftreg.context import Context
 from ftreg.core.recipe import Recipe, apply_settings, parse_recipe, read_recipe, validate
 from ftreg.core.specs import StepSpec
-from ftreg.core.types import Progress, Silence, Version
+from ftreg.core.types import NullProgress, Progress, Version
 from ftreg.pipeline.evaluations import evaluate_version, held_out
 from ftreg.pipeline.plan import Plan, make_plan
 from ftreg.pipeline.recipes import run_plan
 from ftreg.pipeline.scratch import create_base_version
 from ftreg.pipeline.steps import apply_step
 from ftreg.pipeline.training import train as train_plan
-from ftreg.pipeline.workspace import Workspace
 from ftreg.registry import Registry
 
 if TYPE_CHECKING:
@@ -30,10 +29,9 @@ if TYPE_CHECKING:
 RecipeLike = Path | str | Mapping[str, Any]
 
 
-def workspace(registry: Registry | None = None, progress: Progress | None = None) -> Workspace:
-    """The workspace around ``registry``, with the plugins that the environment asks for."""
-    registry = registry or Registry(host=PluginHost.from_environment())
-    return Workspace(registry, registry.host or PluginHost.from_environment(), progress or Silence())
+def open_context(registry: Registry | None = None, progress: Progress | None = None) -> Context:
+    """The context of ``registry``; of the default one where none is given."""
+    return Context(registry or Registry(), progress or NullProgress())
 
 
 def load_recipe(recipe: RecipeLike, settings: Mapping[str, str] | None = None) -> Recipe:
@@ -51,7 +49,7 @@ def load_recipe(recipe: RecipeLike, settings: Mapping[str, str] | None = None) -
 
 def plan(recipe: RecipeLike, *, registry: Registry | None = None, **settings: Any) -> Plan:
     """Check that ``recipe`` is feasible as a whole, without running anything; return what would be run."""
-    return make_plan(workspace(registry).host, load_recipe(recipe, _settings(settings)))
+    return make_plan(open_context(registry).host, load_recipe(recipe, _settings(settings)))
 
 
 def init(
@@ -64,23 +62,23 @@ def init(
     **settings: Any,
 ) -> Version:
     """Create an untrained base model with a tokenizer trained on ``data``; settings are sizes such as ``layers=4``."""
-    return create_base_version(workspace(registry, progress), name, Path(data), settings, seed=seed)
+    return create_base_version(open_context(registry, progress), name, Path(data), settings, seed=seed)
 
 
 def train(
     recipe: RecipeLike, *, registry: Registry | None = None, progress: Progress | None = None, resume: bool = False
 ) -> Version:
     """Train as ``recipe`` says, without its ``then`` steps, and register the result."""
-    space = workspace(registry, progress)
-    return train_plan(space, make_plan(space.host, load_recipe(recipe)), resume=resume)
+    context = open_context(registry, progress)
+    return train_plan(context, make_plan(context.host, load_recipe(recipe)), resume=resume)
 
 
 def run(
     recipe: RecipeLike, *, registry: Registry | None = None, progress: Progress | None = None, accept: bool = False
 ) -> list[Version]:
     """Train as ``recipe`` says, then apply its ``then`` steps; what was done before is reused."""
-    space = workspace(registry, progress)
-    return run_plan(space, make_plan(space.host, load_recipe(recipe)), accept=accept)
+    context = open_context(registry, progress)
+    return run_plan(context, make_plan(context.host, load_recipe(recipe)), accept=accept)
 
 
 def apply(
@@ -95,10 +93,10 @@ def apply(
     **config: Any,
 ) -> Version:
     """Apply the step called ``step`` to the version ``ref`` and register the result; ``config`` is the step's."""
-    space = workspace(registry, progress)
-    spec = space.host.get(StepSpec, step)
-    checked = validate(space.host.config_model(spec), config, where=step)
-    return apply_step(space, spec, ref, checked, others=others, name=name, accept=accept)
+    context = open_context(registry, progress)
+    spec = context.host.get(StepSpec, step)
+    checked = validate(context.host.config_model(spec), config, where=step)
+    return apply_step(context, spec, ref, checked, others=others, name=name, accept=accept)
 
 
 def merge(ref: str, **options: Any) -> Version:
@@ -136,18 +134,18 @@ def deploy(
     from ftreg.serving.package import build  # what it needs comes with an extra
     from ftreg.serving.planning import plan as plan_deployment
 
-    space = workspace(registry, progress)
-    deployment, sources = plan_deployment(space, {"name": name, "variants": dict(variants), **settings})
-    return build(space, deployment, sources)
+    context = open_context(registry, progress)
+    deployment, sources = plan_deployment(context, {"name": name, "variants": dict(variants), **settings})
+    return build(context, deployment, sources)
 
 
 def evaluate(
     ref: str, data: str | Path | None = None, *, registry: Registry | None = None, progress: Progress | None = None
 ) -> Evaluation:
     """Measure ``ref`` on ``data``, by default the held-out part of the dataset it was trained on."""
-    space = workspace(registry, progress)
-    examples = held_out(space, [ref], data=None if data is None else str(data))
-    return evaluate_version(space, ref, examples)
+    context = open_context(registry, progress)
+    examples = held_out(context, [ref], data=None if data is None else str(data))
+    return evaluate_version(context, ref, examples)
 
 
 def _settings(settings: Mapping[str, Any]) -> dict[str, str]:

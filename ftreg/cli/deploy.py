@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import read_weights, workspace
+from ftreg.cli.options import read_weights
 from ftreg.cli.session import Session, human_size, json_option
 from ftreg.core.errors import FtregError
 
@@ -56,7 +56,7 @@ def deploy(
     raw |= {key: value for key, value in given.items() if value is not None}
     if variants:
         raw["variants"] = read_weights(variants, where="--variant", default=1.0)
-    space = workspace(session)
+    space = session.context
     deployment, sources = plan(space, raw, where=str(file) if file else "deployment")
     package = build(space, deployment, sources)
     if as_json:
@@ -78,7 +78,7 @@ def serve(session: Session, ref: str, host: str, port: int, engine: str | None, 
     from ftreg.serving.package import write_served
     from ftreg.serving.planning import plan
 
-    space = workspace(session)
+    space = session.context
     version = session.registry.get(ref)
     raw = {"name": version.name, "variants": {version.ref: 1}, "engine": engine, "gpus": gpus}
     deployment, sources = plan(space, raw, where="serve")

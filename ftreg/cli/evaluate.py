@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import workspace
 from ftreg.cli.session import Session, human_size, json_option
 
 if TYPE_CHECKING:
@@ -72,12 +71,12 @@ def _compare(
     """Evaluate each of ``refs`` on the same examples, and show the figures and a few answers."""
     from ftreg.pipeline.evaluations import evaluate_version, held_out
 
-    space = workspace(session)
-    examples = held_out(space, refs, data=data, split=split)
+    context = session.context
+    examples = held_out(context, refs, data=data, split=split)
     results = {}
     for ref in refs:
         session.progress.say(f"evaluating {ref}")
-        results[ref] = evaluate_version(space, ref, examples, limit=limit, engine=engine)
+        results[ref] = evaluate_version(context, ref, examples, limit=limit, engine=engine)
     if as_json:
         session.json({ref: asdict(result) for ref, result in results.items()})
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ftreg.cli.options import set_option, show_versions, workspace
+from ftreg.cli.options import set_option, show_versions
 from ftreg.cli.session import Session, json_option
 
 
@@ -26,5 +26,5 @@ def command(session: Session, name: str, data: Path, settings: dict[str, str], s
     from ftreg.core.recipe import apply_settings
     from ftreg.pipeline.scratch import create_base_version
 
-    version = create_base_version(workspace(session), name, data, apply_settings({}, settings), seed=seed)
+    version = create_base_version(session.context, name, data, apply_settings({}, settings), seed=seed)
     show_versions(session, [version], as_json=as_json)

@@ -13,7 +13,6 @@ from ftreg.core.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
     from ftreg.core.types import Version
-    from ftreg.pipeline.workspace import Workspace
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -52,13 +51,6 @@ def read_weights(texts: Sequence[str], *, where: str, default: float | None = No
             raise InputError(f"{ref!r} is given twice", where=where, hint="Keep one of the two.")
         weights[ref] = weight
     return weights
-
-
-def workspace(session: Session) -> Workspace:
-    """The workspace of this command: its registry, plugins and progress."""
-    from ftreg.pipeline.workspace import Workspace
-
-    return Workspace(session.registry, session.host, session.progress)
 
 
 def version_facts(session: Session, version: Version) -> dict[str, Any]:

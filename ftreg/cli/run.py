@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ftreg.cli.options import set_option, show_versions, workspace
+from ftreg.cli.options import set_option, show_versions
 from ftreg.cli.session import Session, json_option
 from ftreg.cli.train import read_plan, show_plan
 
@@ -39,5 +39,5 @@ def command(
     if dry_run:
         show_plan(session, plan, as_json=as_json)
         return
-    versions = run_plan(workspace(session), plan, resume=resume, accept=accept)
+    versions = run_plan(session.context, plan, resume=resume, accept=accept)
     show_versions(session, versions, as_json=as_json)

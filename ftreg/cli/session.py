@@ -20,6 +20,7 @@ from ftreg.core.host import PluginHost
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ftreg.context import Context
     from ftreg.core.types import Progress
     from ftreg.registry import Registry
 
@@ -66,6 +67,13 @@ class Session:
         from ftreg.cli.progress import ConsoleProgress
 
         return ConsoleProgress(self.err)
+
+    @cached_property
+    def context(self) -> Context:
+        """What the functions of ``ftreg.api`` work with: the registry, its plugins, and the progress above."""
+        from ftreg.context import Context
+
+        return Context(self.registry, self.progress)
 
     def close(self) -> None:
         """Close the registry, if it was opened."""

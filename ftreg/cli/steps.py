@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ftreg.cli.options import set_option, show_versions, workspace
+from ftreg.cli.options import set_option, show_versions
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import InputError
 from ftreg.core.types import Version
@@ -116,7 +116,7 @@ def _apply(
     config = validate(session.host.config_model(spec), raw, where=step)
     if name is not None:
         check_name(name, where="--name")
-    return apply_step(workspace(session), spec, ref, config, others=others, name=name, accept=accept)
+    return apply_step(session.context, spec, ref, config, others=others, name=name, accept=accept)
 
 
 def _weighted(text: str) -> tuple[str, float]:

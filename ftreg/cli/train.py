@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import set_option, show_versions, workspace
+from ftreg.cli.options import set_option, show_versions
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import InputError
 
@@ -43,7 +43,7 @@ def command(
     """
     from ftreg.pipeline.training import train
 
-    space = workspace(session)
+    space = session.context
     plan = read_plan(session, recipe, flags, settings)
     if dry_run:
         show_plan(session, plan, as_json=as_json)
@@ -69,7 +69,7 @@ def show_plan(session: Session, plan: Plan, *, as_json: bool) -> None:
     """Print what a plan would do, after checking that its inputs are there."""
     from ftreg.pipeline.preview import preview
 
-    facts = preview(workspace(session), plan)
+    facts = preview(session.context, plan)
     if as_json:
         session.json(facts)
         return

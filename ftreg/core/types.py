@@ -82,7 +82,7 @@ class Progress(Protocol):
         """Tell something worth a line."""
 
 
-class Silence:
+class NullProgress:
     """The Progress that says nothing."""
 
     def begin(self, what: str, total: int | None = None, unit: str = "steps") -> None:
@@ -224,7 +224,7 @@ class TrainJob:
     scratch: Path
     template: str = "auto"
     resume: bool = False
-    progress: Progress = field(default_factory=Silence)
+    progress: Progress = field(default_factory=NullProgress)
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class StepJob:
     others: Sequence[tuple[Source, float]] = ()
     data: Splits = field(default_factory=lambda: Splits(train=()))
     seed: int = 0
-    progress: Progress = field(default_factory=Silence)
+    progress: Progress = field(default_factory=NullProgress)
 
 
 class Method(Protocol):

@@ -8,7 +8,7 @@ from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from ftreg.core.errors import DataError
-from ftreg.core.types import Example, Message, Progress, Silence
+from ftreg.core.types import Example, Message, NullProgress, Progress
 from ftreg.data.template import Rendered, Template
 
 IGNORED = -100
@@ -103,7 +103,7 @@ class Encoder:
         Raises:
             DataError: The template cannot render an example, or nothing is left to learn in any of them.
         """
-        progress = progress or Silence()
+        progress = progress or NullProgress()
         progress.begin("tokenize", len(examples), "examples")
         encoded: list[Encoded] = []
         for number, item in enumerate(self.encode_each(examples), start=1):

@@ -11,7 +11,7 @@ from blake3 import blake3
 from ftreg.core.errors import DataError, UnknownName
 from ftreg.core.manifest import Json, canonical_json
 from ftreg.core.recipe import DataConfig
-from ftreg.core.types import Example, Progress, Silence, Splits
+from ftreg.core.types import Example, NullProgress, Progress, Splits
 from ftreg.data.store import to_json
 
 _NAMES = ("train", "validation", "test")
@@ -56,7 +56,7 @@ def split_examples(examples: Sequence[Example], config: DataConfig, progress: Pr
         raise DataError(f"no row's {config.split_by!r} says train: there is nothing to train on")
     for name in ("validation", "test"):
         if config.split_by is None and getattr(config, name) and not members[name]:
-            (progress or Silence()).say(
+            (progress or NullProgress()).say(
                 f"the {name} split is empty: {getattr(config, name):g} of {len(examples)} examples is too little"
             )
     return Splits(**members)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ftreg.core.errors import DataError, FtregError
-from ftreg.core.types import Engine, Example, Metric, Progress, Silence
+from ftreg.core.types import Engine, Example, Metric, NullProgress, Progress
 from ftreg.data import Encoder
 from ftreg.evaluation.numerics import batches, chunks, log_softmax, predicted
 
@@ -68,7 +68,7 @@ def evaluate(
     """
     if not examples:
         raise DataError("there is no example to evaluate on")
-    progress = progress or Silence()
+    progress = progress or NullProgress()
     encoder = Encoder(engine.tokenizer, max_length=min(max_length, engine.tokenizer.model_max_length))
     loss, tokens = _loss(engine, encoder, examples, progress)
     answers = _answers(engine, encoder, [example for example in examples if example.messages], max_new_tokens, progress)
@@ -80,7 +80,7 @@ def evaluate(
 def held_out_loss(engine: Engine, examples: Sequence[Example], *, max_length: int = 1024) -> float:
     """Mean loss in nats per labelled token of ``examples``."""
     encoder = Encoder(engine.tokenizer, max_length=min(max_length, engine.tokenizer.model_max_length))
-    return _loss(engine, encoder, examples, Silence())[0]
+    return _loss(engine, encoder, examples, NullProgress())[0]
 
 
 def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progress: Progress) -> tuple[float, int]:

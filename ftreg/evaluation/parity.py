@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ftreg.core.errors import FtregError
-from ftreg.core.types import Engine, Progress, Silence, Tolerance
+from ftreg.core.types import Engine, NullProgress, Progress, Tolerance
 from ftreg.evaluation.numerics import batches, chunks, log_softmax, predicted
 from ftreg.evaluation.probe import Probe
 
@@ -77,7 +77,7 @@ def measure_parity(
     Raises:
         FtregError: The models have different vocabularies, or one gives logits that are not finite.
     """
-    progress = progress or Silence()
+    progress = progress or NullProgress()
     progress.begin("comparing with the source", len(probe.sequences), unit="texts")
     sums, done = _Sums(), 0
     lengths = [len(sequence) for sequence in probe.sequences]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from ftreg.context import Context
 from ftreg.core.errors import CertificateFailed
 from ftreg.core.manifest import Json
 from ftreg.core.types import Artifact, Source, Splits
-from ftreg.pipeline.workspace import Workspace
+from ftreg.pipeline.engines import open_engine
 
 
 def certify(
-    space: Workspace, reference: Source, result: Source, artifact: Artifact, data: Splits, *, accept: bool
+    context: Context, reference: Source, result: Source, artifact: Artifact, data: Splits, *, accept: bool
 ) -> Mapping[str, Json]:
     """Measure ``result`` against ``reference`` on held-out text, and return the certificate.
 
@@ -24,9 +25,9 @@ def certify(
     from ftreg.evaluation import check, make_probe, measure_parity  # brings numpy, which is not everywhere
 
     assert artifact.tolerance is not None
-    with space.engine(reference) as parent, space.engine(result) as child:
+    with open_engine(context, reference) as parent, open_engine(context, result) as child:
         probe = make_probe(parent.tokenizer, data.test or data.validation)
-        parity = measure_parity(parent, child, probe, progress=space.progress)
+        parity = measure_parity(parent, child, probe, progress=context.progress)
     failures = check(parity, artifact.tolerance)
     if failures and not accept:
         raise CertificateFailed(

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftreg.context import Context
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.recipe import DataConfig
 from ftreg.core.specs import MetricSpec
 from ftreg.core.types import DATASET, Example, Metric
 from ftreg.data import read_dataset
+from ftreg.pipeline.engines import open_engine
 from ftreg.pipeline.inputs import dataset_of, open_data
-from ftreg.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from ftreg.evaluation import Evaluation
@@ -30,20 +31,20 @@ class HeldOut:
     examples: Sequence[Example]
 
 
-def held_out(space: Workspace, refs: Sequence[str], *, data: str | None = None, split: str | None = None) -> HeldOut:
+def held_out(context: Context, refs: Sequence[str], *, data: str | None = None, split: str | None = None) -> HeldOut:
     """The examples to measure ``refs`` on.
 
     ``data`` is a file, all of whose rows are used, or a registered dataset. Without it, it is the dataset of the first
     version whose lineage has one with a test split, else with a validation split.
     """
     if data is not None:
-        return _named(space, data, split)
-    sources = [space.registry.source(ref) for ref in refs]
-    found = [dataset for source in sources if (dataset := dataset_of(space, source))]
+        return _named(context, data, split)
+    sources = [context.registry.source(ref) for ref in refs]
+    found = [dataset for source in sources if (dataset := dataset_of(context, source))]
     for wanted in [split] if split else ["test", "validation"]:
         for dataset in found:
             if dataset.manifest.facts["rows"][wanted]:
-                splits = read_dataset(space.registry.source(dataset.digest).path)
+                splits = read_dataset(context.registry.source(dataset.digest).path)
                 return HeldOut(dataset.ref, dataset.digest, wanted, getattr(splits, wanted))
     raise InputError(
         f"no {split or 'held-out'} examples are in the lineage of {', '.join(refs)}",
@@ -51,10 +52,10 @@ def held_out(space: Workspace, refs: Sequence[str], *, data: str | None = None, 
     )
 
 
-def _named(space: Workspace, data: str, split: str | None) -> HeldOut:
+def _named(context: Context, data: str, split: str | None) -> HeldOut:
     """The examples of a file, or of a split of a registered dataset: the test split, where none is named."""
     with ExitStack() as stack:
-        dataset, splits = open_data(space, stack, DataConfig(path=data, validation=0.0), where="--data")
+        dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="--data")
     if dataset.prepared is not None or Path(data).is_file():
         if split is not None:
             raise InputError(f"{data} is a file and has no splits", where="--split", hint="Leave --split out.")
@@ -67,30 +68,30 @@ def _named(space: Workspace, data: str, split: str | None) -> HeldOut:
 
 
 def evaluate_version(
-    space: Workspace, ref: str, data: HeldOut, *, limit: int | None = None, engine: str | None = None
+    context: Context, ref: str, data: HeldOut, *, limit: int | None = None, engine: str | None = None
 ) -> Evaluation:
     """Measure ``ref`` on ``data`` and store the figures as evidence on its digest."""
     from ftreg.evaluation import evaluate  # brings numpy, which is not everywhere
 
-    source = space.registry.source(ref)
+    source = context.registry.source(ref)
     if source.kind == DATASET:
         raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")
-    metrics = _metrics(space)
+    metrics = _metrics(context)
     examples = data.examples[:limit]
-    with space.engine(source, name=engine) as loaded:
-        evaluation = evaluate(loaded, examples, metrics, progress=space.progress)
+    with open_engine(context, source, name=engine) as loaded:
+        evaluation = evaluate(loaded, examples, metrics, progress=context.progress)
     body = {key: value for key, value in asdict(evaluation).items() if key != "answers"}
     body |= {"dataset": data.digest, "split": data.split, "examples": len(examples)}
-    space.registry.add_evidence(ref, "evaluation", body)
+    context.registry.add_evidence(ref, "evaluation", body)
     return evaluation
 
 
-def _metrics(space: Workspace) -> dict[str, Metric]:
+def _metrics(context: Context) -> dict[str, Metric]:
     """Every metric that can be loaded; one that cannot is left out, for the others are worth having."""
     metrics: dict[str, Metric] = {}
-    for spec in space.host.specs(MetricSpec):
+    for spec in context.host.specs(MetricSpec):
         try:
-            metrics[spec.name] = space.host.load(spec)
+            metrics[spec.name] = context.host.load(spec)
         except FtregError as error:
-            space.progress.say(f"metric {spec.name} is left out: {error}")
+            context.progress.say(f"metric {spec.name} is left out: {error}")
     return metrics

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from ftreg.context import Context
 from ftreg.core.errors import InputError, UnknownName
 from ftreg.core.manifest import Json, Manifest, Producer
 from ftreg.core.names import check_name
@@ -21,7 +22,6 @@ from ftreg.core.recipe import DataConfig
 from ftreg.core.types import CHECKPOINT, DATASET, Source, Splits, Version
 from ftreg.data import load_examples, read_dataset, split_examples, write_dataset
 from ftreg.pipeline.plan import FULL_PRECISION
-from ftreg.pipeline.workspace import Workspace
 from ftreg.registry import Draft, Prepared
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
@@ -47,17 +47,17 @@ class Input:
     manifest: Manifest
     prepared: Prepared | None = None
 
-    def publish(self, space: Workspace) -> None:
+    def publish(self, context: Context) -> None:
         """Publish what is not in the registry yet; its staging must still be open."""
         if self.prepared is not None:
-            space.registry.publish(self.name, self.prepared)
+            context.registry.publish(self.name, self.prepared)
 
 
-def open_base(space: Workspace, stack: ExitStack, base: str, *, where: str = "base") -> Input:
+def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "base") -> Input:
     """Open the model that ``base`` names: a registry reference, a local folder, or a URI that a plugin resolves.
 
     Args:
-        space: Where to look.
+        context: Where to look.
         stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
         base: As the user wrote it.
         where: Where the user wrote it.
@@ -67,15 +67,15 @@ def open_base(space: Workspace, stack: ExitStack, base: str, *, where: str = "ba
     """
     if is_path(base):
         folder = Path(base).expanduser()
-        return _stage_base(space, stack, folder, folder.resolve().name, {"folder": folder.resolve().name}, where)
+        return _stage_base(context, stack, folder, folder.resolve().name, {"folder": folder.resolve().name}, where)
     if is_uri(base):
-        fetched = space.host.resolve_base(base)
+        fetched = context.host.resolve_base(base)
         if fetched is None:
             raise InputError(f"no plugin can fetch {base!r}", where=where, hint="See: ftreg plugins list")
         name = base.split(":", 1)[1].split("@")[0].rstrip("/").rsplit("/", 1)[-1]
-        return _stage_base(space, stack, fetched, name, {"uri": base, "resolved": fetched.name}, where)
+        return _stage_base(context, stack, fetched, name, {"uri": base, "resolved": fetched.name}, where)
     try:
-        return _registered(space, base)
+        return _registered(context, base)
     except UnknownName as error:
         if Path(base).is_dir():
             hint = f"For the folder, write ./{base}"
@@ -84,11 +84,11 @@ def open_base(space: Workspace, stack: ExitStack, base: str, *, where: str = "ba
         raise
 
 
-def open_data(space: Workspace, stack: ExitStack, config: DataConfig, *, where: str = "data") -> tuple[Input, Splits]:
+def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: str = "data") -> tuple[Input, Splits]:
     """Open the dataset that ``config`` names, a file or a registered dataset, with its splits.
 
     Args:
-        space: Where to look.
+        context: Where to look.
         stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
         config: The file, and how to read and split it; a registered dataset is split already.
         where: Where the user wrote it.
@@ -99,27 +99,27 @@ def open_data(space: Workspace, stack: ExitStack, config: DataConfig, *, where: 
     """
     path = Path(config.path).expanduser()
     if path.is_file():
-        examples, format_name = load_examples(path, format=config.format, host=space.host)
+        examples, format_name = load_examples(path, format=config.format, host=context.host)
         splits = split_examples(examples, config)
-        return _stage_data(space, stack, path, config, format_name, splits), splits
+        return _stage_data(context, stack, path, config, format_name, splits), splits
     if is_path(config.path) or path.suffix:
         raise InputError(
             "no such file", where=f"{where}: {config.path}", hint="Give a JSONL, JSON, CSV or Parquet file."
         )
-    known = _registered(space, config.path)
+    known = _registered(context, config.path)
     if known.manifest.kind != DATASET:
         raise InputError(f"{config.path} is no dataset but a version of kind {known.manifest.kind}", where=where)
     return known, read_dataset(known.path)
 
 
-def dataset_of(space: Workspace, source: Source) -> Version | None:
+def dataset_of(context: Context, source: Source) -> Version | None:
     """The dataset nearest to ``source`` in its lineage: its own, else its adapter's or source's, else its base's."""
     own = source.manifest.parent("dataset")
     if own is not None:
-        return space.registry.get(own)
+        return context.registry.get(own)
     for role in ("adapter", "source", "base"):
         if source.manifest.parent(role) is not None:
-            found = dataset_of(space, source.parent(role))
+            found = dataset_of(context, source.parent(role))
             if found is not None:
                 return found
     return None
@@ -152,38 +152,38 @@ def name_from(text: str) -> str:
     return check_name(re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:96] or "unnamed")
 
 
-def _registered(space: Workspace, ref: str) -> Input:
-    version = space.registry.get(ref)
-    return Input(version.name, version.digest, space.registry.source(ref).path, version.manifest)
+def _registered(context: Context, ref: str) -> Input:
+    version = context.registry.get(ref)
+    return Input(version.name, version.digest, context.registry.source(ref).path, version.manifest)
 
 
-def _stage(space: Workspace, name: str, draft: Draft) -> Input:
+def _stage(context: Context, name: str, draft: Draft) -> Input:
     """Prepare a draft; where the registry has it already, open that."""
-    prepared = space.registry.prepare(draft)
+    prepared = context.registry.prepare(draft)
     try:
-        return _registered(space, prepared.digest)
+        return _registered(context, prepared.digest)
     except UnknownName:
         return Input(name_from(name), prepared.digest, draft.folder, prepared.manifest, prepared)
 
 
 def _stage_base(
-    space: Workspace, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
+    context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
 ) -> Input:
     """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
     from ftreg.training import describe
 
     check_model_folder(folder, where)
-    staging = stack.enter_context(space.registry.staging())
+    staging = stack.enter_context(context.registry.staging())
     # A download may be links into its plugin's own cache; a folder of the user's may not link out of itself.
     within = Path(folder.anchor) if "uri" in origin else None
-    space.registry.copy_in(folder, staging.files, patterns=_MODEL_FILES, within=within)
+    context.registry.copy_in(folder, staging.files, patterns=_MODEL_FILES, within=within)
     draft = Draft(
         folder=staging.files,
         kind=CHECKPOINT,
         producer=Producer("import", "base", "core", "ftreg", "", origin),
         facts={**describe(staging.files), "capabilities": _capabilities(folder)},
     )
-    return _stage(space, name, draft)
+    return _stage(context, name, draft)
 
 
 def _capabilities(folder: Path) -> list[str]:
@@ -193,12 +193,12 @@ def _capabilities(folder: Path) -> list[str]:
 
 
 def _stage_data(
-    space: Workspace, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
+    context: Context, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
 ) -> Input:
     """Write splits into staging; the same file split the same way has the same digest."""
     settings = config.model_dump(mode="json", exclude={"path", "template"})
     about = {**settings, "file": path.name, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
-    staging = stack.enter_context(space.registry.staging())
+    staging = stack.enter_context(context.registry.staging())
     write_dataset(splits, staging.files, about=about)
     draft = Draft(
         folder=staging.files,
@@ -206,4 +206,4 @@ def _stage_data(
         producer=Producer("import", "data", "core", "ftreg", "", about),
         facts={"rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}},
     )
-    return _stage(space, path.stem, draft)
+    return _stage(context, path.stem, draft)

@@ -6,13 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ftreg.context import Context
 from ftreg.core.manifest import Json
 from ftreg.pipeline.inputs import check_model_folder, is_path, is_uri, open_data
 from ftreg.pipeline.plan import Plan
-from ftreg.pipeline.workspace import Workspace, full_config
+from ftreg.pipeline.runs import full_config
 
 
-def preview(space: Workspace, plan: Plan) -> dict[str, Json]:
+def preview(context: Context, plan: Plan) -> dict[str, Json]:
     """Describe ``plan`` as facts; raise as running it would for inputs that are not there."""
     recipe = plan.recipe
     names = [recipe.name]
@@ -23,8 +24,8 @@ def preview(space: Workspace, plan: Plan) -> dict[str, Json]:
         steps.append(f"{step.spec.name}: {source} -> {names[-1]} ({step.spec.produces})")
     return {
         "name": recipe.name,
-        "base": _base(space, recipe.base),
-        "data": _rows(space, plan),
+        "base": _base(context, recipe.base),
+        "data": _rows(context, plan),
         "method": plan.method.name,
         plan.method.name: full_config(plan.method_config),
         "train": full_config(recipe.train),
@@ -32,19 +33,19 @@ def preview(space: Workspace, plan: Plan) -> dict[str, Json]:
     }
 
 
-def _base(space: Workspace, base: str) -> str:
+def _base(context: Context, base: str) -> str:
     if is_path(base):
         check_model_folder(Path(base).expanduser(), "base")
         return base
     if is_uri(base):
         return f"{base} (not fetched)"
-    version = space.registry.get(base)
+    version = context.registry.get(base)
     return f"{version.ref} {version.digest[:15]}"
 
 
-def _rows(space: Workspace, plan: Plan) -> dict[str, Any]:
+def _rows(context: Context, plan: Plan) -> dict[str, Any]:
     with ExitStack() as stack:
-        dataset, splits = open_data(space, stack, plan.recipe.data)
+        dataset, splits = open_data(context, stack, plan.recipe.data)
     return {
         "path": plan.recipe.data.path,
         "digest": dataset.digest[:15],

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from ftreg.context import Context
 from ftreg.core.types import Version
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.steps import apply_step
 from ftreg.pipeline.training import train
-from ftreg.pipeline.workspace import Workspace
 
 
-def run_plan(space: Workspace, plan: Plan, *, resume: bool = False, accept: bool = False) -> list[Version]:
+def run_plan(context: Context, plan: Plan, *, resume: bool = False, accept: bool = False) -> list[Version]:
     """Run the whole of ``plan`` and return the versions, the trained one first.
 
     Each version is durable as soon as it is made: a later failure loses nothing, and running again goes on from there.
     """
-    versions = [train(space, plan, resume=resume, reuse=not resume)]
+    versions = [train(context, plan, resume=resume, reuse=not resume)]
     for step in plan.steps:
         source = versions[step.source + 1].digest
         versions.append(
-            apply_step(space, step.spec, source, step.config, name=step.name, accept=accept, reuse=True,
+            apply_step(context, step.spec, source, step.config, name=step.name, accept=accept, reuse=True,
                        seed=plan.recipe.train.seed)
         )  # fmt: skip
     return versions

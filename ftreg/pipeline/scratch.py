@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ftreg.context import Context
 from ftreg.core.errors import InputError
 from ftreg.core.manifest import Parent, Producer
 from ftreg.core.names import check_name
@@ -14,12 +15,12 @@ from ftreg.core.recipe import DataConfig, validate
 from ftreg.core.types import CHECKPOINT, Example, Version
 from ftreg.pipeline.inputs import open_data
 from ftreg.pipeline.plan import FULL_PRECISION
-from ftreg.pipeline.workspace import Workspace, full_config
+from ftreg.pipeline.runs import full_config
 from ftreg.registry import Draft
 
 
 def create_base_version(
-    space: Workspace, name: str, data: Path, settings: Mapping[str, Any], *, seed: int = 0
+    context: Context, name: str, data: Path, settings: Mapping[str, Any], *, seed: int = 0
 ) -> Version:
     """Create an untrained Llama and a tokenizer trained on ``data``, and register them as ``name``.
 
@@ -36,9 +37,9 @@ def create_base_version(
         raise InputError("no such file", where=f"--data {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
     producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})
     with ExitStack() as stack:
-        dataset, splits = open_data(space, stack, DataConfig(path=str(data.absolute()), validation=0.0))
-        staging = stack.enter_context(space.registry.staging())
-        space.progress.say(f"training a tokenizer on {len(splits.train)} texts")
+        dataset, splits = open_data(context, stack, DataConfig(path=str(data.absolute()), validation=0.0))
+        staging = stack.enter_context(context.registry.staging())
+        context.progress.say(f"training a tokenizer on {len(splits.train)} texts")
         create_base(staging.files, [_text(example) for example in splits.train], config, seed)
         draft = Draft(
             folder=staging.files,
@@ -47,8 +48,8 @@ def create_base_version(
             producer=producer,
             facts={**describe(staging.files), "capabilities": [FULL_PRECISION]},
         )
-        dataset.publish(space)
-        return space.registry.publish(name, draft)
+        dataset.publish(context)
+        return context.registry.publish(name, draft)
 
 
 def _text(example: Example) -> str:

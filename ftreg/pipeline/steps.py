@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ftreg.context import Context
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.manifest import Manifest, Parent
 from ftreg.core.specs import StepSpec
@@ -14,12 +15,12 @@ from ftreg.data import read_dataset
 from ftreg.pipeline.certificate import certify
 from ftreg.pipeline.inputs import dataset_of
 from ftreg.pipeline.plan import Product, obstacle
-from ftreg.pipeline.workspace import Workspace, environment, full_config
+from ftreg.pipeline.runs import environment, full_config, observed, producer_of
 from ftreg.registry import Draft, Staging, production_key
 
 
 def apply_step(
-    space: Workspace,
+    context: Context,
     spec: StepSpec,
     ref: str,
     config: Any,
@@ -33,7 +34,7 @@ def apply_step(
     """Apply the step ``spec`` to the version ``ref`` and publish the result.
 
     Args:
-        space: Where to work.
+        context: Where to work.
         spec: The step.
         ref: What to transform.
         config: The step's validated configuration.
@@ -47,26 +48,26 @@ def apply_step(
         InfeasiblePlan: The step cannot work on this version.
         CertificateFailed: The result is too far from its source; nothing was published.
     """
-    source = space.registry.source(ref)
-    version = space.registry.get(ref)
+    source = context.registry.source(ref)
+    version = context.registry.get(ref)
     _check_possible(spec, source)
-    further = [(space.registry.source(other), weight) for other, weight in others]
+    further = [(context.registry.source(other), weight) for other, weight in others]
     recorded = {spec.name: full_config(config), "seed": seed, "accept": accept}
     if further:
         recorded["combined"] = [{"digest": other.digest, "weight": weight} for other, weight in further]
-    producer = space.producer(spec, recorded)
+    producer = producer_of(context.host, spec, recorded)
     parents = _parents(source, [other for other, _ in further])
     packages = environment(spec)
     key = production_key(producer, parents, packages)
     target = name or f"{version.name}-{spec.suffix or spec.name}"
-    if reuse and (known := space.registry.find_produced(key, name=target)) is not None:
-        space.progress.say(f"{known.ref} is the same step on the same input; reused")
+    if reuse and (known := context.registry.find_produced(key, name=target)) is not None:
+        context.progress.say(f"{known.ref} is the same step on the same input; reused")
         return known
 
-    dataset = dataset_of(space, source)
-    data = read_dataset(space.registry.source(dataset.digest).path) if dataset else Splits(train=())
+    dataset = dataset_of(context, source)
+    data = read_dataset(context.registry.source(dataset.digest).path) if dataset else Splits(train=())
     run = RunInfo("step", spec.name, target, {"source": source.digest}, recorded)
-    with space.observed(run) as published, space.registry.staging() as staging:
+    with observed(context, run) as published, context.registry.staging() as staging:
         job = StepJob(
             source=source,
             config=config,
@@ -75,16 +76,16 @@ def apply_step(
             others=further,
             data=data,
             seed=seed,
-            progress=space.progress,
+            progress=context.progress,
         )
-        artifact: Artifact = space.host.load(spec)(job)
+        artifact: Artifact = context.host.load(spec)(job)
         facts = {**artifact.facts, "capabilities": sorted(spec.capabilities)}
         evidence = [("run", dict(artifact.measured))]
         if artifact.tolerance is not None:
             manifest = Manifest(artifact.kind, artifact.task, (), parents, producer, packages, facts)
-            result = _unpublished(space, target, artifact, staging, manifest)
+            result = _unpublished(context, target, artifact, staging, manifest)
             reference = source if artifact.reference == "source" else source.parent(artifact.reference)
-            evidence.append(("certificate", dict(certify(space, reference, result, artifact, data, accept=accept))))
+            evidence.append(("certificate", dict(certify(context, reference, result, artifact, data, accept=accept))))
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -96,7 +97,7 @@ def apply_step(
             facts=facts,
             evidence=evidence,
         )
-        made = space.registry.publish(target, draft)
+        made = context.registry.publish(target, draft)
         published.append(made)
     return made
 
@@ -120,7 +121,7 @@ def _parents(source: Source, others: Sequence[Source]) -> tuple[Parent, ...]:
     return (*adapters, Parent("base", base)) if base else tuple(adapters)
 
 
-def _unpublished(space: Workspace, name: str, artifact: Artifact, staging: Staging, manifest: Manifest) -> Source:
+def _unpublished(context: Context, name: str, artifact: Artifact, staging: Staging, manifest: Manifest) -> Source:
     """What a step has just made, opened where it was made."""
     path: Path = staging.files
-    return Source(name, "", artifact.kind, path, manifest, lambda digest: space.registry.source(digest))
+    return Source(name, "", artifact.kind, path, manifest, lambda digest: context.registry.source(digest))

@@ -6,20 +6,21 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from ftreg.context import Context
 from ftreg.core.errors import InfeasiblePlan, InputError
 from ftreg.core.manifest import Parent
 from ftreg.core.types import ADAPTER, Artifact, Method, RunInfo, Splits, TrainJob, Version
 from ftreg.pipeline.inputs import Input, open_base, open_data
 from ftreg.pipeline.plan import Plan
-from ftreg.pipeline.workspace import Workspace, environment, full_config
+from ftreg.pipeline.runs import environment, full_config, observed, producer_of
 from ftreg.registry import Draft, production_key
 
 
-def train(space: Workspace, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
+def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
     """Train as ``plan`` says and publish the result.
 
     Args:
-        space: Where to work.
+        context: Where to work.
         plan: A recipe that was checked by ``make_plan``.
         resume: Go on from the newest checkpoint of the same run, which must exist.
         reuse: Return the version that the same run made before, if there is one.
@@ -29,19 +30,19 @@ def train(space: Workspace, plan: Plan, *, resume: bool = False, reuse: bool = F
         FtregError: The training failed; nothing was published.
     """
     with ExitStack() as stack:
-        base = open_base(space, stack, plan.recipe.base)
+        base = open_base(context, stack, plan.recipe.base)
         if base.manifest.kind not in plan.method.accepts:
             accepted = " or ".join(plan.method.accepts)
             raise InfeasiblePlan(
                 f"method {plan.method.name} trains on {accepted}, and {plan.recipe.base} is {base.manifest.kind}",
                 hint="Merge it first: ftreg merge" if base.manifest.kind == ADAPTER else None,
             )
-        dataset, splits = open_data(space, stack, plan.recipe.data)
-        return _train(space, plan, base, dataset, splits, resume=resume, reuse=reuse)
+        dataset, splits = open_data(context, stack, plan.recipe.data)
+        return _train(context, plan, base, dataset, splits, resume=resume, reuse=reuse)
 
 
 def _train(
-    space: Workspace, plan: Plan, base: Input, dataset: Input, splits: Splits, *, resume: bool, reuse: bool
+    context: Context, plan: Plan, base: Input, dataset: Input, splits: Splits, *, resume: bool, reuse: bool
 ) -> Version:
     """Train on inputs that are open; publish them and the result."""
     recipe, method = plan.recipe, plan.method
@@ -50,17 +51,17 @@ def _train(
         "train": full_config(recipe.train),
         "template": recipe.data.template,
     }
-    producer = space.producer(method, config)
+    producer = producer_of(context.host, method, config)
     parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
     packages = environment(method)
     key = production_key(producer, parents, packages)
-    if reuse and (known := space.registry.find_produced(key, name=recipe.name)) is not None:
-        space.progress.say(f"{known.ref} is the same run; reused")
+    if reuse and (known := context.registry.find_produced(key, name=recipe.name)) is not None:
+        context.progress.say(f"{known.ref} is the same run; reused")
         return known
 
-    scratch = _scratch(space.registry.home / "runs" / key, resume=resume)
+    scratch = _scratch(context.registry.home / "runs" / key, resume=resume)
     run = RunInfo("method", method.name, recipe.name, {"base": base.digest, "dataset": dataset.digest}, config)
-    with space.observed(run) as published, space.registry.staging() as staging:
+    with observed(context, run) as published, context.registry.staging() as staging:
         job = TrainJob(
             base=base.path,
             data=splits,
@@ -71,9 +72,9 @@ def _train(
             scratch=scratch,
             template=recipe.data.template,
             resume=resume,
-            progress=space.progress,
+            progress=context.progress,
         )
-        artifact = _train_or_keep(space, space.host.load(method), job)
+        artifact = _train_or_keep(context, context.host.load(method), job)
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -85,22 +86,22 @@ def _train(
             facts={**artifact.facts, "capabilities": sorted(method.capabilities)},
             evidence=[("run", dict(artifact.measured))],
         )
-        base.publish(space)
-        dataset.publish(space)
-        version = space.registry.publish(recipe.name, draft, tags=recipe.tags)
+        base.publish(context)
+        dataset.publish(context)
+        version = context.registry.publish(recipe.name, draft, tags=recipe.tags)
         published.append(version)
     shutil.rmtree(scratch, ignore_errors=True)
     return version
 
 
-def _train_or_keep(space: Workspace, method: Method, job: TrainJob) -> Artifact:
+def _train_or_keep(context: Context, method: Method, job: TrainJob) -> Artifact:
     """Run the method; say how to go on where the user stops it after a checkpoint."""
     try:
         return method(job)
     except KeyboardInterrupt:
         kept = sorted(job.scratch.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
         if kept:
-            space.progress.say(f"stopped; {kept[-1].name} is kept: go on with the same command and --resume")
+            context.progress.say(f"stopped; {kept[-1].name} is kept: go on with the same command and --resume")
         raise
 
 

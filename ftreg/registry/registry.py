@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
+from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
 from ftreg.core.names import check_name, parse_ref
-from ftreg.core.types import Progress, Silence, Source, Version
+from ftreg.core.types import NullProgress, Progress, Source, Version
 from ftreg.registry import collect, publish, staging
 from ftreg.registry.blobs import measure, store
 from ftreg.registry.catalog import Catalog
@@ -37,9 +38,6 @@ from ftreg.registry.system import catalog_missing, system_errors
 from ftreg.registry.verify import Verifier
 from ftreg.registry.views import evidence_files, evidence_key, open_view, view_key
 
-if TYPE_CHECKING:
-    from ftreg.core.host import PluginHost
-
 logger = logging.getLogger("ftreg.registry")
 
 
@@ -49,7 +47,7 @@ class Registry:
     Args:
         home: Its folder; by default ``$FTREG_HOME``, else the nearest ``.ftreg``, else the user's data folder. Created
             where it is missing.
-        host: The plugins whose gates and observers are asked; None asks none.
+        host: The plugins whose gates and observers are asked; by default those that the environment asks for.
 
     Raises:
         InputError: The folder holds other things.
@@ -58,12 +56,19 @@ class Registry:
     """
 
     def __init__(self, home: Path | str | None = None, *, host: PluginHost | None = None) -> None:
-        self.host = host
+        self._host = host
         self._home = Home(find_home(home))
         with system_errors(self._home.path):
             _create(self._home)
             self._catalog = _open(self._home)
         self._finder = Finder(self._home, self._catalog)
+
+    @property
+    def host(self) -> PluginHost:
+        """The plugins that guard and observe this registry, loaded when they are first asked."""
+        if self._host is None:
+            self._host = PluginHost.from_environment()
+        return self._host
 
     @property
     def home(self) -> Path:
@@ -376,7 +381,7 @@ class Registry:
         """
         digests = None if ref is None else [self._finder.find(ref).digest]
         with system_errors(self.home), self._home.lock(), self._catalog.transaction(write=False):
-            return Verifier(self._home, self._catalog, full=not quick, progress=progress or Silence()).run(digests)
+            return Verifier(self._home, self._catalog, full=not quick, progress=progress or NullProgress()).run(digests)
 
     def gc(self, *, grace: float = 3600.0, dry_run: bool = False, timeout: float = 60.0) -> GcReport:
         """Free what no version reaches, and what killed processes left in staging.
@@ -437,15 +442,14 @@ class Registry:
 
     def _gate(self, hook: str, what: str, **arguments: Any) -> None:
         """Raise ``FtregError`` if any plugin has a problem with what is about to be done."""
-        problems = self.host.gate(hook, **arguments) if self.host else []
+        problems = self.host.gate(hook, **arguments)
         if problems:
             hints = [problem.hint for problem in problems if problem.hint]
             reasons = "; ".join(problem.message for problem in problems)
             raise FtregError(f"{what}: {reasons}", hint="\n  ".join(hints) or None)
 
     def _notify(self, hook: str, **arguments: Any) -> None:
-        if self.host:
-            self.host.notify(hook, **arguments)
+        self.host.notify(hook, **arguments)
 
     def _add_tags(self, catalog: Catalog, version: Summary, tags: Mapping[str, str]) -> None:
         """Set the tags that a version does not have yet, in the caller's transaction."""

@@ -17,11 +17,11 @@ from typing import Any
 from blake3 import blake3
 
 import ftreg
+from ftreg.context import Context
 from ftreg.core.errors import CorruptRegistry, MissingExtra
 from ftreg.core.faults import disk_full
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import Source
-from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import weights
 from ftreg.serving.deployment import FILE, RECORD, REQUIREMENTS, Deployment, bentoml_home, model_tag, state_folder
 from ftreg.serving.experiment.record import check_deployable
@@ -55,27 +55,27 @@ class Package:
     written: int
 
 
-def write_folder(space: Workspace, deployment: Deployment, folder: Path) -> None:
+def write_folder(context: Context, deployment: Deployment, folder: Path) -> None:
     """Write what a server needs but the weights: the deployment, its service, its requirements, and ftreg itself."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_text(deployment.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / f"{_MODULE}.py").write_text(_SERVICE.format(name=deployment.name), encoding="utf-8")
-    (folder / REQUIREMENTS).write_text("\n".join(_requirements(space, deployment)) + "\n", encoding="utf-8")
+    (folder / REQUIREMENTS).write_text("\n".join(_requirements(context, deployment)) + "\n", encoding="utf-8")
     code = Path(ftreg.__file__).parent
     shutil.copytree(code, folder / OWN, ignore=shutil.ignore_patterns("__pycache__", "examples"), dirs_exist_ok=True)
 
 
-def write_served(space: Workspace, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
+def write_served(context: Context, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
     """Write a deployment's folder with links to the weights in the registry, to be served on this machine."""
     _import_bentoml()
-    write_folder(space, deployment, folder)
+    write_folder(context, deployment, folder)
     for digest, source in _needed(sources).items():
         place = folder / weights.MODELS / digest.removeprefix("b3:")
         place.mkdir(parents=True)
         weights.link(source, place)
 
 
-def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -> Package:
+def build(context: Context, deployment: Deployment, sources: Iterable[Source]) -> Package:
     """Build the Bento of a deployment, which contains the weights of ``sources``; each of them is written once.
 
     The Bento's version is the digest of what it holds: deploying the same again finds what is there.
@@ -88,28 +88,28 @@ def build(space: Workspace, deployment: Deployment, sources: Iterable[Source]) -
     bentoml = _import_bentoml()
     check_deployable(state_folder(deployment.name) / RECORD, deployment)
     with _alone(), _store_errors():
-        return _build(bentoml, space, deployment, sources)
+        return _build(bentoml, context, deployment, sources)
 
 
-def _build(bentoml: Any, space: Workspace, deployment: Deployment, sources: Iterable[Source]) -> Package:
+def _build(bentoml: Any, context: Context, deployment: Deployment, sources: Iterable[Source]) -> Package:
     """As ``build``, while nobody else writes to BentoML's stores."""
     written, models = 0, {}
     for digest, source in _needed(sources).items():
-        space.progress.say(f"packaging {source.ref}")
+        context.progress.say(f"packaging {source.ref}")
         models[digest], new = _store_model(bentoml, source)
         written += source.manifest.size if new else 0
     with tempfile.TemporaryDirectory(prefix="ftreg-deploy-") as temporary:
-        context = Path(temporary)
-        write_folder(space, deployment, context)
-        version = _digest_of_folder(context)
-        bento = _find_bento(bentoml, f"{deployment.name}:{version}", context)
+        folder = Path(temporary)
+        write_folder(context, deployment, folder)
+        version = _digest_of_folder(folder)
+        bento = _find_bento(bentoml, f"{deployment.name}:{version}", folder)
         if bento is None:
             with _own_module(), contextlib.chdir("."):  # where BentoML fails, it stays in the folder that it built
                 bento = bentoml.bentos.build(
                     f"{_MODULE}:service",
                     name=deployment.name,
                     version=version,
-                    build_ctx=str(context),
+                    build_ctx=str(folder),
                     include=["*"],
                     models=[model_tag(digest) for digest in models],
                     labels={"ftreg": ftreg.__version__, "experiment": deployment.experiment},
@@ -170,13 +170,13 @@ def _needed(sources: Iterable[Source]) -> dict[str, Source]:
     return {needed.digest: needed for source in sources for needed in weights.needed(source)}
 
 
-def _requirements(space: Workspace, deployment: Deployment) -> list[str]:
+def _requirements(context: Context, deployment: Deployment) -> list[str]:
     """The exact versions of what the deployment's engines, and what serves them, import."""
     roots = [f"{OWN}[serve]"]
     for name in {variant.engine for variant in deployment.all_variants()}:
-        spec = space.host.get(EngineSpec, name)
+        spec = context.host.get(EngineSpec, name)
         roots += [requirement.install for requirement in spec.requires]
-        distribution = space.host.provider(spec).distribution
+        distribution = context.host.provider(spec).distribution
         roots += [distribution] if distribution else []
     return pinned(dict.fromkeys(roots), gpu=deployment.gpus > 0)
 

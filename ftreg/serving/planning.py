@@ -10,13 +10,14 @@ import yaml
 from blake3 import blake3
 from pydantic import Field
 
+from ftreg.context import Context
 from ftreg.core.errors import InputError, RecipeError
 from ftreg.core.manifest import canonical_json
 from ftreg.core.names import check_name
 from ftreg.core.recipe import Config, validate
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import DATASET, Source
-from ftreg.pipeline.workspace import Workspace
+from ftreg.pipeline.engines import find_engine
 from ftreg.serving import weights
 from ftreg.serving.deployment import Deployment, Limits, Variant
 
@@ -54,7 +55,7 @@ def read_request(path: Path) -> dict[str, Any]:
     return raw
 
 
-def plan(space: Workspace, raw: Mapping[str, Any], *, where: str = "deployment") -> tuple[Deployment, list[Source]]:
+def plan(context: Context, raw: Mapping[str, Any], *, where: str = "deployment") -> tuple[Deployment, list[Source]]:
     """Check a request and pin what it names; return the deployment and its versions, opened, in their order.
 
     Raises:
@@ -71,8 +72,8 @@ def plan(space: Workspace, raw: Mapping[str, Any], *, where: str = "deployment")
             where=where,
             hint=f"ftreg deploy {request.name} --variant REF=WEIGHT --variant REF=WEIGHT",
         )
-    variants = [_variant(space, ref, weight, request.engine) for ref, weight in request.variants.items()]
-    shadows = [_variant(space, ref, 0.0, request.engine) for ref in request.shadows]
+    variants = [_variant(context, ref, weight, request.engine) for ref, weight in request.variants.items()]
+    shadows = [_variant(context, ref, 0.0, request.engine) for ref in request.shadows]
     deployed = [*variants, *shadows]
     _refuse_twice([variant.ref for variant, _ in deployed], where)
     _check_bytes([source for _, source in deployed])
@@ -93,32 +94,34 @@ def plan(space: Workspace, raw: Mapping[str, Any], *, where: str = "deployment")
     return validate(Deployment, raw_deployment, where=where), [source for _, source in deployed]
 
 
-def _variant(space: Workspace, ref: str, weight: float, engine: str | None) -> tuple[Variant, Source]:
+def _variant(context: Context, ref: str, weight: float, engine: str | None) -> tuple[Variant, Source]:
     """Pin one version: it exists, and an engine that is installed can serve it."""
-    version = space.registry.get(ref)
+    version = context.registry.get(ref)
     if version.kind == DATASET:
         raise InputError(f"{version.ref} is a dataset, not a model", hint="See: ftreg models list")
-    source = space.registry.source(version.digest)
-    spec = _engine(space, source, engine)
+    source = context.registry.source(version.digest)
+    spec = _engine(context, source, engine)
     return Variant(
         ref=version.ref, digest=version.digest, weight=weight, engine=spec.name, serve=spec.serve or ""
     ), source
 
 
-def _engine(space: Workspace, source: Source, name: str | None) -> EngineSpec:
+def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
     """The engine that serves ``source``, installed; raise ``InputError`` where there is none."""
     if name is not None:
-        spec = space.engine_spec(source.kind, name)
+        spec = find_engine(context.host, source.kind, name)
         if spec.serve is None:
             raise InputError(f"engine {name} evaluates, but does not serve", where="--engine")
     else:
-        found = [spec for spec in space.host.specs(EngineSpec) if source.kind in spec.kinds and spec.serve is not None]
+        found = [
+            spec for spec in context.host.specs(EngineSpec) if source.kind in spec.kinds and spec.serve is not None
+        ]
         if not found:
             raise InputError(
                 f"no engine can serve {source.ref}, which is of kind {source.kind}", hint="See: ftreg plugins list"
             )
         spec = found[0]
-    space.host.require(spec)
+    context.host.require(spec)
     return spec
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftreg.core.errors import DataError
-from ftreg.core.types import Example, Message, Silence
+from ftreg.core.types import Example, Message, NullProgress
 from ftreg.data import IGNORED, Encoded, Encoder
 from tests.tiny import CHAT_TEMPLATE, TEXTS, make_tokenizer
 
@@ -235,7 +235,7 @@ def test_a_cut_answer_gets_no_eos() -> None:
     assert cut.learnt > 0
 
 
-class Listener(Silence):
+class Listener(NullProgress):
     """Keeps what is said, and how far it got."""
 
     def __init__(self) -> None:

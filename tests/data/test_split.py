@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ftreg.core.errors import DataError, UnknownName
 from ftreg.core.recipe import DataConfig
-from ftreg.core.types import Example, Message, Silence, Splits
+from ftreg.core.types import Example, Message, NullProgress, Splits
 from ftreg.data import split_examples
 
 
@@ -155,7 +155,7 @@ def test_small_sets_keep_train_first(rows: int, expected: tuple[int, int, int]) 
     assert counts(split_examples(make([0] * rows), config(validation=0.1, test=0.1))) == expected
 
 
-class Listener(Silence):
+class Listener(NullProgress):
     """Keeps what is said."""
 
     def __init__(self) -> None:

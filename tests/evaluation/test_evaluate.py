@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ftreg.core.errors import DataError, FtregError
-from ftreg.core.types import Example, Message, Silence
+from ftreg.core.types import Example, Message, NullProgress
 from ftreg.data import Encoder
 from ftreg.evaluation import evaluate, held_out_loss, make_probe
 from ftreg.plugins.metrics.text import exact_match, token_f1
@@ -101,7 +101,7 @@ def test_progress_reaches_its_end():
     """Each bar is begun with its length and driven to it."""
     log: list[tuple[str, object]] = []
 
-    class Log(Silence):
+    class Log(NullProgress):
         def begin(self, what, total=None, unit="steps"):
             log.append(("begin", total))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ftreg.context import Context
 from ftreg.core import hookspecs
 from ftreg.core.errors import FtregError
 from ftreg.core.host import PluginHost
@@ -131,12 +132,12 @@ def test_the_examples_do_what_the_page_says(
     assert half.name == "trivia-bot-bf16"
     assert half.size < 0.6 * trained.size
 
-    space = api.workspace(registry)
-    examples = held_out(space, ["trivia-bot"])
+    context = Context(registry)
+    examples = held_out(context, ["trivia-bot"])
     with pytest.raises(FtregError, match="it was never evaluated"):
         registry.set_alias("trivia-bot:1", "champion")
-    own = evaluate_version(space, "trivia-bot", examples)
-    theirs = evaluate_version(space, "trivia-bot", examples, engine="plain")
+    own = evaluate_version(context, "trivia-bot", examples)
+    theirs = evaluate_version(context, "trivia-bot", examples, engine="plain")
     assert theirs.loss == pytest.approx(own.loss, rel=1e-4)
     assert theirs.answers == own.answers
     assert theirs.metrics["brevity"] >= 0

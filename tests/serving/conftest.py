@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from ftreg import Registry, init, merge, train
+from ftreg.context import Context
 from ftreg.core.host import PluginHost
-from ftreg.core.types import Silence
-from ftreg.pipeline.workspace import Workspace
 
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
 
@@ -45,7 +44,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="session")
-def space(registry: Registry) -> Workspace:
-    """The workspace around the registry."""
-    assert registry.host is not None
-    return Workspace(registry, registry.host, Silence())
+def context(registry: Registry) -> Context:
+    """The context of the registry."""
+    return Context(registry)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from ftreg import Registry
+from ftreg.context import Context
 from ftreg.core.errors import CorruptRegistry, DiskFull, MissingExtra
-from ftreg.pipeline.workspace import Workspace
 from ftreg.serving import package, weights
 from ftreg.serving.deployment import RECORD, Deployment, read_deployment
 from ftreg.serving.experiment.record import Record
@@ -43,22 +43,22 @@ def bentoml_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(space: Workspace, bentoml_home: Path) -> tuple[Deployment, Package]:
+def built(context: Context, bentoml_home: Path) -> tuple[Deployment, Package]:
     """The Bento of two adapters on one base."""
-    deployment, sources = plan(space, AB)
-    return deployment, build(space, deployment, sources)
+    deployment, sources = plan(context, AB)
+    return deployment, build(context, deployment, sources)
 
 
 def test_the_base_is_packaged_once_and_each_weight_is_written_once(
-    space: Workspace, built: tuple[Deployment, Package]
+    context: Context, built: tuple[Deployment, Package]
 ) -> None:
     """Two adapters and their common base are three models in the store, as large as the versions are."""
     _, packaged = built
-    digests = {space.registry.get(ref).digest for ref in ("base:1", "bot:1", "bot:2")}
+    digests = {context.registry.get(ref).digest for ref in ("base:1", "bot:1", "bot:2")}
     assert set(packaged.models) == digests
-    assert packaged.written == sum(space.registry.get(digest).size for digest in digests)
+    assert packaged.written == sum(context.registry.get(digest).size for digest in digests)
     for digest, path in packaged.models.items():
-        assert weights.check(path, digest).size == space.registry.get(digest).size
+        assert weights.check(path, digest).size == context.registry.get(digest).size
         files = [file for file in path.rglob("*") if file.is_file()]
         assert not any(file.is_symlink() or file.stat().st_nlink > 1 for file in files)
 
@@ -75,33 +75,33 @@ def test_the_bento_holds_the_deployment_and_pinned_requirements(built: tuple[Dep
     assert (packaged.path / "src" / "ftreg" / "serving" / "service.py").is_file()
 
 
-def test_the_same_again_writes_nothing(space: Workspace, built: tuple[Deployment, Package]) -> None:
+def test_the_same_again_writes_nothing(context: Context, built: tuple[Deployment, Package]) -> None:
     """Deploying what is there already finds it, and does not write a weight."""
     deployment, packaged = built
-    again = build(space, *plan(space, AB))
+    again = build(context, *plan(context, AB))
     assert (again.tag, again.written) == (packaged.tag, 0)
     assert deployment.name in again.tag
 
 
-def test_latest_is_what_was_deployed_last(space: Workspace, built: tuple[Deployment, Package]) -> None:
+def test_latest_is_what_was_deployed_last(context: Context, built: tuple[Deployment, Package]) -> None:
     """Going back to an earlier deployment makes it the latest again, without building it anew."""
     import bentoml
 
-    other = build(space, *plan(space, {"name": "bot", "variants": {"bot:1": 50, "bot:2": 50}}))
+    other = build(context, *plan(context, {"name": "bot", "variants": {"bot:1": 50, "bot:2": 50}}))
     assert other.tag != built[1].tag
     assert other.written == 0
     assert str(bentoml.bentos.get("bot:latest").tag) == other.tag
-    build(space, *plan(space, AB))
+    build(context, *plan(context, AB))
     assert str(bentoml.bentos.get("bot:latest").tag) == built[1].tag
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "half"])
 def test_a_broken_model_in_the_store_is_written_again(
-    space: Workspace, built: tuple[Deployment, Package], damage: str
+    context: Context, built: tuple[Deployment, Package], damage: str
 ) -> None:
     """A model that a killed process left half written, or that was changed, is never taken for a whole one."""
     _, packaged = built
-    digest = space.registry.get("bot:1").digest
+    digest = context.registry.get("bot:1").digest
     path = packaged.models[digest]
     file = max((path / "files").rglob("*.safetensors"))
     if damage == "changed":
@@ -110,17 +110,17 @@ def test_a_broken_model_in_the_store_is_written_again(
         file.unlink()
     else:
         (path / "model.yaml").unlink()
-    again = build(space, *plan(space, AB))
-    assert again.written == space.registry.get("bot:1").size
+    again = build(context, *plan(context, AB))
+    assert again.written == context.registry.get("bot:1").size
     weights.check(again.models[digest], digest)
 
 
-def test_an_emptied_description_is_no_bento(space: Workspace, built: tuple[Deployment, Package]) -> None:
+def test_an_emptied_description_is_no_bento(context: Context, built: tuple[Deployment, Package]) -> None:
     """What a power loss leaves of a Bento's or a model's description is replaced."""
     (built[1].path / "bento.yaml").write_text("")
     model = next(iter(built[1].models.values()))
     (model / "model.yaml").write_text("")
-    again = build(space, *plan(space, AB))
+    again = build(context, *plan(context, AB))
     assert again.tag == built[1].tag
     assert again.written > 0
 
@@ -155,44 +155,44 @@ def test_several_processes_deploy_at_once(registry: Registry, tmp_path: Path) ->
     assert first["written"] + second["written"] == sum(sizes)
 
 
-def test_a_full_disk_is_one_clear_error(space: Workspace, bentoml_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_clear_error(context: Context, bentoml_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where BentoML's store has no room, the error says so, and no half model stays."""
 
     def copy(*_: object, **__: object) -> None:
         raise shutil.Error([("a", "b", f"[Errno 28] {os.strerror(errno.ENOSPC)}: 'b'")])
 
-    planned = plan(space, {"name": "full", "variants": {"bot-merged:1": 1}})
+    planned = plan(context, {"name": "full", "variants": {"bot-merged:1": 1}})
     with monkeypatch.context() as patch:
         patch.setattr("bentoml._internal.models.model.shutil.copytree", copy)
         with pytest.raises(DiskFull):
-            build(space, *planned)
-    assert build(space, *planned).written
+            build(context, *planned)
+    assert build(context, *planned).written
 
 
-def test_the_callers_own_service_module_stays(space: Workspace, built: tuple[Deployment, Package]) -> None:
+def test_the_callers_own_service_module_stays(context: Context, built: tuple[Deployment, Package]) -> None:
     """Building takes nobody's module called ``service`` away, and leaves none of its own."""
     from types import ModuleType
 
     mine = sys.modules["service"] = ModuleType("service")
     try:
-        build(space, *plan(space, AB | {"salt": "another"}))
+        build(context, *plan(context, AB | {"salt": "another"}))
         assert sys.modules["service"] is mine
     finally:
         del sys.modules["service"]
 
 
 @pytest.mark.parametrize("lost", ["src/service.py", "src/ftreg/core/types.py", "env/docker/Dockerfile", "bento.yaml"])
-def test_a_half_written_bento_is_built_again(space: Workspace, built: tuple[Deployment, Package], lost: str) -> None:
+def test_a_half_written_bento_is_built_again(context: Context, built: tuple[Deployment, Package], lost: str) -> None:
     """A Bento that a killed process left without one of its files is not taken for a whole one."""
     (built[1].path / lost).unlink()
-    again = build(space, *plan(space, AB))
+    again = build(context, *plan(context, AB))
     assert again.tag == built[1].tag
     assert (again.path / lost).is_file()
 
 
-def test_a_gpu_deployment_starts_from_a_cuda_image(space: Workspace, bentoml_home: Path) -> None:
+def test_a_gpu_deployment_starts_from_a_cuda_image(context: Context, bentoml_home: Path) -> None:
     """With GPUs asked for, the image is CUDA's, and the service asks for as many."""
-    packaged = build(space, *plan(space, AB | {"name": "gpu-bot", "gpus": 1}))
+    packaged = build(context, *plan(context, AB | {"name": "gpu-bot", "gpus": 1}))
     dockerfile = (packaged.path / "env" / "docker" / "Dockerfile").read_text()
     assert "FROM nvidia/cuda:" in dockerfile
     assert "python3-pip" in dockerfile
@@ -217,14 +217,14 @@ def test_requirements_follow_extras_and_name_what_is_missing() -> None:
     assert any(line.startswith("onnxruntime-gpu==") for line in pinned(["ftreg[onnx]"], gpu=True))
 
 
-def test_packaged_versions_are_hashed_when_they_are_opened(space: Workspace, tmp_path: Path) -> None:
+def test_packaged_versions_are_hashed_when_they_are_opened(context: Context, tmp_path: Path) -> None:
     """A packaged version opens with its parents; one byte changed, and it does not."""
     places = {}
-    for needed in weights.needed(space.registry.source("bot:2")):
+    for needed in weights.needed(context.registry.source("bot:2")):
         places[needed.digest] = tmp_path / needed.digest[3:13]
         places[needed.digest].mkdir()
         weights.link(needed, places[needed.digest])
-    digest = space.registry.get("bot:2").digest
+    digest = context.registry.get("bot:2").digest
     opened = weights.opener(places.__getitem__, {digest: "bot:2"})(digest)
     assert opened.ref == "bot:2"
     assert (opened.parent("base").path / "config.json").is_file()

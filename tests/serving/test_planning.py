@@ -7,37 +7,37 @@ from pathlib import Path
 import pytest
 
 from ftreg import Registry
+from ftreg.context import Context
 from ftreg.core.errors import CorruptRegistry, InputError, RecipeError, UnknownName
-from ftreg.pipeline.workspace import Workspace
 from ftreg.serving.planning import plan, read_request
 
 AB = {"bot:1": 80, "bot:2": 20}
 
 
-def test_digests_are_pinned_and_the_first_variant_is_the_control(space: Workspace) -> None:
+def test_digests_are_pinned_and_the_first_variant_is_the_control(context: Context) -> None:
     """A plan names the digests of its versions, in the order in which they were given."""
-    deployment, sources = plan(space, {"name": "bot", "variants": AB, "shadows": ["bot-merged"]})
+    deployment, sources = plan(context, {"name": "bot", "variants": AB, "shadows": ["bot-merged"]})
     assert [variant.digest for variant in deployment.variants] == [
-        space.registry.get(ref).digest for ref in ("bot:1", "bot:2")
+        context.registry.get(ref).digest for ref in ("bot:1", "bot:2")
     ]
     assert deployment.weights == {"bot:1": 80, "bot:2": 20}
     assert [shadow.ref for shadow in deployment.shadows] == ["bot-merged:1"]
     assert [source.ref for source in sources] == ["bot:1", "bot:2", "bot-merged:1"]
 
 
-def test_aliases_and_bare_names_become_numbers(space: Workspace) -> None:
+def test_aliases_and_bare_names_become_numbers(context: Context) -> None:
     """What moves (an alias, the newest version) is resolved once, when the deployment is made."""
-    space.registry.set_alias("bot:1", "champion")
-    deployment, _ = plan(space, {"name": "x", "variants": {"bot@champion": 1, "bot": 1}})
+    context.registry.set_alias("bot:1", "champion")
+    deployment, _ = plan(context, {"name": "x", "variants": {"bot@champion": 1, "bot": 1}})
     assert list(deployment.weights) == ["bot:1", "bot:2"]
 
 
-def test_the_salt_follows_the_versions(space: Workspace) -> None:
+def test_the_salt_follows_the_versions(context: Context) -> None:
     """The same versions keep their users; others deal them anew; a given salt is taken."""
-    same = [plan(space, {"name": "x", "variants": AB})[0].salt for _ in range(2)]
+    same = [plan(context, {"name": "x", "variants": AB})[0].salt for _ in range(2)]
     assert same[0] == same[1]
-    assert plan(space, {"name": "x", "variants": {"bot:1": 1, "bot-merged:1": 1}})[0].salt != same[0]
-    assert plan(space, {"name": "x", "variants": AB, "salt": "pepper"})[0].salt == "pepper"
+    assert plan(context, {"name": "x", "variants": {"bot:1": 1, "bot-merged:1": 1}})[0].salt != same[0]
+    assert plan(context, {"name": "x", "variants": AB, "salt": "pepper"})[0].salt == "pepper"
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_the_salt_follows_the_versions(space: Workspace) -> None:
         ({"name": "x", "variants": AB, "key_header": "X User"}, RecipeError, "key_header"),
     ],
 )
-def test_bad_requests_are_refused(space: Workspace, request_: dict, error: type[Exception], message: str) -> None:
+def test_bad_requests_are_refused(context: Context, request_: dict, error: type[Exception], message: str) -> None:
     """Each thing that cannot be deployed is refused with one error that names it."""
     with pytest.raises(error, match=message):
-        plan(space, request_)
+        plan(context, request_)
 
 
 def test_a_damaged_version_is_not_deployed(tmp_path: Path, registry: Registry) -> None:
@@ -83,9 +83,8 @@ def test_a_damaged_version_is_not_deployed(tmp_path: Path, registry: Registry) -
         data = bytearray(blob.read_bytes())
         data[-1] ^= 1
         blob.write_bytes(data)
-        assert registry.host is not None
         with pytest.raises(CorruptRegistry, match=r"adapter_model\.safetensors"):
-            plan(Workspace(damaged, registry.host), {"name": "x", "variants": AB})
+            plan(Context(damaged), {"name": "x", "variants": AB})
 
 
 def test_a_deployment_file_is_read(tmp_path: Path) -> None:

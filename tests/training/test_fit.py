@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.recipe import NoConfig
-from ftreg.core.types import Silence, Splits
+from ftreg.core.types import NullProgress, Splits
 from ftreg.plugins.methods import full, lora
 from ftreg.plugins.methods.config import FullConfig, LoraConfig
 from ftreg.training import fit, load_model, milestones
@@ -26,7 +26,7 @@ from tests.training.jobs import CHATS, make_job
 FULL, LORA = FullConfig(), LoraConfig(rank=4, alpha=8, dropout=0.1)
 
 
-class Recorder(Silence):
+class Recorder(NullProgress):
     """A Progress that keeps what it is told, and does something at a step."""
 
     def __init__(self, at: int = -1, then=None) -> None:
@@ -129,7 +129,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder, ctrl_
     assert recorder.updates[-1][0] == 3
     assert any("resume" in line for line in recorder.said)
     assert not any(job.staging.iterdir())
-    lora.train(replace(job, resume=True, progress=Silence()))
+    lora.train(replace(job, resume=True, progress=NullProgress()))
     assert files(job.staging) == files(whole.staging)
 
 

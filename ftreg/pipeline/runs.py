@@ -1,0 +1,59 @@
+"""Runs: what is recorded of a training or a step, and who is told of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+
+from pydantic import BaseModel
+
+from ftreg.context import Context
+from ftreg.core.faults import fault_of
+from ftreg.core.host import PluginHost
+from ftreg.core.manifest import Json, Producer
+from ftreg.core.specs import MethodSpec, Spec, StepSpec
+from ftreg.core.types import RunInfo, Version
+
+
+def producer_of(host: PluginHost, spec: MethodSpec | StepSpec, config: Mapping[str, Json]) -> Producer:
+    """Return the record of what makes a version: the plugin that ``spec`` comes from, and the full configuration."""
+    plugin = host.provider(spec)
+    return Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
+
+
+def environment(spec: Spec) -> dict[str, str]:
+    """Versions of Python and of the packages that ``spec`` requires: what may change a result's bytes."""
+    versions = {"python": platform.python_version()}
+    for requirement in spec.requires:
+        try:
+            versions[requirement.package] = metadata.version(requirement.package.replace("_", "-"))
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def full_config(config: BaseModel) -> dict[str, Json]:
+    """Return a validated configuration as JSON, defaults included, so that it can be run again as it was."""
+    return config.model_dump(mode="json")
+
+
+@contextmanager
+def observed(context: Context, run: RunInfo) -> Iterator[list[Version]]:
+    """Tell observers that ``run`` starts and how it ends; the body appends the published version to the list.
+
+    What the machine raises, such as a full disk, becomes an ftreg error that says what to do.
+    """
+    context.host.notify("ftreg_run_started", run=run)
+    published: list[Version] = []
+    try:
+        yield published
+    except BaseException as error:
+        fault = fault_of(error, context.registry.home)
+        context.host.notify("ftreg_run_failed", run=run, error=fault or error)
+        if fault is not None:
+            raise fault from error
+        raise
+    for version in published:
+        context.host.notify("ftreg_run_finished", run=run, version=version)
