@@ -89,10 +89,7 @@ def test_python_asks_the_same_gates(
             _publish(registry, "{} ")
         data = tmp_path / "data.jsonl"
         data.write_text(
-            "".join(
-                json.dumps({"text": f"{word} {word}s and {word}ing"}) + "\n"
-                for word in ("walk", "talk", "look", "cook")
-            )
+            "".join(json.dumps({"text": f"{number * 37} and {number * 91}"}) + "\n" for number in range(99))
         )
         with pytest.raises(FtregError, match="nothing new, please"):
             api.init("base", data, registry=registry, vocab_size=288)
