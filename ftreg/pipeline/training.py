@@ -9,11 +9,12 @@ from pathlib import Path
 from blake3 import blake3
 
 from ftreg.context import Context
-from ftreg.core.errors import InfeasiblePlan, InputError
+from ftreg.core.errors import InputError
 from ftreg.core.manifest import Parent
 from ftreg.core.specs import MethodSpec
-from ftreg.core.types import ADAPTER, Artifact, RunInfo, Splits, TrainJob, Version
+from ftreg.core.types import Artifact, RunInfo, Splits, TrainJob, Version
 from ftreg.data import read_template
+from ftreg.pipeline.checks import check_before_work, check_kind
 from ftreg.pipeline.inputs import Input, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import capabilities_of, run_plugin
@@ -36,13 +37,9 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
     """
     with ExitStack() as stack:
         base = open_base(context, stack, plan.recipe.base)
-        if base.manifest.kind not in plan.method.accepts:
-            accepted = " or ".join(plan.method.accepts)
-            raise InfeasiblePlan(
-                f"method {plan.method.name} trains on {accepted}, and {plan.recipe.base} is {base.manifest.kind}",
-                hint="Merge it first: ftreg merge" if base.manifest.kind == ADAPTER else None,
-            )
+        check_kind(plan, base.manifest.kind)
         dataset, splits = open_data(context, stack, plan.recipe.data)
+        check_before_work(context, plan, kind=base.manifest.kind, base=base.path, data=splits, new=0)
         return _train(context, plan, base, dataset, splits, resume=resume, reuse=reuse)
 
 
@@ -66,7 +63,6 @@ def _train(
         context.progress.say(f"{known.ref} is the same run; reused")
         return known
 
-    context.registry.check_gates("ftreg_check_version")
     scratch = _scratch(context.registry.home / "runs" / key, resume=resume)
     run = RunInfo("method", method.name, recipe.name, parents, config)
     with observed(context, run) as published, context.registry.staging() as staging:

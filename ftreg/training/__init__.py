@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftreg.training.base import BaseConfig, create_base
+    from ftreg.training.checks import check_settings
     from ftreg.training.facts import describe
     from ftreg.training.fitting import fit
     from ftreg.training.loading import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BaseConfig": "ftreg.training.base",
+    "check_settings": "ftreg.training.checks",
     "compute_dtype": "ftreg.training.loading",
     "create_base": "ftreg.training.base",
     "describe": "ftreg.training.facts",
@@ -41,6 +43,7 @@ _HOMES = {
 
 __all__ = [
     "BaseConfig",
+    "check_settings",
     "compute_dtype",
     "create_base",
     "describe",
