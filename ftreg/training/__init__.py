@@ -12,15 +12,7 @@ if TYPE_CHECKING:
     from ftreg.training.base import BaseConfig, create_base
     from ftreg.training.facts import describe
     from ftreg.training.fitting import fit
-    from ftreg.training.loading import (
-        compute_dtype,
-        keep_4bit_layout,
-        load_encoder,
-        load_model,
-        load_tokenizer,
-        quiet,
-        resolve_device,
-    )
+    from ftreg.training.loading import compute_dtype, load_encoder, load_model, resolve_device
     from ftreg.training.saving import save_adapter, save_checkpoint
 
 _HOMES = {
@@ -29,11 +21,8 @@ _HOMES = {
     "create_base": "ftreg.training.base",
     "describe": "ftreg.training.facts",
     "fit": "ftreg.training.fitting",
-    "keep_4bit_layout": "ftreg.training.loading",
     "load_encoder": "ftreg.training.loading",
     "load_model": "ftreg.training.loading",
-    "load_tokenizer": "ftreg.training.loading",
-    "quiet": "ftreg.training.loading",
     "resolve_device": "ftreg.training.loading",
     "save_adapter": "ftreg.training.saving",
     "save_checkpoint": "ftreg.training.saving",
@@ -45,11 +34,8 @@ __all__ = [
     "create_base",
     "describe",
     "fit",
-    "keep_4bit_layout",
     "load_encoder",
     "load_model",
-    "load_tokenizer",
-    "quiet",
     "resolve_device",
     "save_adapter",
     "save_checkpoint",

@@ -9,8 +9,9 @@ from typing import Any
 
 from ftreg.core.manifest import Json
 from ftreg.core.types import ADAPTER, CHECKPOINT, Artifact, TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.training.facts import describe
-from ftreg.training.loading import load_encoder, quiet
+from ftreg.training.loading import load_encoder
 
 BASE = "base"
 """What an adapter's files call its base: the lineage knows which it is, and a path would be of this machine only."""

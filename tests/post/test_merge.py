@@ -231,7 +231,7 @@ def test_qlora_merges_into_the_base_that_training_saw(architecture, trained, ada
 def test_prefix_has_no_merge(model_folder, adapter, staging):
     """A prefix adapter is refused before any work."""
     source = adapter(model_folder(), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
-    with pytest.raises(InfeasiblePlan, match="PREFIX_TUNING adapter has no merge"):
+    with pytest.raises(InfeasiblePlan, match="PREFIX_TUNING adapter cannot be merged"):
         apply(make_job(source, MergeConfig(), staging))
 
 

@@ -138,8 +138,8 @@ def test_the_base_is_there_once(reverse, sharp, adapters):
     for source in sources:
         with safe_open(source.path / "adapter_model.safetensors", "np") as file:
             stored += sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118 it is no mapping
-    held = {each.data_ptr(): each.numel() for each in engine._model.parameters()}
-    assert sum(held.values()) <= sum(each.numel() for each in plain._model.parameters()) + stored
+    held = {each.data_ptr(): each.numel() for each in engine.model.parameters()}
+    assert sum(held.values()) <= sum(each.numel() for each in plain.model.parameters()) + stored
     assert len(engine.models) == 3
 
 
@@ -272,7 +272,7 @@ def test_adapters_mix_on_a_gpu(sharp, adapters):
     """On a GPU, mixed batches are computed there, with the logits of the CPU but for rounding."""
     sources = adapters(sharp(), lora(), lora(r=8))
     (engine,) = serve(sources, "cuda")
-    assert engine._model.device.type == "cuda"
+    assert engine.model.device.type == "cuda"
     _, logits = engine.batch().add([(source.digest, PROMPTS[0]) for source in sources])
     for source, ours in zip(sources, logits, strict=True):
         theirs = plain_logits(source, PROMPTS[0])

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from ftreg.core.errors import DataError, InputError
 from ftreg.core.types import Example, Message
 from ftreg.data import IGNORED, Encoder
-from ftreg.training import BaseConfig, create_base, describe, load_tokenizer
+from ftreg.models.tokenizer import load_tokenizer
+from ftreg.training import BaseConfig, create_base, describe
 from tests.tiny import TEXTS
 
 SIZES = {

@@ -11,8 +11,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ftreg.core.errors import RecipeError
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.plugins.methods.config import LoraConfig
-from ftreg.training import compute_dtype, fit, load_model, quiet, save_adapter
+from ftreg.training import compute_dtype, fit, load_model, save_adapter
 
 ALL_LINEAR = "all-linear"
 

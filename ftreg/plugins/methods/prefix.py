@@ -6,8 +6,9 @@ import peft
 
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.plugins.methods.config import PrefixConfig
-from ftreg.training import compute_dtype, fit, load_model, quiet, save_adapter
+from ftreg.training import compute_dtype, fit, load_model, save_adapter
 
 
 def train(job: TrainJob) -> Artifact:
