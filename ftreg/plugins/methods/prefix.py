@@ -1,4 +1,4 @@
-"""Method ``prefix``: trained keys and values before every prompt (Li & Liang, "Prefix-Tuning", arXiv:2101.00190)."""
+"""Method ``prefix``: trains keys and values before every prompt (Li & Liang, "Prefix-Tuning", arXiv:2101.00190)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from ftreg.training import compute_dtype, fit, load_model, save_adapter
 
 
 def train(job: TrainJob) -> Artifact:
-    """Train a prefix and save it as an adapter; a projection is folded into what is saved."""
+    """Train a prefix and save it as an adapter; a projection is applied once, and not saved.
+
+    Raises:
+        InfeasiblePlan: Gradient checkpointing is on.
+    """
     assert isinstance(job.config, PrefixConfig)
     if job.train.gradient_checkpointing:
         raise InfeasiblePlan(

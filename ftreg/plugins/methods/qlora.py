@@ -1,4 +1,4 @@
-"""Method ``qlora``: LoRA on a base that is held in 4 bits (Dettmers et al., "QLoRA", arXiv:2305.14314)."""
+"""Method ``qlora``: trains LoRA on a base that is held in 4 bits (Dettmers et al., "QLoRA", arXiv:2305.14314)."""
 
 from __future__ import annotations
 
