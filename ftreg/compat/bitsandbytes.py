@@ -13,7 +13,7 @@ CPU_WIDTH_MULTIPLE = 32
 def keep_training_layout(model: Any) -> None:
     """Prevent 4-bit layers from switching to their CPU layout for inference.
 
-    On CPUs with AVX-512 BF16 they switch at the first evaluation, for good. From then on they round to bfloat16, fail
+    On CPUs with AVX-512 BF16 they switch at the first evaluation, and stay so: they round to bfloat16, fail
     if the input features are not a multiple of the block size, and pass no gradients, without an error.
     """
     for module in model.modules():

@@ -32,7 +32,7 @@ def save_checkpoint(job: TrainJob, model: Any, measured: Mapping[str, Json] | No
 
 
 def save_adapter(job: TrainJob, model: Any, measured: Mapping[str, Json] | None = None, **facts: Json) -> Artifact:
-    """Write an adapter, without the base's weights, and its tokenizer, with the run's chat template, into ``job.staging``.
+    """Write an adapter, and its tokenizer with the run's chat template, into ``job.staging``; no weights of the base.
 
     Args:
         job: The job.
