@@ -1,6 +1,6 @@
 """Training: the one trainer that all methods share, what it loads, and what it saves.
 
-The names below are loaded when they are used: ``describe`` needs no torch.
+The names below are loaded when they are used, since torch takes seconds to import.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftreg.training.base import BaseConfig, create_base
-    from ftreg.training.facts import describe
     from ftreg.training.fitting import fit
     from ftreg.training.loading import compute_dtype, load_encoder, load_model, resolve_device
     from ftreg.training.saving import save_adapter, save_checkpoint
@@ -19,7 +18,6 @@ _HOMES = {
     "BaseConfig": "ftreg.training.base",
     "compute_dtype": "ftreg.training.loading",
     "create_base": "ftreg.training.base",
-    "describe": "ftreg.training.facts",
     "fit": "ftreg.training.fitting",
     "load_encoder": "ftreg.training.loading",
     "load_model": "ftreg.training.loading",
@@ -32,7 +30,6 @@ __all__ = [
     "BaseConfig",
     "compute_dtype",
     "create_base",
-    "describe",
     "fit",
     "load_encoder",
     "load_model",

@@ -9,8 +9,8 @@ from typing import Any
 
 from ftreg.core.manifest import Json
 from ftreg.core.types import ADAPTER, CHECKPOINT, Artifact, TrainJob
+from ftreg.models.facts import describe
 from ftreg.models.quiet import quiet
-from ftreg.training.facts import describe
 from ftreg.training.loading import load_encoder
 
 BASE = "base"

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ftreg.core.types import Batch, ServedModel, ServingEngine, Source
+from ftreg.plugins.engines.genai import GenaiEngine
 from ftreg.plugins.engines.limits import describe_model
-from ftreg.plugins.engines.onnx import GenaiEngine, OnnxEngine, load
+from ftreg.plugins.engines.onnx import OnnxEngine, load
 from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 
 

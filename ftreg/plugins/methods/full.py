@@ -6,8 +6,9 @@ import torch
 
 from ftreg.core.errors import InputError
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.facts import describe
 from ftreg.plugins.methods.config import FullConfig
-from ftreg.training import describe, fit, load_model, save_checkpoint
+from ftreg.training import fit, load_model, save_checkpoint
 
 
 def train(job: TrainJob) -> Artifact:

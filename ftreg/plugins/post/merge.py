@@ -15,6 +15,7 @@ from ftreg.core.errors import FtregError, InputError
 from ftreg.core.types import CHECKPOINT, Artifact, Source, StepJob, Tolerance
 from ftreg.evaluation import held_out_loss
 from ftreg.models.checkpoint import Checkpoint, copy_config
+from ftreg.models.facts import describe
 from ftreg.models.quantization import RoundTrip, base_quantization
 from ftreg.models.quiet import quiet
 from ftreg.models.tensors import TensorInfo, dtype_name, write_weights
@@ -25,7 +26,6 @@ from ftreg.plugins.post.config import MergeConfig
 from ftreg.plugins.post.in_memory import merge_in_memory
 from ftreg.plugins.post.streaming import StreamedMerge
 from ftreg.plugins.post.tolerance import equal_within
-from ftreg.training import describe
 
 # On a 4-bit base the live adapter computes with other kernels, and it was never trained on the original weights.
 _DEQUANTIZED = Tolerance(kl=5e-3, top1=0.95, loss_delta=1e-2)

@@ -15,11 +15,11 @@ import torch
 from ftreg.core.errors import FtregError, InfeasiblePlan
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob, Tolerance
 from ftreg.models.checkpoint import Checkpoint, copy_config
+from ftreg.models.facts import describe
 from ftreg.models.skeleton import linear_weights, load_skeleton, model_names
 from ftreg.models.tensors import write_weights
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import PruneConfig
-from ftreg.training import describe
 
 
 def apply(job: StepJob) -> Artifact:

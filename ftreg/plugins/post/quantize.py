@@ -13,6 +13,7 @@ from ftreg.compat.bitsandbytes import count_quantized
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob
 from ftreg.models.checkpoint import Checkpoint
+from ftreg.models.facts import describe
 from ftreg.models.files import clean_config, read_json, write_json
 from ftreg.models.loading import load_pretrained
 from ftreg.models.quantization import check_widths, four_bits
@@ -20,7 +21,6 @@ from ftreg.models.quiet import quiet
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import QuantizeConfig
 from ftreg.plugins.post.tolerance import EIGHT_BITS, FOUR_BITS
-from ftreg.training import describe
 
 
 def apply(job: StepJob) -> Artifact:
