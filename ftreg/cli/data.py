@@ -205,8 +205,8 @@ def _encoder(session: Session, base: str, max_length: int | None, config: DataCo
     """The encoder of a base; raise ``InputError`` where nothing goes by that name, or it has no tokenizer."""
     from ftreg.core.recipe import TrainConfig
     from ftreg.data import Encoder, read_template
+    from ftreg.models.tokenizer import load_tokenizer
     from ftreg.pipeline.inputs import is_path
-    from ftreg.training import load_tokenizer
 
     folder = Path(base).expanduser() if is_path(base) else session.registry.source(base).path
     if not folder.is_dir():

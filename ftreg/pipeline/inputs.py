@@ -170,7 +170,7 @@ def _stage_base(
     context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
 ) -> Input:
     """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
-    from ftreg.training import describe
+    from ftreg.models.facts import describe
 
     check_model_folder(folder, where)
     staging = stack.enter_context(context.registry.staging())

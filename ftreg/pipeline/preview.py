@@ -58,7 +58,7 @@ class _Base:
 def _base(context: Context, base: str) -> _Base:
     """Look at a base where it lies; raise as opening it would."""
     if is_path(base):
-        from ftreg.training import describe
+        from ftreg.models.facts import describe
 
         folder = Path(base).expanduser()
         check_model_folder(folder, "base")

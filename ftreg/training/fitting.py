@@ -11,8 +11,9 @@ from typing import Any
 from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.manifest import Json
 from ftreg.core.types import TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.training.batches import Collator, encode_rows, pack_rows
-from ftreg.training.loading import load_encoder, quiet, resolve_precision
+from ftreg.training.loading import load_encoder, resolve_precision
 from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import INTERRUPTED, Milestones
 from ftreg.training.report import peak_memory, split_history, totals, write_report

@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch.utils.data import DataLoader
 
+from ftreg.compat.transformers import planned_steps, to_device, use_one_gpu
 from ftreg.core.errors import FtregError
 from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import Progress
@@ -89,7 +90,7 @@ class LanguageTrainer(transformers.Trainer):
     @property
     def steps_in_all(self) -> int:
         """Optimizer steps of the whole run."""
-        return int(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+        return planned_steps(self)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches in an order that depends on the seed and the epoch alone."""
@@ -124,7 +125,6 @@ class LanguageTrainer(transformers.Trainer):
                 return learning_rate_factor(schedule, step, total=num_training_steps, warmup=warmup)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def floating_point_ops(self, _inputs: dict[str, torch.Tensor]) -> int:
@@ -141,7 +141,7 @@ class LanguageTrainer(transformers.Trainer):
         for start in range(0, len(rows), size):
             batch = self.data_collator(rows[start : start + size])
             count += len(batch["targets"])
-            total += self._labelled_loss(self._prepare_inputs(batch))
+            total += self._labelled_loss(to_device(self, batch))
         metrics = {"eval_loss": total.item() / max(1, count)}
         self._refuse_divergence("the validation loss is {}", metrics["eval_loss"])
         self.log(dict(metrics))
@@ -223,5 +223,5 @@ def _arguments(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # transformers would split batches over all GPUs that it sees
+    use_one_gpu(arguments)
     return arguments

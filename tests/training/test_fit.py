@@ -255,12 +255,12 @@ def test_broken_gradients_stop_at_once(tmp_path, model_folder):
 
 
 def test_infinite_weights_are_refused(tmp_path, model_folder):
-    """Weights that are no finite numbers are named."""
+    """Weights that are not finite are named."""
     model = load_model(make_job(tmp_path, model_folder(), NoConfig()))
     before = fingerprint(model)
     with torch.no_grad():
         model.lm_head.weight[3, 4] = float("inf")
-    with pytest.raises(FtregError, match=r"no finite numbers: lm_head\.weight"):
+    with pytest.raises(FtregError, match=r"not finite: lm_head\.weight"):
         check_trained(model, before)
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ftreg.core.errors import InputError
-from ftreg.training import describe
+from ftreg.models.facts import describe
 
 
 def check_transformers(folder: Path) -> None:
