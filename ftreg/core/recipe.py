@@ -83,7 +83,10 @@ class TrainConfig(Config):
         None, gt=0, description="steps (or share of them, below 1) between evaluations; by default a tenth of them"
     )
     save_every: float | None = Field(
-        None, gt=0, description="steps (or share of them, below 1) between checkpoints; by default ten minutes"
+        None,
+        gt=0,
+        description="steps (or share of them, below 1) between checkpoints; by default one to ten minutes, so that "
+        "writing them takes about 2% of the time",
     )
     early_stopping_patience: int | None = Field(
         None, gt=0, description="stop after this many evaluations without a better validation loss; keep the best"

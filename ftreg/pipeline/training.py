@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
-from pathlib import Path
 
 from ftreg.context import Context
-from ftreg.core.errors import InfeasiblePlan, InputError
+from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.manifest import Parent
-from ftreg.core.types import ADAPTER, Artifact, Method, RunInfo, Splits, TrainJob, Version
+from ftreg.core.types import ADAPTER, Artifact, RunInfo, Splits, TrainJob, Version
 from ftreg.pipeline.inputs import Input, open_base, open_data
 from ftreg.pipeline.plan import Plan
+from ftreg.pipeline.resuming import run_folder
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
 from ftreg.registry import Draft, production_key
 
@@ -59,9 +58,13 @@ def _train(
         context.progress.say(f"{known.ref} is the same run; reused")
         return known
 
-    scratch = _scratch(context.registry.home / "runs" / key, resume=resume)
     run = RunInfo("method", method.name, recipe.name, {"base": base.digest, "dataset": dataset.digest}, config)
-    with observed(context, run) as published, context.registry.staging() as staging:
+    folder = context.registry.home / "runs" / key
+    with (
+        run_folder(folder, resume=resume, progress=context.progress) as scratch,
+        observed(context, run) as published,
+        context.registry.staging() as staging,
+    ):
         job = TrainJob(
             base=base.path,
             data=splits,
@@ -74,7 +77,7 @@ def _train(
             resume=resume,
             progress=context.progress,
         )
-        artifact = _train_or_keep(context, context.host.load(method), job)
+        artifact: Artifact = context.host.load(method)(job)
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -90,30 +93,4 @@ def _train(
         dataset.publish(context)
         version = context.registry.publish(recipe.name, draft, tags=recipe.tags)
         published.append(version)
-    shutil.rmtree(scratch, ignore_errors=True)
     return version
-
-
-def _train_or_keep(context: Context, method: Method, job: TrainJob) -> Artifact:
-    """Run the method; say how to go on where the user stops it after a checkpoint."""
-    try:
-        return method(job)
-    except KeyboardInterrupt:
-        kept = sorted(job.scratch.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
-        if kept:
-            context.progress.say(f"stopped; {kept[-1].name} is kept: go on with the same command and --resume")
-        raise
-
-
-def _scratch(folder: Path, *, resume: bool) -> Path:
-    """The folder of a run's checkpoints: empty, or with those to resume from; raise ``InputError`` for none of them."""
-    if resume and not any(folder.glob("checkpoint-*")):
-        raise InputError(
-            "there is no interrupted run with this base, data and settings",
-            where="--resume",
-            hint="Run it without --resume.",
-        )
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

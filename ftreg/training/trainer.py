@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from ftreg.core.errors import FtregError
 from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import Progress
 from ftreg.training.batches import Batches, Collator, Row
+from ftreg.training.checkpoints import UNFINISHED, commit_checkpoint
 from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import Milestones
 from ftreg.training.schedule import learning_rate_factor
@@ -174,6 +177,38 @@ class LanguageTrainer(transformers.Trainer):
                 "fp32.",
             )
 
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to the end, or to an interruption, after which a checkpoint is written.
+
+        Args:
+            checkpoint: Where to go on from; if nothing is left to do after it, it is only loaded.
+        """
+        best = self._milestones.best
+        best.unlink(missing_ok=True)
+        if checkpoint is not None and (checkpoint / best.name).is_file():
+            os.link(checkpoint / best.name, best)
+        if checkpoint is not None:
+            state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if self._milestones.is_over(state):
+                self.state = state
+                self._load_from_checkpoint(str(checkpoint))
+                return
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self._milestones.interrupted:
+            self._save_checkpoint(self.model, trial=None)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint, complete and durable before it gets its name, with the best weights so far."""
+        started = time.monotonic()
+        unfinished = Path(self.args.output_dir)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        super()._save_checkpoint(model, trial)
+        best = self._milestones.best
+        if best.is_file():  # a link will do: the best weights are replaced, never changed
+            os.link(best, unfinished / f"checkpoint-{self.state.global_step}" / best.name)
+        commit_checkpoint(unfinished.parent, self.state.global_step)
+        self._milestones.saved(time.monotonic() - started)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the trained weights of a checkpoint, and nothing of what is frozen."""
         folder = Path(output_dir or self.args.output_dir)
@@ -198,7 +233,7 @@ def _arguments(
 ) -> transformers.TrainingArguments:
     """The configuration in transformers' terms; evaluating, saving and stopping are left to ``Milestones``."""
     arguments = transformers.TrainingArguments(
-        output_dir=str(scratch),
+        output_dir=str(scratch / UNFINISHED),
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
         per_device_train_batch_size=train.batch_size,
@@ -214,7 +249,6 @@ def _arguments(
         seed=train.seed,
         eval_strategy="no",
         save_strategy="no",
-        save_total_limit=1,
         logging_steps=1,
         logging_nan_inf_filter=False,
         log_level="error",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import os
 import signal
 from dataclasses import replace
 
@@ -15,11 +14,12 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.recipe import NoConfig
+from ftreg.core.signals import Terminated
 from ftreg.core.types import NullProgress, Splits
 from ftreg.plugins.methods import full, lora
 from ftreg.plugins.methods.config import FullConfig, LoraConfig
-from ftreg.training import fit, load_model, milestones
-from ftreg.training.fitting import newest_checkpoint
+from ftreg.training import fit, load_model
+from ftreg.training.checkpoints import newest_checkpoint
 from ftreg.training.weights import check_trained, fingerprint
 from tests.training.jobs import CHATS, make_job
 
@@ -47,14 +47,6 @@ class Recorder(NullProgress):
 
     def say(self, message):
         self.said.append(message)
-
-
-@pytest.fixture
-def ctrl_c():
-    """Python's own answer to Ctrl-C, which is not there where the tests run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def files(folder):
@@ -116,24 +108,25 @@ def test_resumed_run_makes_the_bytes_of_an_uninterrupted_one(tmp_path, model_fol
     assert metrics(resumed)["evaluations"] == metrics(whole)["evaluations"]
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder, ctrl_c):
-    """One Ctrl-C ends the run after its step, with a checkpoint; the resumed run ends in the same bytes."""
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder, handlers, number, error):
+    """Ctrl-C or SIGTERM ends the run after its step, with a checkpoint; the resumed run ends in the same bytes."""
     whole = make_job(tmp_path / "whole", model_folder(), LORA, max_steps=6)
     lora.train(whole)
-    before = signal.getsignal(signal.SIGINT)
-    recorder = Recorder(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.getsignal(number)
+    recorder = Recorder(2, lambda: signal.raise_signal(number))
     job = replace(make_job(tmp_path / "job", model_folder(), LORA, max_steps=6), progress=recorder)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         lora.train(job)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert recorder.updates[-1][0] == 3
-    assert any("resume" in line for line in recorder.said)
+    assert newest_checkpoint(job.scratch).name == "checkpoint-3"
     assert not any(job.staging.iterdir())
     lora.train(replace(job, resume=True, progress=NullProgress()))
     assert files(job.staging) == files(whole.staging)
 
 
-def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder, ctrl_c):
+def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder, handlers):
     """After two Ctrl-C the run does not wait for its step."""
 
     def twice():
@@ -146,29 +139,6 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder, ctrl_c):
         lora.train(replace(make_job(tmp_path, model_folder(), LORA, max_steps=6), progress=recorder))
     assert recorder.updates[-1][0] == 2
     assert recorder.ended >= 1
-
-
-def test_checkpoints_by_the_clock(tmp_path, model_folder, monkeypatch):
-    """A run that does not say when to save saves when enough time has passed, and keeps the newest only."""
-    monkeypatch.setattr(milestones, "_SECONDS_BETWEEN_SAVES", 0.0)
-    job = make_job(tmp_path, model_folder(), LORA, max_steps=4)
-    lora.train(job)
-    assert [path.name for path in job.scratch.glob("checkpoint-*")] == ["checkpoint-3"]
-
-
-def test_incomplete_checkpoints_are_passed_over(tmp_path, model_folder):
-    """A checkpoint that a crash cut short is not resumed from; where there is no other, an error says so."""
-    job = make_job(tmp_path, model_folder(), LORA, save_every=1)
-    job = replace(job, progress=Recorder(3, raising(RuntimeError("killed"))))
-    with pytest.raises(RuntimeError):
-        lora.train(job)
-    complete = newest_checkpoint(job.scratch)
-    (job.scratch / "checkpoint-9").mkdir()
-    (job.scratch / "checkpoint-9" / "trainer_state.json").write_text('{"epoch": 1,')
-    assert newest_checkpoint(job.scratch) == complete
-    (complete / "trainer_state.json").unlink()
-    with pytest.raises(InputError, match="no complete checkpoint"):
-        lora.train(replace(job, resume=True))
 
 
 def test_gradient_accumulation_is_exact(tmp_path, model_folder):
