@@ -234,6 +234,7 @@ def run_ftreg(settings: dict[str, Any], folder: Path, rows: list[dict], steps: i
     for path in folders.values():
         path.mkdir()
     job = TrainJob(
+        name="benchmark",
         base=folder,
         data=Splits(train=examples),
         config=LoraConfig(rank=16, alpha=32, target_modules="all-linear"),

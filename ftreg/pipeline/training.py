@@ -66,6 +66,7 @@ def _train(
         context.registry.staging() as staging,
     ):
         job = TrainJob(
+            name=recipe.name,
             base=base.path,
             data=splits,
             config=plan.method_config,

@@ -33,7 +33,9 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         model: A causal language model of transformers, or one wrapped by PEFT, as ``load_model`` loads it.
 
     Returns:
-        The figures of the run: losses, tokens, tokens/s, seconds, peak memory, why it stopped.
+        The figures of the run, which ``metrics.json`` holds as ``totals``: those of ``report.totals``, peak memory,
+        ``trained_tensors``, ``changed_tensors`` and ``trained_parameters``, ``stopped`` (``completed`` or ``early
+        stopping``), and what the run used: ``logits``, ``batching``, ``device``, ``precision``.
 
     Raises:
         InputError: The settings cannot be used with this data, device or model, or there is nothing to resume.
@@ -87,7 +89,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         "device": model.device.type,
         "precision": resolve_precision(job.train),
     }
-    write_report(job.report, steps, evaluations, measured, job.progress)
+    write_report(job.report, job.name, steps, evaluations, measured, job.progress)
     return measured
 
 

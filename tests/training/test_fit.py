@@ -196,10 +196,11 @@ def test_early_stopping_keeps_the_best(tmp_path, model_folder):
     assert measured["stopped"] == "early stopping"
     assert len(losses) < 60
     assert losses.index(min(losses)) == len(losses) - 1 - 3
-    assert measured["best_validation_loss"] == min(losses) < losses[-1]
+    assert measured["best_validation_loss"] == min(losses) < losses[-1] == measured["final_validation_loss"]
+    assert measured["best_validation_step"] == losses.index(min(losses)) + 1
     again = make_job(tmp_path / "again", job.staging, NoConfig(), max_steps=1, learning_rate=1e-9, eval_every=1)
     again = replace(again, data=job.data)
-    found = fit(again, load_model(again))["validation_loss"]
+    found = fit(again, load_model(again))["final_validation_loss"]
     assert found == pytest.approx(min(losses), abs=1e-5)
 
 
@@ -269,8 +270,10 @@ def test_progress_and_report(tmp_path, model_folder, capfd):
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
     assert sum(entry["tokens"] for entry in steps) == measured["tokens"] > measured["labelled_tokens"] > 0
     assert measured["tokens_per_second"] == pytest.approx(measured["tokens"] / measured["seconds"], rel=0.01)
+    assert measured["final_training_loss"] == steps[-1]["loss"]
+    assert measured["stopped"] == "completed"
     assert measured["peak_rss_bytes"] > 50e6
-    assert report["evaluations"][-1]["loss"] == measured["validation_loss"]
+    assert report["evaluations"][-1]["loss"] == measured["final_validation_loss"]
     assert (job.report / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -144,8 +144,8 @@ def test_what_is_saved_is_what_was_trained(tmp_path, model_folder, method, confi
     job = make_job(tmp_path, base, config, validation=len(CHATS), max_steps=8, learning_rate=3e-2)
     measured = method.train(job).measured
     model = reload(base, job.staging)
-    assert loss_of(model, base) == pytest.approx(measured["validation_loss"], abs=1e-5)
-    assert measured["validation_loss"] < loss_of(load_model(job).eval(), base)
+    assert loss_of(model, base) == pytest.approx(measured["final_validation_loss"], abs=1e-5)
+    assert measured["final_validation_loss"] < loss_of(load_model(job).eval(), base)
 
 
 def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_folder):
@@ -159,9 +159,9 @@ def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_fo
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    assert loss_of(model, base) == pytest.approx(artifact.measured["validation_loss"], abs=1e-5)
+    assert loss_of(model, base) == pytest.approx(artifact.measured["final_validation_loss"], abs=1e-5)
     plain = loss_of(reload(base, job.staging), base)
-    assert plain != pytest.approx(artifact.measured["validation_loss"], abs=1e-5)
+    assert plain != pytest.approx(artifact.measured["final_validation_loss"], abs=1e-5)
 
 
 def test_4bit_gradients_survive_an_evaluation(tmp_path, model_folder):
@@ -213,7 +213,7 @@ def test_tied_embeddings_stay_tied(tmp_path, model_folder, module):
     measured = lora.train(job).measured
     merged = reload(base, job.staging).merge_and_unload()
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
-    assert loss_of(merged, base) == pytest.approx(measured["validation_loss"], abs=1e-5)
+    assert loss_of(merged, base) == pytest.approx(measured["final_validation_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
@@ -302,4 +302,4 @@ def test_methods_on_a_gpu(tmp_path, model_folder, method, config):
     assert measured["device"] == "cuda"
     assert measured["precision"] in ("bf16", "fp16")
     assert measured["peak_cuda_bytes"] > 0
-    assert math.isfinite(measured["validation_loss"])
+    assert math.isfinite(measured["final_validation_loss"])
