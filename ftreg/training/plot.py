@@ -67,7 +67,7 @@ def draw_loss(path: Path, title: str, steps: Curve, evaluations: Curve, best: Ma
     FigureCanvasAgg(figure).print_png(path)
 
 
-def is_wide(*curves: Sequence[float]) -> bool:
+def is_wide(*curves: Sequence[float] | np.ndarray) -> bool:
     """Return whether losses range so far that a linear axis would flatten most of the curve."""
     losses = np.concatenate([np.asarray(curve, dtype=float) for curve in curves])
     return bool(losses.min() > 0 and losses.max() / losses.min() > _LOG_FROM)

@@ -43,7 +43,7 @@ def totals(steps: Curve, evaluations: Curve) -> dict[str, Json]:
     """
     seconds = sum(entry["seconds"] for entry in steps)
     tokens = sum(entry["tokens"] for entry in steps)
-    last = steps[-len(steps) // 10 - 1 :]
+    last = steps[-max(1, len(steps) // 10) :]
     best = best_evaluation(evaluations)
     return {
         "steps": len(steps),
