@@ -39,6 +39,10 @@ class DataConfig(Config):
 
     path: str = Field(description="a JSONL, JSON, CSV or Parquet file, or a dataset in the registry")
     format: str = Field("auto", description="row format; auto detects it")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="field of the row format -> column of the file, such as {prompt: Question, response: Answer}",
+    )
     template: str = Field("auto", description="chat template: auto (the tokenizer's, else plain), or a Jinja file")
     validation: Fraction = Field(0.1, description="share of examples held out to watch the training")
     test: Fraction = Field(0.0, description="share of examples held out for the final evaluation")
