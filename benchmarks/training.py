@@ -82,7 +82,7 @@ def prepare(folder: Path) -> None:
     encoder = Encoder(load_tokenizer(folder), max_length=MAX_LENGTH)
     encoded = encoder.encode_batch([Example(messages=(Message("user", a), Message("assistant", b))) for a, b in rows])
     # A row of which the cut leaves nothing to learn is left out for all.
-    kept = [(row, item) for row, item in zip(rows, encoded, strict=True) if item.learnt]
+    kept = [(row, item) for row, item in zip(rows, encoded, strict=True) if item.labelled]
     rows = [row for row, _ in kept]
     examples = [{"input_ids": item.input_ids, "labels": item.labels} for _, item in kept]
     (folder / "rows.json").write_text(json.dumps(rows))

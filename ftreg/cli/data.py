@@ -123,7 +123,7 @@ def stats(
     if base is not None:
         encoded = _encoder(session, base, max_length, config).encode_batch(examples)
         lengths["tokens"] = measure([len(item.input_ids) + item.cut for item in encoded])
-        lengths["learnt tokens"] = measure([item.learnt for item in encoded])
+        lengths["labelled tokens"] = measure([item.labelled for item in encoded])
     facts = {
         "path": str(path),
         "format": name,
@@ -157,7 +157,7 @@ def preview(
     rows: int,
     as_json: bool,
 ) -> None:
-    """Show the tokens of PATH's first rows as --base will see them: what is learnt, and what is masked."""
+    """Show the tokens of PATH's first rows as --base will see them: which are labelled, and which are masked."""
     from ftreg.data import read_data
     from ftreg.data.preview import preview as tokens_of
     from ftreg.data.preview import runs
@@ -175,13 +175,13 @@ def preview(
 
     for row, tokens in shown:
         session.out.print(
-            f"row {row}: {len(tokens)} tokens, {sum(token.learnt for token in tokens)} learnt", style="bold"
+            f"row {row}: {len(tokens)} tokens, {sum(token.labelled for token in tokens)} labelled", style="bold"
         )
-        for learnt, run in runs(tokens):
-            line = Text("  learnt  " if learnt else "  masked  ", style="bold green" if learnt else "dim")
+        for labelled, run in runs(tokens):
+            line = Text("  labelled  " if labelled else "  masked    ", style="bold green" if labelled else "dim")
             for token in run:
                 line.append("|", style="dim")
-                line.append(_visible(token.text), style="green" if learnt else "dim")
+                line.append(_visible(token.text), style="green" if labelled else "dim")
             session.out.print(line.append("|", style="dim"))
 
 

@@ -22,7 +22,7 @@ _ROWS_TO_DETECT_BY = 1000
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: its number in the file, and what is wrong with it."""
+    """A row that cannot be used: its number in the file, and what is wrong."""
 
     row: int
     message: str
@@ -107,7 +107,7 @@ def read_data(
 
 
 def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> str:
-    """Name the one format that at least half of the rows match; raise ``DataError`` where none does, or several do."""
+    """Return the one format that at least half of the rows match; raise ``DataError`` if none does, or several do."""
     sample = list(islice((row for _, row in numbered if not isinstance(row, DataError)), _ROWS_TO_DETECT_BY))
     if not sample:
         number, error = numbered[0]
@@ -131,7 +131,7 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
 
 
 def _load_format(host: PluginHost, name: str) -> Format:
-    """Import a format; where a plugin names a class, an instance of it."""
+    """Import a format; if the plugin names a class, create an instance of it."""
     found = host.load(host.get(FormatSpec, name))
     return cast(Format, found() if isinstance(found, type) else found)
 

@@ -1,6 +1,6 @@
-"""Training: the one trainer that all methods share, what it loads, and what it saves.
+"""Training: the one trainer that all methods share, and how models are loaded and saved.
 
-The names below are loaded when they are used: ``describe`` needs no torch.
+The names below are imported when they are used, because ``describe`` works without torch.
 """
 
 from __future__ import annotations

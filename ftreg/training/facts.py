@@ -1,4 +1,4 @@
-"""Facts: what can be said of a model's folder from its files alone, without torch."""
+"""Facts: the properties of a model's folder, read from its files alone, without torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ftreg.core.manifest import Json
 
 
 def describe(folder: Path) -> dict[str, Json]:
-    """Return the facts of a checkpoint's or an adapter's folder: the same files, the same facts.
+    """Return the facts of a checkpoint's or an adapter's folder; the same files give the same facts.
 
-    A checkpoint has ``architecture``, ``model_type``, ``vocab_size``, ``tied_embeddings`` and, where it is quantized,
+    A checkpoint has ``architecture``, ``model_type``, ``vocab_size``, ``tied_embeddings`` and, if it is quantized,
     ``quantization``; an adapter has ``adapter`` with its type and sizes. Both have ``parameters`` (numbers stored),
-    ``dtype`` (the commonest), and what their tokenizer says: ``eos_token_id``, ``pad_token_id`` and the BLAKE3 of the
+    ``dtype`` (the most frequent), and from their tokenizer ``eos_token_id``, ``pad_token_id`` and the BLAKE3 of the
     ``chat_template``.
 
     Raises:
@@ -32,7 +32,7 @@ def describe(folder: Path) -> dict[str, Json]:
     elif (folder / "config.json").is_file():
         facts |= _checkpoint(_read(folder / "config.json"), tensors)
     else:
-        raise InputError("is no model folder: it has neither config.json nor adapter_config.json", where=str(folder))
+        raise InputError("is not a model folder: it has neither config.json nor adapter_config.json", where=str(folder))
     counts: dict[str, int] = {}
     for dtype, shape in tensors.values():
         counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
@@ -70,7 +70,7 @@ def _adapter(config: dict[str, Any]) -> dict[str, Json]:
 
 
 def _tokenizer(folder: Path) -> dict[str, Json]:
-    """What the tokenizer's files say; empty where there are none."""
+    """Return the facts of the tokenizer's files; none if there are no such files."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return {}
@@ -86,7 +86,7 @@ def _tokenizer(folder: Path) -> dict[str, Json]:
 
 
 def _token_ids(folder: Path) -> dict[str | None, int]:
-    """Special tokens and their ids."""
+    """Return the special tokens with their ids."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return {}
@@ -94,13 +94,13 @@ def _token_ids(folder: Path) -> dict[str | None, int]:
 
 
 def _content(token: Any) -> str | None:
-    """A token, which is written either as text or as a record."""
+    """Return the text of a token, which is stored either as text or as a record."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
 
 
 def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (dtype, shape) of every tensor, from the headers of the safetensors files."""
+    """Return name -> (dtype, shape) of every tensor, from the headers of the safetensors files."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -112,7 +112,7 @@ def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 header.pop("__metadata__", None)
                 found |= {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
             except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"is no safetensors file: {error}", where=str(path)) from None
+                raise InputError(f"is not a safetensors file: {error}", where=str(path)) from None
     return found
 
 
@@ -122,5 +122,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {error}", where=str(path)) from None
     if not isinstance(value, dict):
-        raise InputError("is no JSON object", where=str(path))
+        raise InputError("is not a JSON object", where=str(path))
     return value

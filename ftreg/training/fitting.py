@@ -1,4 +1,4 @@
-"""Fitting: one training run from its rows to its figures, the same for every method."""
+"""Fitting: a training run from its examples to its figures, the same for every method."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
 
     Raises:
         InputError: The settings cannot be used with this data, device or model, or there is nothing to resume.
-        DataError: The data cannot be encoded, or leaves nothing to learn.
+        DataError: The data cannot be encoded, or has no labelled token.
         FtregError: Training diverged, or changed nothing.
         KeyboardInterrupt: Ctrl-C, or SIGTERM (``Terminated``, which derives from it); a checkpoint was written.
     """
@@ -94,14 +94,14 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
 
 
 def _check(job: TrainJob, model: Any) -> None:
-    """Raise for what no training can come of."""
+    """Raise for a job that cannot be trained."""
     if not job.data.train:
         raise DataError("there are no training examples", hint="Lower data.validation and data.test.")
     if job.train.early_stopping_patience is not None and not job.data.validation:
         raise InputError(
             "early stopping needs validation examples, and there are none",
             where="train.early_stopping_patience",
-            hint="Set data.validation to a share such as 0.1, or take early_stopping_patience out.",
+            hint="Set data.validation to a share such as 0.1, or remove early_stopping_patience.",
         )
     if not trainable(model):
         raise FtregError("there is nothing to train: no parameter of the model requires gradients")
@@ -109,7 +109,7 @@ def _check(job: TrainJob, model: Any) -> None:
 
 @contextlib.contextmanager
 def _ready_to_train(job: TrainJob, model: Any) -> Iterator[None]:
-    """While this lasts, the model keeps no cache, and recomputes activations if the job says so; then it evaluates."""
+    """While this lasts, the model keeps no cache and, if the job says so, recomputes activations; then eval mode."""
     use_cache = model.config.use_cache
     model.config.use_cache = False
     if job.train.gradient_checkpointing:

@@ -98,7 +98,7 @@ def test_check_with_a_base_looks_at_the_tokens(
         {"prompt": "how do I write <|end|>?", "response": "so"},
     ]
     code, out, _ = ftreg("check", write(rows), "--base", model_folder(), "--max-length", "50", "--json")
-    assert (code, kinds(out)) == (0, {"cut": [4], "nothing-learnt": [5], "control-tokens": [6]})
+    assert (code, kinds(out)) == (0, {"cut": [4], "nothing-labelled": [5], "control-tokens": [6]})
 
     Path("picky.jinja").write_text("{% if messages[0].content == 'q' %}{{ raise_exception('no') }}{% endif %}" + CHATML)
     code, out, err = ftreg("check", "rows.jsonl", "--base", model_folder(), "--set", "template=picky.jinja")
@@ -141,8 +141,8 @@ def test_stats_count_rows_lengths_and_splits(
     characters = facts["lengths"]["characters"]
     assert characters["total"] == sum(len(row["prompt"]) + len(row["response"]) for row in ROWS)
     assert sum(count for _, _, count in characters["histogram"]) == 40
-    tokens, learnt = facts["lengths"]["tokens"], facts["lengths"]["learnt tokens"]
-    assert 0 < learnt["total"] < tokens["total"]
+    tokens, labelled = facts["lengths"]["tokens"], facts["lengths"]["labelled tokens"]
+    assert 0 < labelled["total"] < tokens["total"]
     assert tokens["minimum"] <= tokens["median"] <= tokens["p90"] <= tokens["p99"] <= tokens["maximum"]
     code, out, _ = ftreg("stats", path)
     assert code == 0
@@ -150,21 +150,21 @@ def test_stats_count_rows_lengths_and_splits(
     assert "#" in out
 
 
-def test_preview_marks_what_is_learnt(
+def test_preview_marks_what_is_labelled(
     ftreg: Callable[..., tuple[int, str, str]], model_folder: Callable[..., Path]
 ) -> None:
-    """The learnt line holds the answer and its end, the masked one the question; JSON has each token."""
+    """The labelled line holds the answer and its end, the masked one the question; JSON has each token."""
     path = write([{"prompt": "one\ntwo", "response": "[bold]yes"}, *ROWS])
     code, out, _ = ftreg("preview", path, "--base", model_folder(), "--rows", "1")
-    _, masked, learnt = out.splitlines()
+    _, masked, labelled = out.splitlines()
     assert code == 0
     assert masked.split("  ")[1] == "masked"
     assert masked.replace("|", "").endswith(r"<user>one\ntwo<end><assistant>")
-    assert learnt.replace("|", "").endswith("learnt  [bold]yes<end>")
+    assert labelled.replace("|", "").endswith("labelled  [bold]yes<end>")
     _, out, _ = ftreg("preview", path, "--base", model_folder(), "--json")
     shown = json.loads(out)
     assert [row["row"] for row in shown] == [1, 2, 3]
-    assert "".join(token["text"] for token in shown[0]["tokens"] if token["learnt"]) == "[bold]yes<|end|>"
+    assert "".join(token["text"] for token in shown[0]["tokens"] if token["labelled"]) == "[bold]yes<|end|>"
 
 
 def test_a_base_can_be_a_version(ftreg: Callable[..., tuple[int, str, str]], model_folder: Callable[..., Path]) -> None:

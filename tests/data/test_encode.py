@@ -1,4 +1,4 @@
-"""Encoding: what is learnt, what is masked, where sequences end, and what the model is asked with."""
+"""Encoding: what is labelled, what is masked, where sequences end, and what prompts are."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def chat(*turns: str, system: str | None = None, **fields: str) -> Example:
     return Example(messages=((Message("system", system),) if system else ()) + tuple(messages), fields=fields)
 
 
-def learnt(encoder: Encoder, encoded: Encoded) -> list[str]:
-    """The text of each stretch that is learnt."""
+def labelled(encoder: Encoder, encoded: Encoded) -> list[str]:
+    """The text of each labelled span."""
     stretches: list[list[int]] = [[]]
     for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
         assert label in (IGNORED, token)
@@ -109,11 +109,11 @@ TWO_TURNS = chat("Hi?", "Hello.", "Where?", "Here.")
         ("plain", ["Hello.<|end|>", "Here.<|end|>"]),
     ],
 )
-def test_all_answers_are_learnt_with_the_token_that_ends_their_turn(name: str, expected: list[str]) -> None:
+def test_all_answers_are_labelled_with_the_token_that_ends_their_turn(name: str, expected: list[str]) -> None:
     """Each answer and its end-of-turn token, nothing of the questions, and EOS last, once, whatever ends a turn."""
     encoder = Encoder(tokenizer_with(TEMPLATES[name]), max_length=500)
     encoded = encoder.encode(TWO_TURNS)
-    assert learnt(encoder, encoded) == expected
+    assert labelled(encoder, encoded) == expected
     eos = encoder.tokenizer.eos_token_id
     assert encoded.input_ids[-1] == encoded.labels[-1] == eos
     assert encoded.input_ids[-2] != eos
@@ -173,7 +173,7 @@ def test_tokenizers_that_begin_texts_with_a_space_are_not_given_more_of_them() -
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_eos_is_learnt_where_it_also_pads(name: str) -> None:
+def test_eos_is_labelled_even_if_it_also_pads(name: str) -> None:
     """A tokenizer whose pad token is EOS gives the same labels as one with a pad token of its own."""
     plain = Encoder(tokenizer_with(TEMPLATES[name]), max_length=500).encode(TWO_TURNS)
     shared = Encoder(tokenizer_with(TEMPLATES[name], pad_token="<|end|>"), max_length=500)
@@ -187,7 +187,7 @@ def test_a_template_whose_turns_end_in_eos_gets_no_second_one() -> None:
     encoder = Encoder(tokenizer_with(CHATML, eos_token="<|im_end|>"), max_length=500)
     encoded = encoder.encode(chat("a", "b"))
     assert encoder.tokenizer.decode(encoded.input_ids).endswith("<|im_start|>assistant\nb<|im_end|>")
-    assert learnt(encoder, encoded) == ["b<|im_end|>"]
+    assert labelled(encoder, encoded) == ["b<|im_end|>"]
 
 
 def with_bos(tokenizer: Any) -> Any:
@@ -215,8 +215,8 @@ def test_bos_is_there_once(template: str | None) -> None:
         assert ids.count(bos) == 1
 
 
-def test_text_is_learnt_as_a_whole() -> None:
-    """Every token of a text and the EOS after it are learnt."""
+def test_text_is_labelled_as_a_whole() -> None:
+    """Every token of a text and the EOS after it are labelled."""
     encoder = Encoder(make_tokenizer(), max_length=100)
     encoded = encoder.encode(Example(text="Open Settings."))
     assert encoded.labels == encoded.input_ids
@@ -232,7 +232,7 @@ def test_a_cut_answer_gets_no_eos() -> None:
     assert cut.input_ids == whole.input_ids[:-3]
     assert cut.labels == whole.labels[:-3]
     assert cut.cut == 3
-    assert cut.learnt > 0
+    assert cut.labelled > 0
 
 
 class Listener(NullProgress):
@@ -249,7 +249,7 @@ class Listener(NullProgress):
         self.said.append(message)
 
 
-def test_examples_without_anything_to_learn_are_left_out_and_counted() -> None:
+def test_examples_without_labels_are_left_out_and_counted() -> None:
     """An answer that starts beyond ``max_length`` is dropped, one that ends there is kept, and both are told."""
     listener = Listener()
     encoder = Encoder(make_tokenizer(), max_length=20)
@@ -259,7 +259,7 @@ def test_examples_without_anything_to_learn_are_left_out_and_counted() -> None:
     assert listener.done == 3
     assert listener.said == [
         "2 of 3 examples have more than 20 tokens and were cut",
-        "1 of them were left out: nothing of their answers is within 20 tokens",
+        "1 of them were left out: their answers start beyond 20 tokens",
     ]
     with pytest.raises(DataError, match="nothing is left to learn"):
         encoder.encode_all(examples[1:2])
@@ -267,8 +267,8 @@ def test_examples_without_anything_to_learn_are_left_out_and_counted() -> None:
 
 def test_a_first_token_alone_is_nothing_to_learn() -> None:
     """The first token of a sequence is never predicted, so it does not count."""
-    assert Encoded([5, 6], [5, IGNORED]).learnt == 0
-    assert Encoded([5, 6], [IGNORED, 6]).learnt == 1
+    assert Encoded([5, 6], [5, IGNORED]).labelled == 0
+    assert Encoded([5, 6], [IGNORED, 6]).labelled == 1
 
 
 def test_many_examples_are_encoded_as_each_by_itself() -> None:
@@ -288,14 +288,14 @@ def test_what_follows_the_last_answer_is_not_trained() -> None:
     assert encoder.encode(open_ended) == encoder.encode(TWO_TURNS)
 
 
-def test_a_chat_without_an_answer_can_be_asked_but_not_learnt() -> None:
+def test_a_chat_without_an_answer_is_a_prompt_without_labels() -> None:
     """Its prompt is the whole chat, its reference empty; encoding it is an error."""
     encoder = Encoder(tokenizer_with(CHATML), max_length=500)
     question = Example(messages=(Message("user", "Hi?"),))
     ids, reference = encoder.prompt(question)
     assert encoder.tokenizer.decode(ids) == "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
     assert reference == ""
-    with pytest.raises(DataError, match="nothing to learn"):
+    with pytest.raises(DataError, match="nothing to train on"):
         encoder.encode(question)
 
 
@@ -310,11 +310,13 @@ def test_answers_that_a_template_rewrites_later_are_skipped_and_counted() -> Non
     encoder = Encoder(tokenizer_with(MOVING), max_length=500)
     example = chat("Hi?", "Hello.", "Where?", "Here.", system="Be kind.")
     encoded = encoder.encode(example)
-    assert learnt(encoder, encoded) == ["Here.<|end|>"]
+    assert labelled(encoder, encoded) == ["Here.<|end|>"]
     assert encoded.skipped == 1
     listener = Listener()
     encoder.encode_all([example], listener)
-    assert listener.said == ["1 answers of earlier turns are not learnt: the chat template writes them otherwise later"]
+    assert listener.said == [
+        "1 answers of earlier turns are not trained on: the template renders them differently later"
+    ]
 
 
 def masked(before: str = "", answer: str = "{{ m['content'] }}", after: str = "") -> str:
@@ -330,10 +332,10 @@ QUESTION = "{% if m.role == 'user' %}{% generation %}{{ m.content }}{% endgenera
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (masked("{% if false %}{% generation %}{% endgeneration %}{% endif %}"), "marks nothing"),
-        (masked("{% generation %}", after="{% endgeneration %}"), "marks what comes before"),
-        (masked(answer=QUESTION), "marks nothing"),
-        (OPENING, "asks for an answer with '<think>\\n'"),
+        (masked("{% if false %}{% generation %}{% endgeneration %}{% endif %}"), "marks no part"),
+        (masked("{% generation %}", after="{% endgeneration %}"), "also marks text before"),
+        (masked(answer=QUESTION), "marks no part"),
+        (OPENING, "ends the prompt for an answer with '<think>\\n'"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[7]['content'] + 'x' }}", "refuses the chat"),
     ],
@@ -355,7 +357,7 @@ def test_marks_around_the_whole_turn_are_narrowed_to_the_answer() -> None:
         "{{ '\n' }}",
     )
     encoder = Encoder(tokenizer_with(template), max_length=500)
-    assert learnt(encoder, encoder.encode(chat("a", "b"))) == ["b<|im_end|><|end|>"]
+    assert labelled(encoder, encoder.encode(chat("a", "b"))) == ["b<|im_end|><|end|>"]
 
 
 def test_errors_name_the_example() -> None:
@@ -392,7 +394,8 @@ def test_a_template_can_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "cannot be read"), ("{% for %}", "is no Jinja template"), ("{% if x %}\n", "Jinja")]
+    ("content", "reason"),
+    [(None, "cannot be read"), ("{% for %}", "is not a Jinja template"), ("{% if x %}\n", "Jinja")],
 )
 def test_a_bad_template_file_is_refused_at_once(tmp_path: Path, content: str | None, reason: str) -> None:
     """A template that is missing or does not parse is found before any example is encoded, and named."""

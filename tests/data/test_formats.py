@@ -73,7 +73,7 @@ def test_text_rows_become_plain_text(tmp_path: Path) -> None:
 
 
 def test_other_columns_are_kept(tmp_path: Path) -> None:
-    """An example carries its row's other columns, and none that is learnt."""
+    """An example carries its row's other columns, and none that its format uses."""
     (example,), _ = load(tmp_path, [{"prompt": "p", "response": "r", "intent": "x", "score": None}])
     assert example.fields == {"intent": "x", "score": None}
 

@@ -114,7 +114,7 @@ BAD = {
     "nameless column": ("a.csv", b"prompt,\na,b\n", "a.csv", "column 2"),
     "semicolons": ("a.csv", b"prompt;response\na;b\n", "a.csv", "commas"),
     "truncated Parquet": ("a.parquet", b"PAR1\x15\x04", "a.parquet", "Parquet"),
-    "unknown suffix": ("a.xlsx", b"x", "a.xlsx", "no known kind"),
+    "unknown suffix": ("a.xlsx", b"x", "a.xlsx", "not a known kind"),
     "missing column": ("a.jsonl", GOOD + b'{"prompt": "a"}', "a.jsonl:2", "'response' is missing"),
     "empty response": ("a.jsonl", GOOD + b'{"prompt": "a", "response": " "}', "a.jsonl:2", "'response' is empty"),
     "null response": ("a.jsonl", GOOD + b'{"prompt": "a", "response": null}', "a.jsonl:2", "'response' is empty"),

@@ -184,7 +184,7 @@ def test_a_column_can_name_the_split() -> None:
     ("values", "reason"),
     [
         (["train", "holdout"], "'holdout'"),
-        (["train", 1], "names no split in example 2: 1"),
+        (["train", 1], "of example 2 is 1, which is not the name of a split"),
         (["train", None], "no value in example 2"),
         (["test", "val"], "nothing to train on"),
     ],

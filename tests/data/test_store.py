@@ -64,7 +64,7 @@ def test_the_same_splits_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     """Without dataset.json, or with a newer one, a folder is not read."""
-    with pytest.raises(DataError, match="is no dataset"):
+    with pytest.raises(DataError, match="is not a dataset"):
         read_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"schema": "ftreg.dataset/9"}')
     with pytest.raises(DataError, match="dataset/9"):
@@ -73,7 +73,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"messages": [{"role": "user"}]}', '{"other": 1}'])
 def test_a_broken_line_of_a_dataset_is_named(tmp_path: Path, line: str) -> None:
-    """The error says which line of which file is no example."""
+    """The error says which line of which file is not an example."""
     write_dataset(some_splits(), tmp_path, about={})
     (tmp_path / "train.jsonl").write_text('{"text": "t"}\n' + line)
     with pytest.raises(DataError) as caught:

@@ -67,14 +67,14 @@ def test_base_loads_and_is_what_was_asked_for(base):
 
 
 def test_tokenizer_writes_every_text_and_marks_answers(base):
-    """Any text survives encoding and decoding, and the template lets the answer and its end be learnt, no more."""
+    """Any text survives encoding and decoding, and the template labels the answer and its end, no more."""
     tokenizer = load_tokenizer(base)
     for text in ("Grüße, 世界! 🎉\n\tdef f(x): return x", "  two  spaces ", "I ' m here ."):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     example = Example(messages=(Message("user", "Where?"), Message("assistant", "Here.")))
     encoded = Encoder(tokenizer, max_length=64).encode(example)
-    learnt = [label for label in encoded.labels if label != IGNORED]
-    assert tokenizer.decode(learnt) == "Here.<|end|>"
+    labelled = [label for label in encoded.labels if label != IGNORED]
+    assert tokenizer.decode(labelled) == "Here.<|end|>"
     assert tokenizer.decode(encoded.input_ids) == "<|user|> Where?<|end|><|assistant|>Here.<|end|>"
 
 
@@ -124,13 +124,13 @@ def test_facts_need_no_torch(base):
 
 def test_facts_of_what_is_no_model(tmp_path):
     """A folder that is no model, or whose files are broken, is an input error that names the file."""
-    with pytest.raises(InputError, match="no model folder"):
+    with pytest.raises(InputError, match="not a model folder"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="no JSON object"):
+    with pytest.raises(InputError, match="not a JSON object"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     for content in (b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{x"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(InputError, match="no safetensors file"):
+        with pytest.raises(InputError, match="not a safetensors file"):
             describe(tmp_path)

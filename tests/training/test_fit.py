@@ -325,7 +325,7 @@ def test_empty_data_is_refused(tmp_path, model_folder):
     with pytest.raises(DataError, match="no training examples"):
         lora.train(replace(job, data=Splits(train=())))
     short = job.train.model_copy(update={"max_length": 8})
-    with pytest.raises(DataError, match="nothing is left to learn"):
+    with pytest.raises(DataError, match="nothing is left to train on"):
         lora.train(replace(job, train=short, data=Splits(train=CHATS[:1])))
 
 

@@ -19,7 +19,7 @@ COLLATOR = Collator(0)
 
 
 def make_row(length: int, prompt: int, seed: int) -> Row:
-    """A row of random tokens, learnt from position ``prompt`` on."""
+    """A row of random tokens, labelled from position ``prompt`` on."""
     ids = torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     return Row(ids, [IGNORED if index + 1 < prompt else token for index, token in enumerate(ids[1:])] + [IGNORED])
 

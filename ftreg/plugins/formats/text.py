@@ -10,7 +10,7 @@ from ftreg.data.columns import other_fields, text_of
 
 
 class Text:
-    """Rows with ``text``, all of which is learnt."""
+    """Rows with ``text``, all of which is trained on."""
 
     def matches(self, row: Mapping[str, Json]) -> bool:
         """Say whether the columns of ``row`` are this format's."""
