@@ -119,7 +119,7 @@ class TrainConfig(Config):
         "many short ones; random: any order",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the matrix products; auto: bf16 on GPUs that have it, else fp16, and fp32 on CPUs"
+        "auto", description="of the matrix products; auto: bf16 on CUDA GPUs that have it, else fp16; fp32 elsewhere"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="what to train on; auto: a CUDA GPU, else Apple's, else the CPU"

@@ -63,7 +63,7 @@ def last_step(home: Path) -> int:
 
 
 def stop_after_a_checkpoint(home: Path, arguments: Sequence[str], number: signal.Signals) -> str:
-    """Start a training, send it a signal once it has written a checkpoint, and return what it wrote of that."""
+    """Start a training, send it a signal once it has written a checkpoint, and return its messages."""
     before = last_step(home)
     process = start(home, arguments)
     while last_step(home) == before:
@@ -88,7 +88,7 @@ def ctrl_c() -> Iterator[None]:
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """Stopped by Ctrl-C, SIGTERM and SIGKILL in turn, a run publishes nothing, and resumed, what it would have made."""
+    """A run stopped by Ctrl-C, SIGTERM and SIGKILL in turn publishes nothing; resumed, it ends in the same bytes."""
     home = tmp_path / "home"
     command = train_command(model_folder(), rows, "--set", "train.max_steps=400", "--set", "train.epochs=50")
     message = stop_after_a_checkpoint(home, command, signal.SIGINT)
@@ -138,7 +138,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk_is_said_and_nothing_is_published(
     small_disk: Path, rows: Path, model_folder: Callable[..., Path]
 ) -> None:
-    """A disk that fills up during the work ends it with one message, and the registry stays as it was."""
+    """A full disk ends the work with one message, and the registry stays as it was."""
     ftreg("models", "list", home=small_disk / "home")
     done = ftreg(*train_command(model_folder(), rows, "--set", "train.max_steps=4"), home=small_disk / "home", code=1)
     assert "full" in done.stderr
@@ -150,7 +150,7 @@ def test_full_disk_is_said_and_nothing_is_published(
 
 
 def test_missing_package_names_the_extra(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """A method whose package is not installed says which pip install brings it, before anything is done."""
+    """A method whose package is not installed says what to install, before anything is done."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\n"
         "real = u.find_spec\n"
@@ -163,7 +163,7 @@ def test_missing_package_names_the_extra(tmp_path: Path, rows: Path, model_folde
 
 
 def test_the_bare_install_names_the_extra(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """Where nothing but the core is installed, the functions can be imported, and training says what it needs."""
+    """With only the core installed, the functions can be imported, and training says what it needs."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Absent:\n"

@@ -76,7 +76,7 @@ def test_two_fields_of_one_column(path: Path, host: PluginHost) -> None:
 
 
 def test_a_mapped_field_takes_the_place_of_its_namesake(tmp_path: Path, host: PluginHost) -> None:
-    """Where the file has a column of the field's own name too, the mapped one counts; two can be swapped."""
+    """If the file also has a column of the field's own name, the mapped one is read; two can be swapped."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "response": "b"}\n')
     examples, _ = load_examples(path, columns={"prompt": "response", "response": "prompt"}, host=host)
@@ -110,7 +110,7 @@ def test_a_format_that_does_not_say_what_it_reads(path: Path) -> None:
 
 
 def test_bad_rows_are_named_with_their_own_columns(tmp_path: Path, host: PluginHost) -> None:
-    """What is wrong with a row is said with the column as the file calls it; unreadable rows stay as they are."""
+    """Errors of rows name the file's own column; unreadable rows are reported as without a mapping."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"Question": "q", "Answer": "a"}\n{"Question": "q"}\n{\n')
     bad = read_data(path, columns=COLUMNS, host=host).bad
@@ -124,7 +124,7 @@ def test_bad_rows_are_named_with_their_own_columns(tmp_path: Path, host: PluginH
 def test_the_command_line_maps_columns(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``--column`` and ``--set columns.FIELD`` do the same; what is no mapping is refused."""
+    """``--column`` and ``--set columns.FIELD`` do the same; anything else than FIELD=COLUMN is an error."""
     monkeypatch.setenv("FTREG_HOME", str(tmp_path / "home"))
 
     def run(*arguments: str) -> int:
@@ -157,7 +157,7 @@ def test_training_maps_columns(
 
 
 def test_the_mapping_is_part_of_the_datasets_identity(path: Path, tmp_path: Path, host: PluginHost) -> None:
-    """Another mapping of the same file is another dataset; a registered dataset takes none."""
+    """Another mapping of the same file is another dataset; a mapping for a registered dataset is an error."""
     swapped = {"prompt": "Answer", "response": "Question"}
     digests = []
     with Registry(tmp_path / "home", host=host) as registry:

@@ -54,7 +54,7 @@ def test_another_process_makes_the_same_bytes(tmp_path, base):
 
 
 def test_base_loads_and_is_what_was_asked_for(base):
-    """The checkpoint loads with plain transformers, with the sizes asked for, tied, and generates."""
+    """The checkpoint loads with plain transformers, with the requested sizes and tied weights, and generates."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.vocab_size) == (64, 2, 320)
@@ -102,7 +102,7 @@ def test_too_little_text_is_refused(tmp_path):
 
 
 def test_facts_of_a_checkpoint(base):
-    """Facts are read from the files, the same each time, and count what is stored."""
+    """Facts are read from the files, are the same each time, and count the stored parameters."""
     facts = describe(base)
     assert facts == describe(base)
     assert facts["architecture"] == "LlamaForCausalLM"
@@ -123,7 +123,7 @@ def test_facts_need_no_torch(base):
 
 
 def test_facts_of_what_is_no_model(tmp_path):
-    """A folder that is no model, or whose files are broken, is an input error that names the file."""
+    """A folder that is not a model, or whose files are broken, is an input error that names the file."""
     with pytest.raises(InputError, match="not a model folder"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("[]")

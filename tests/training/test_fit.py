@@ -1,4 +1,4 @@
-"""Runs of the trainer from start to end: exactness, resuming, stopping, what is reported."""
+"""Runs of the trainer from start to end: exactness, resuming, stopping, reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FULL, LORA = FullConfig(), LoraConfig(rank=4, alpha=8, dropout=0.1)
 
 
 class Recorder(NullProgress):
-    """A Progress that keeps what it is told, and does something at a step."""
+    """A Progress that keeps what is reported, and does something at a step."""
 
     def __init__(self, at: int = -1, then=None) -> None:
         self.updates, self.said, self.begun, self.ended = [], [], [], 0
@@ -55,7 +55,7 @@ def files(folder):
 
 
 def metrics(job):
-    """What a run reported."""
+    """The metrics that a run reported."""
     return json.loads((job.report / "metrics.json").read_text())
 
 
@@ -184,7 +184,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, model_folder, config, 
 
 
 def test_early_stopping_keeps_the_best(tmp_path, model_folder):
-    """A run that overfits stops early, and what is kept has the best validation loss, not the last."""
+    """A run that overfits stops early, and its result has the best validation loss, not the last."""
     job = make_job(
         tmp_path, model_folder(), FULL, max_steps=60, eval_every=1, early_stopping_patience=3, schedule="constant",
         learning_rate=2e-2,
@@ -205,7 +205,7 @@ def test_early_stopping_keeps_the_best(tmp_path, model_folder):
 
 
 def test_divergence_stops_at_once(tmp_path, model_folder):
-    """A loss that is no number ends the run at its step, with advice, and without a checkpoint of the ruins."""
+    """A loss that is not finite ends the run at its step, with advice, and without a checkpoint."""
     model = load_model(job := make_job(tmp_path, model_folder(), NoConfig(), max_steps=9, save_every=1))
     model.lm_head.register_forward_hook(
         lambda module, _, logits: logits * float("nan") if module.training and logits.requires_grad else logits
@@ -217,7 +217,7 @@ def test_divergence_stops_at_once(tmp_path, model_folder):
 
 
 def test_broken_gradients_stop_at_once(tmp_path, model_folder):
-    """Gradients that are no numbers end the run at their step, though its loss was still a number."""
+    """Gradients that are not finite end the run at their step, even if the loss was finite."""
     job = make_job(tmp_path, model_folder(), NoConfig(), max_steps=9)
     model = load_model(job)
     model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -226,7 +226,7 @@ def test_broken_gradients_stop_at_once(tmp_path, model_folder):
 
 
 def test_infinite_weights_are_refused(tmp_path, model_folder):
-    """Weights that are no finite numbers are named."""
+    """Weights that are not finite are an error with their names."""
     model = load_model(make_job(tmp_path, model_folder(), NoConfig()))
     before = fingerprint(model)
     with torch.no_grad():
@@ -254,7 +254,7 @@ def test_evaluation_leaves_training_alone(tmp_path, model_folder):
 
 
 def test_progress_and_report(tmp_path, model_folder, capfd):
-    """Progress tells each step; the report has curves, totals and a picture; the libraries write nothing."""
+    """Each step is reported; the report has curves, totals and a picture; the libraries print nothing."""
     recorder = Recorder()
     job = replace(make_job(tmp_path, model_folder(), LORA, validation=4, max_steps=4), progress=recorder)
     capfd.readouterr()
@@ -278,7 +278,7 @@ def test_progress_and_report(tmp_path, model_folder, capfd):
 
 
 def test_without_matplotlib_there_is_no_picture(tmp_path, model_folder, monkeypatch):
-    """A missing optional package is told, and the run goes on."""
+    """Without matplotlib, the run goes on and says so."""
     real = builtins.__import__
 
     def without(name, *arguments, **options):
@@ -314,13 +314,13 @@ def test_precisions_and_optimizers_learn(tmp_path, model_folder, precision, opti
     ],
 )
 def test_impossible_settings_are_input_errors(tmp_path, model_folder, settings, message):
-    """What the device or the data does not allow is refused before the first step."""
+    """Settings that the device or the data does not allow are errors before the first step."""
     with pytest.raises(InputError, match=message):
         lora.train(make_job(tmp_path, model_folder(), LORA, **settings))
 
 
 def test_empty_data_is_refused(tmp_path, model_folder):
-    """No examples, or none with anything to learn in the first tokens, is an error of the data."""
+    """No examples, or none with a labelled token in the first max_length, are an error of the data."""
     job = make_job(tmp_path, model_folder(), LORA)
     with pytest.raises(DataError, match="no training examples"):
         lora.train(replace(job, data=Splits(train=())))
@@ -330,14 +330,14 @@ def test_empty_data_is_refused(tmp_path, model_folder):
 
 
 def test_frozen_model_is_refused(tmp_path, model_folder):
-    """A model without anything to train is an error, not a run that does nothing."""
+    """A model without trainable parameters is an error, not a run that does nothing."""
     job = make_job(tmp_path, model_folder(), NoConfig())
     with pytest.raises(FtregError, match="nothing to train"):
         fit(job, load_model(job).requires_grad_(False))
 
 
 def test_fingerprint_sees_every_change(model_folder, tmp_path):
-    """The least change of one number of a tensor changes the tensor's fingerprint."""
+    """The smallest change of one number changes the fingerprint of its tensor."""
     model = load_model(make_job(tmp_path, model_folder(), NoConfig()))
     before = fingerprint(model)
     weight = model.lm_head.weight

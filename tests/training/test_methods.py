@@ -1,4 +1,4 @@
-"""The built-in methods: what they train, what they write, and that others can load it."""
+"""The built-in methods: what they train and write, and that other libraries can load it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_full_saves_a_checkpoint(tmp_path, model_folder, architecture, tied):
 
 
 def test_full_keeps_the_bases_dtype(tmp_path):
-    """A bfloat16 base is trained in float32 and saved in bfloat16, unless another dtype is asked for."""
+    """A bfloat16 base is trained in float32 and saved in bfloat16, unless another dtype is set."""
     base = make_model(tmp_path / "base")
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model.save_pretrained(base)
@@ -194,7 +194,7 @@ def test_qlora_names_the_layer_that_is_too_narrow(tmp_path):
 @pytest.mark.parametrize(("architecture", "name"), [("llama", "q_porj"), ("gpt2", "q_proj")])
 @pytest.mark.parametrize("setting", ["target_modules", "modules_to_save"])
 def test_unknown_layers_are_named(tmp_path, model_folder, architecture, name, setting):
-    """A layer that the model does not have is an error that lists those it has, though others do match."""
+    """A layer that the model does not have is an error that lists those it has, even if other names match."""
     good = {"llama": "v_proj", "gpt2": "c_attn"}[architecture]
     config = LoraConfig(**{setting: (good, name)})
     with pytest.raises(RecipeError, match=f"no layer called '{name}'") as caught:
@@ -226,7 +226,7 @@ def test_low_rank_updates_of_tied_embeddings_are_refused(tmp_path, model_folder,
 
 
 def test_odd_rank_of_an_orthogonal_start_is_refused(tmp_path, model_folder):
-    """What PEFT refuses is an error of the recipe."""
+    """Settings that PEFT refuses are an error of the recipe."""
     with pytest.raises(RecipeError, match="even"):
         lora.train(make_job(tmp_path, model_folder(), LoraConfig(rank=3, init="orthogonal")))
 
@@ -260,7 +260,7 @@ def test_prefix_generates(tmp_path, model_folder, architecture):
 
 
 def test_prefix_refuses_gradient_checkpointing(tmp_path, model_folder):
-    """What prefix tuning cannot do is said before anything is loaded."""
+    """Gradient checkpointing with prefix tuning is an error before anything is loaded."""
     job = make_job(tmp_path, model_folder(), PrefixConfig(), gradient_checkpointing=True)
     with pytest.raises(InfeasiblePlan, match="gradient checkpointing"):
         prefix.train(job)
