@@ -40,6 +40,7 @@ class Evaluation:
         perplexity: ``exp(loss)``.
         tokens: How many tokens are labelled.
         metrics: Each metric's figure over ``answers``; empty if no example has a prompt.
+        failed_metrics: Why a metric has no figure, by its name.
         answers: The greedy answers, in the order of the examples.
     """
 
@@ -47,6 +48,7 @@ class Evaluation:
     perplexity: float
     tokens: int
     metrics: Mapping[str, float]
+    failed_metrics: Mapping[str, str]
     answers: tuple[Answer, ...]
 
 
@@ -64,7 +66,8 @@ def evaluate(
     Args:
         engine: The loaded model.
         examples: Held-out examples.
-        metrics: Metrics to compute over the greedy answers, by name.
+        metrics: Metrics to compute over the greedy answers, by name; one that raises ``FtregError`` only lacks its own
+            figure.
         max_length: Longest example in tokens; never more than the tokenizer's ``model_max_length``.
         max_new_tokens: Longest answer in tokens; by default 1.5 times the longest reference and a few, at most 512.
         progress: Is told how far the work is.
@@ -80,8 +83,13 @@ def evaluate(
     loss, tokens = _loss(engine, encoder, examples, progress)
     answers = _answers(engine, encoder, [example for example in examples if example.messages], max_new_tokens, progress)
     texts, references = [each.answer for each in answers], [each.reference for each in answers]
-    figures = {name: float(metric(texts, references)) for name, metric in metrics.items()} if answers else {}
-    return Evaluation(loss, math.exp(min(loss, 700.0)), tokens, figures, answers)
+    figures, failures = {}, {}
+    for name, metric in metrics.items() if answers else ():
+        try:
+            figures[name] = metric(texts, references)
+        except FtregError as error:  # the other figures are worth having without it
+            failures[name] = error.message
+    return Evaluation(loss, math.exp(min(loss, 700.0)), tokens, figures, failures, answers)
 
 
 def held_out_loss(engine: Engine, examples: Sequence[Example], *, max_length: int = 1024) -> float:

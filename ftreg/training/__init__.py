@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftreg.training.base import BaseConfig, create_base
+    from ftreg.training.checks import check_settings
     from ftreg.training.fitting import fit
     from ftreg.training.loading import compute_dtype, load_encoder, load_model, resolve_device
     from ftreg.training.saving import save_adapter, save_checkpoint
 
 _HOMES = {
     "BaseConfig": "ftreg.training.base",
+    "check_settings": "ftreg.training.checks",
     "compute_dtype": "ftreg.training.loading",
     "create_base": "ftreg.training.base",
     "fit": "ftreg.training.fitting",
@@ -28,6 +30,7 @@ _HOMES = {
 
 __all__ = [
     "BaseConfig",
+    "check_settings",
     "compute_dtype",
     "create_base",
     "fit",

@@ -134,5 +134,5 @@ def test_facts_of_other_folders(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for content in (b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{x"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(InputError, match="not a safetensors file"):
+        with pytest.raises(InputError, match="not a whole safetensors file"):
             describe(tmp_path)

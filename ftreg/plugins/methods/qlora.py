@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import transformers
 
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import Artifact, TrainJob
 from ftreg.models.quantization import check_widths, four_bits
 from ftreg.plugins.methods.config import QloraConfig
@@ -27,4 +30,5 @@ def train(job: TrainJob) -> Artifact:
     model = load_model(job, dtype=dtype, quantization_config=transformers.BitsAndBytesConfig(**quantization))
     model = add_lora(model, job.config, where="qlora")
     measured = fit(job, model)
-    return save_adapter(job, model, measured, base_quantization=quantization)
+    artifact = save_adapter(job, model, measured, base_quantization=quantization)
+    return replace(artifact, requires=(Requirement("bitsandbytes", "ftreg[train]"),))

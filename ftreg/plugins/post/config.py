@@ -26,11 +26,6 @@ class MergeConfig(Config):
         description="how several adapters are combined, under PEFT's names. cat: the exact weighted sum; ties, "
         "dare_ties and the like reduce interference between adapters for different tasks, at a density of 0.2-0.7",
     )
-    weight: float = Field(
-        1.0,
-        description="weight of the adapter itself: 1 adds the whole update, 0.5-0.9 a weaker one; further adapters "
-        "have weights of their own",
-    )
     density: float = Field(
         0.5,
         gt=0,

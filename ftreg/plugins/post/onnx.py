@@ -23,6 +23,7 @@ import torch
 from ftreg.compat.transformers import export_decoder
 from ftreg.core.errors import FtregError, InfeasiblePlan
 from ftreg.core.manifest import Json
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import ONNX, Artifact, StepJob, Tolerance
 from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.files import clean_config, read_json, write_json
@@ -63,7 +64,8 @@ def apply(job: StepJob) -> Artifact:
     copy_tokenizer(job.staging, job.source.path)
     job.progress.end()
     facts = {"architecture": architecture, "precision": job.config.precision, "runtime": runtime, **_check(job.staging)}
-    return Artifact(kind=ONNX, facts=facts, tolerance=_tolerance(job.config, source.dtype))
+    requires = (Requirement("onnxruntime-genai", "ftreg[onnx]"),) if runtime == "genai" else ()
+    return Artifact(kind=ONNX, facts=facts, requires=requires, tolerance=_tolerance(job.config, source.dtype))
 
 
 def _runtime(config: OnnxConfig, architecture: str) -> str:

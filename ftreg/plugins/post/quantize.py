@@ -11,6 +11,7 @@ from transformers import BitsAndBytesConfig
 
 from ftreg.compat.bitsandbytes import count_quantized
 from ftreg.core.errors import InfeasiblePlan
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob
 from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.facts import describe
@@ -54,7 +55,12 @@ def apply(job: StepJob) -> Artifact:
         "bytes_before": source.size,
         "bytes_after": Checkpoint(job.staging).size,
     }
-    return Artifact(kind=CHECKPOINT, facts=facts, tolerance=EIGHT_BITS if job.config.scheme == "int8" else FOUR_BITS)
+    return Artifact(
+        kind=CHECKPOINT,
+        facts=facts,
+        requires=(Requirement("bitsandbytes", "ftreg[train]"),),
+        tolerance=EIGHT_BITS if job.config.scheme == "int8" else FOUR_BITS,
+    )
 
 
 def _dtype(config: QuantizeConfig, stored: torch.dtype) -> torch.dtype:
