@@ -39,8 +39,8 @@ class Evaluation:
         loss: Mean loss in nats per labelled token.
         perplexity: ``exp(loss)``.
         tokens: How many tokens are labelled.
-        metrics: Each metric's figure over ``answers``; empty if the examples have no prompts.
-        failed_metrics: Why a metric has no figure.
+        metrics: Each metric's figure over ``answers``; empty if no example has a prompt.
+        failed_metrics: Why a metric has no figure, by its name.
         answers: The greedy answers, in the order of the examples.
     """
 
@@ -66,7 +66,8 @@ def evaluate(
     Args:
         engine: The loaded model.
         examples: Held-out examples.
-        metrics: What to compute over the greedy answers; one that raises ``FtregError`` costs its own figure only.
+        metrics: Metrics to compute over the greedy answers, by name; one that raises ``FtregError`` only lacks its own
+            figure.
         max_length: Longest example in tokens; never more than the tokenizer's ``model_max_length``.
         max_new_tokens: Longest answer in tokens; by default 1.5 times the longest reference and a few, at most 512.
         progress: Is told how far the work is.

@@ -124,8 +124,8 @@ def test_facts_need_no_torch(base):
     subprocess.run([sys.executable, "-c", code, str(base)], check=True)
 
 
-def test_facts_of_what_is_no_model(tmp_path):
-    """A folder that is no model, or whose files are broken, is an input error that names the file."""
+def test_facts_of_other_folders(tmp_path):
+    """A folder without a model, or with damaged files, is an input error that names the file."""
     with pytest.raises(InputError, match="not a model folder"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("[]")
