@@ -58,7 +58,8 @@ def prepare(folder: Path) -> None:
 
     from ftreg.core.types import Example, Message
     from ftreg.data import Encoder, stdlib_docstrings
-    from ftreg.training import BaseConfig, create_base, load_tokenizer
+    from ftreg.models.tokenizer import load_tokenizer
+    from ftreg.training import BaseConfig, create_base
 
     texts = [example.text or "" for example in stdlib_docstrings()]
     create_base(folder, texts, BaseConfig(vocab_size=8192, hidden_size=64, layers=1, heads=2), 0)

@@ -6,12 +6,12 @@ what is wrong, where, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftreg.context import Context
-from ftreg.core.recipe import Recipe, apply_settings, parse_recipe, read_recipe, validate
+from ftreg.core.recipe import Recipe, apply_settings, parse_recipe, read_recipe
 from ftreg.core.specs import StepSpec
 from ftreg.core.types import NullProgress, Progress, Version
 from ftreg.pipeline.evaluations import evaluate_version, held_out
@@ -87,16 +87,29 @@ def apply(
     *,
     registry: Registry | None = None,
     progress: Progress | None = None,
-    others: Sequence[tuple[str, float]] = (),
+    weight: float = 1.0,
+    others: Mapping[str, float] | None = None,
     name: str | None = None,
     accept: bool = False,
     **config: Any,
 ) -> Version:
-    """Apply the step called ``step`` to the version ``ref`` and register the result; ``config`` is the step's."""
+    """Apply the step called ``step`` to the version ``ref`` and register the result.
+
+    Args:
+        step: The step's name.
+        ref: What to transform.
+        registry: The registry to work in.
+        progress: Where to report progress.
+        weight: Weight of ``ref`` among the inputs.
+        others: Further versions to combine with it, with their weights, for a step that combines versions.
+        name: Name of the result.
+        accept: Publish the result even if it is further from its source than allowed.
+        **config: The step's settings.
+    """
     context = open_context(registry, progress)
     spec = context.host.get(StepSpec, step)
-    checked = validate(context.host.config_model(spec), config, where=step)
-    return apply_step(context, spec, ref, checked, others=others, name=name, accept=accept)
+    checked = context.host.configure(spec, config, where=step)
+    return apply_step(context, spec, [(ref, weight), *(others or {}).items()], checked, name=name, accept=accept)
 
 
 def merge(ref: str, **options: Any) -> Version:

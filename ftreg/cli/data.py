@@ -210,15 +210,15 @@ def _config(path: Path, settings: dict[str, str], columns: dict[str, str]) -> Da
 def _encoder(session: Session, base: str, max_length: int | None, config: DataConfig) -> Encoder:
     """The encoder of a base; raise ``InputError`` where nothing goes by that name, or it has no tokenizer."""
     from ftreg.core.recipe import TrainConfig
-    from ftreg.data import Encoder
+    from ftreg.data import Encoder, read_template
+    from ftreg.models.tokenizer import load_tokenizer
     from ftreg.pipeline.inputs import is_path
-    from ftreg.training import load_tokenizer
 
     folder = Path(base).expanduser() if is_path(base) else session.registry.source(base).path
     if not folder.is_dir():
         raise InputError("no such folder", where=f"--base {base}", hint="Give a registry reference or a folder.")
     length = max_length or TrainConfig().max_length
-    return Encoder(load_tokenizer(folder), max_length=length, template=config.template)
+    return Encoder(load_tokenizer(folder), max_length=length, template=read_template(config.template))
 
 
 def _some_rows(finding: Finding) -> str:

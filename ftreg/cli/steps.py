@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +39,7 @@ def step_options(command: CommandT) -> CommandT:
 @click.pass_obj
 def merge(session: Session, /, ref: str, adapters: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Merge the adapter REF into its base: a full checkpoint that needs no adapter."""
-    others = [_weighted(text) for text in adapters]
+    others = dict(_weighted(text) for text in adapters)
     show_versions(session, [_apply(session, "merge", ref, {}, others=others, **options)], as_json=as_json)
 
 
@@ -103,20 +103,21 @@ def _apply(
     settings: Mapping[str, str],
     name: str | None,
     accept: bool,
-    others: Sequence[tuple[str, float]] = (),
+    others: Mapping[str, float] | None = None,
 ) -> Version:
     """Check the step's settings and apply it."""
     from ftreg.core.names import check_name
-    from ftreg.core.recipe import apply_settings, validate
+    from ftreg.core.recipe import apply_settings
     from ftreg.core.specs import StepSpec
     from ftreg.pipeline.steps import apply_step
 
     spec = session.host.get(StepSpec, step)
     raw = apply_settings({key: value for key, value in flags.items() if value is not None}, settings)
-    config = validate(session.host.config_model(spec), raw, where=step)
+    config = session.host.configure(spec, raw, where=step)
     if name is not None:
         check_name(name, where="--name")
-    return apply_step(session.context, spec, ref, config, others=others, name=name, accept=accept)
+    inputs = [(ref, 1.0), *(others or {}).items()]
+    return apply_step(session.context, spec, inputs, config, name=name, accept=accept)
 
 
 def _weighted(text: str) -> tuple[str, float]:

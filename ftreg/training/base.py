@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ftreg.core.errors import DataError
 from ftreg.core.recipe import Config
-from ftreg.training.loading import quiet
+from ftreg.models.quiet import quiet
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")

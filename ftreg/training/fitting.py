@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from ftreg.core.errors import DataError, FtregError, InputError
+from ftreg.core.errors import FtregError, InputError
 from ftreg.core.manifest import Json
 from ftreg.core.signals import Interruption
 from ftreg.core.types import TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.training.batches import Collator, encode_rows, pack_rows
 from ftreg.training.checkpoints import newest_checkpoint
-from ftreg.training.loading import load_encoder, quiet, resolve_precision
+from ftreg.training.checks import check_settings
+from ftreg.training.loading import load_encoder, resolve_precision
 from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import Milestones
 from ftreg.training.report import peak_memory, split_history, totals, write_report
@@ -95,14 +97,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
 
 def _check(job: TrainJob, model: Any) -> None:
     """Raise for a job that cannot be trained."""
-    if not job.data.train:
-        raise DataError("there are no training examples", hint="Lower data.validation and data.test.")
-    if job.train.early_stopping_patience is not None and not job.data.validation:
-        raise InputError(
-            "early stopping needs validation examples, and there are none",
-            where="train.early_stopping_patience",
-            hint="Set data.validation to a share such as 0.1, or remove early_stopping_patience.",
-        )
+    check_settings(job.train, job.data)
     if not trainable(model):
         raise FtregError("there is nothing to train: no parameter of the model requires gradients")
 

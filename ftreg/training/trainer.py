@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch.utils.data import DataLoader
 
+from ftreg.compat.transformers import planned_steps, to_device, use_one_gpu
 from ftreg.core.errors import FtregError
 from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import Progress
@@ -90,8 +91,8 @@ class LanguageTrainer(transformers.Trainer):
 
     @property
     def steps_in_all(self) -> int:
-        """The number of optimizer steps of the whole run."""
-        return int(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+        """Optimizer steps of the whole run."""
+        return planned_steps(self)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return batches in an order that depends on the seed and the epoch alone."""
@@ -126,7 +127,6 @@ class LanguageTrainer(transformers.Trainer):
                 return learning_rate_factor(schedule, step, total=num_training_steps, warmup=warmup)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def floating_point_ops(self, _inputs: dict[str, torch.Tensor]) -> int:
@@ -143,7 +143,7 @@ class LanguageTrainer(transformers.Trainer):
         for start in range(0, len(rows), size):
             batch = self.data_collator(rows[start : start + size])
             count += len(batch["targets"])
-            total += self._labelled_loss(self._prepare_inputs(batch))
+            total += self._labelled_loss(to_device(self, batch))
         metrics = {"eval_loss": total.item() / max(1, count)}
         self._refuse_divergence("the validation loss is {}", metrics["eval_loss"])
         self.log(dict(metrics))
@@ -256,5 +256,5 @@ def _arguments(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # otherwise transformers splits batches over all GPUs that it sees
+    use_one_gpu(arguments)
     return arguments

@@ -112,7 +112,7 @@ def test_an_unknown_format_gets_a_suggestion(tmp_path: Path) -> None:
         ("hello", "holds text, not a list"),
         ([], "no turn of the assistant"),
         ([CHAT[1]], "no turn of the assistant"),
-        ([CHAT[2], CHAT[1]], "starts with the assistant"),
+        ([CHAT[2], CHAT[1]], "starts with a turn of the assistant"),
         (["hello"], "turn 1 is text"),
         ([{"content": "x"}], "role None"),
         ([{"role": "bot", "content": "x"}], "role 'bot'"),
@@ -157,5 +157,5 @@ def test_a_defect_of_a_plugins_format_is_named_as_such(tmp_path: Path) -> None:
     host.register(_Plugin())
     path = tmp_path / "q.jsonl"
     path.write_text('{"q": 1}\n')
-    with pytest.raises(PluginError, match="format failing failed on a row: KeyError"):
+    with pytest.raises(PluginError, match=r"_Plugin.*_Failing\.convert, on .*q\.jsonl:1, raised KeyError"):
         load_examples(path, host=host)

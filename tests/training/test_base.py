@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from ftreg.core.errors import DataError, InputError
 from ftreg.core.types import Example, Message
 from ftreg.data import IGNORED, Encoder
-from ftreg.training import BaseConfig, create_base, describe, load_tokenizer
+from ftreg.models.facts import describe
+from ftreg.models.tokenizer import load_tokenizer
+from ftreg.training import BaseConfig, create_base
 from tests.tiny import TEXTS
 
 SIZES = {
@@ -116,21 +118,21 @@ def test_facts_of_a_checkpoint(base):
 def test_facts_need_no_torch(base):
     """Describing a folder imports neither torch nor transformers."""
     code = (
-        "import sys; from pathlib import Path; from ftreg.training import describe; describe(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from ftreg.models.facts import describe; describe(Path(sys.argv[1]));"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(base)], check=True)
 
 
 def test_facts_of_what_is_no_model(tmp_path):
-    """A folder that is not a model, or whose files are broken, is an input error that names the file."""
+    """A folder that is no model, or whose files are broken, is an input error that names the file."""
     with pytest.raises(InputError, match="not a model folder"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="not a JSON object"):
+    with pytest.raises(InputError, match="does not hold a JSON object"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     for content in (b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{x"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(InputError, match="not a safetensors file"):
+        with pytest.raises(InputError, match="not a whole safetensors file"):
             describe(tmp_path)

@@ -16,9 +16,10 @@ from ftreg.core.errors import InfeasiblePlan, InputError, RecipeError
 from ftreg.core.host import PluginHost
 from ftreg.core.specs import MethodSpec
 from ftreg.data import Encoder
+from ftreg.models.tokenizer import load_tokenizer
 from ftreg.plugins.methods import full, lora, prefix, qlora
 from ftreg.plugins.methods.config import FullConfig, LoraConfig, PrefixConfig, QloraConfig
-from ftreg.training import load_model, load_tokenizer
+from ftreg.training import load_model
 from ftreg.training.batches import Collator, encode_rows
 from ftreg.training.loss import LabelledLoss
 from tests.tiny import make_model

@@ -30,7 +30,7 @@ def ftreg_formats() -> list[FormatSpec]:
         ),
         FormatSpec(
             name="text",
-            summary="Plain text, all of which is trained on.",
+            summary="Plain text; the loss is computed on all of it.",
             impl="ftreg.plugins.formats.text:Text",
             columns=("text",),
         ),
