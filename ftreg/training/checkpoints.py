@@ -41,6 +41,14 @@ def commit_checkpoint(folder: Path, step: int) -> None:
             _remove(path)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give ``target`` the content of ``source``, without copying if the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     return list(folder.glob(f"{_PREFIX}*"))
 

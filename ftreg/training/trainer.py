@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from ftreg.core.errors import FtregError
 from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import Progress
 from ftreg.training.batches import Batches, Collator, Row
-from ftreg.training.checkpoints import UNFINISHED, commit_checkpoint
+from ftreg.training.checkpoints import UNFINISHED, commit_checkpoint, link_or_copy
 from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import Milestones
 from ftreg.training.schedule import learning_rate_factor
@@ -186,7 +185,7 @@ class LanguageTrainer(transformers.Trainer):
         best = self._milestones.best
         best.unlink(missing_ok=True)
         if checkpoint is not None and (checkpoint / best.name).is_file():
-            os.link(checkpoint / best.name, best)
+            link_or_copy(checkpoint / best.name, best)
         if checkpoint is not None:
             state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             if self._milestones.is_over(state):
@@ -204,8 +203,8 @@ class LanguageTrainer(transformers.Trainer):
         shutil.rmtree(unfinished, ignore_errors=True)
         super()._save_checkpoint(model, trial)
         best = self._milestones.best
-        if best.is_file():  # a link will do: the best weights are replaced, never changed
-            os.link(best, unfinished / f"checkpoint-{self.state.global_step}" / best.name)
+        if best.is_file():  # it may be linked, because better weights replace the file
+            link_or_copy(best, unfinished / f"checkpoint-{self.state.global_step}" / best.name)
         commit_checkpoint(unfinished.parent, self.state.global_step)
         self._milestones.saved(time.monotonic() - started)
 
