@@ -110,8 +110,8 @@ def _scratch(folder: Path, *, resume: bool) -> Path:
     if resume and not any(folder.glob("checkpoint-*")):
         raise InputError(
             "there is no interrupted run with this base, data and settings",
-            where="--resume",
-            hint="Run it without --resume.",
+            where="resume",
+            hint="Leave `resume` out.",
         )
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)

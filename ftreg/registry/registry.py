@@ -347,7 +347,7 @@ class Registry:
             if children and not force:
                 raise InputError(
                     f"{version.ref} cannot be deleted: {', '.join(sorted(children))} was made from it",
-                    hint="Use --force; its files are kept for as long as they are needed.",
+                    hint="Delete it all the same with `force=True`; its files are kept for as long as they are needed.",
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
 

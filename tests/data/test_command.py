@@ -153,14 +153,14 @@ def test_stats_count_rows_lengths_and_splits(
 def test_preview_marks_what_is_learnt(
     ftreg: Callable[..., tuple[int, str, str]], model_folder: Callable[..., Path]
 ) -> None:
-    """The learnt line holds the answer and its end, the masked one the question; JSON has each token."""
+    """The trained line holds the answer and its end, the masked one the question; JSON has each token."""
     path = write([{"prompt": "one\ntwo", "response": "[bold]yes"}, *ROWS])
     code, out, _ = ftreg("preview", path, "--base", model_folder(), "--rows", "1")
     _, masked, learnt = out.splitlines()
     assert code == 0
     assert masked.split("  ")[1] == "masked"
     assert masked.replace("|", "").endswith(r"<user>one\ntwo<end><assistant>")
-    assert learnt.replace("|", "").endswith("learnt  [bold]yes<end>")
+    assert learnt.replace("|", "").endswith("trained  [bold]yes<end>")
     _, out, _ = ftreg("preview", path, "--base", model_folder(), "--json")
     shown = json.loads(out)
     assert [row["row"] for row in shown] == [1, 2, 3]
@@ -189,7 +189,7 @@ def test_a_base_can_be_a_version(ftreg: Callable[..., tuple[int, str, str]], mod
         (("check", "rows.jsonl", "--set", "validaton=0.2"), "Did you mean validation"),
         (("check", "rows.jsonl", "--base", "./nowhere"), "no such folder"),
         (("check", "rows.jsonl", "--base", "."), "has no tokenizer"),
-        (("preview", "rows.jsonl"), "--base is missing"),
+        (("preview", "rows.jsonl"), "'--base'"),
         (("stats", "empty.jsonl"), "the file is empty"),
     ],
 )

@@ -28,7 +28,7 @@ def loading(what: str, folder: Path) -> Iterator[None]:
         raise FtregError(
             f"{what} cannot be loaded: {type(error).__name__}: {reason}",
             where=str(folder),
-            hint="Its files are damaged, incomplete, or not of this kind; ftreg verify --full checks stored ones.",
+            hint="Its files are damaged, incomplete, or not of this kind; ftreg verify checks stored ones.",
         ) from error
 
 

@@ -138,7 +138,7 @@ class Checkpoint:
         return FtregError(
             f"the weights are damaged or incomplete: {reason}",
             where=str(self.folder),
-            hint="ftreg verify --full checks stored ones.",
+            hint="ftreg verify checks stored ones.",
         )
 
 
