@@ -51,7 +51,7 @@ def deploy(session: Session, /, as_json: bool, shadows: tuple[str, ...], **optio
     """
     from ftreg.api import deployments
 
-    package = deployments.deploy(shadows=shadows or None, **options, **session.where)
+    package = deployments.deploy(shadows=shadows or None, **options, **session.api_arguments)
     if as_json:
         session.json(_facts(package))
     else:
@@ -71,7 +71,7 @@ def serve(session: Session, /, ref: str, **options: Any) -> None:
     """Serve the version REF from the registry, without packaging it; clients ask for it by its model's name."""
     from ftreg.api import deployments
 
-    sys.exit(deployments.serve(ref, **options, **session.where))
+    sys.exit(deployments.serve(ref, **options, **session.api_arguments))
 
 
 def _facts(package: Package) -> dict[str, Any]:

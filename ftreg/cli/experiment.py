@@ -124,7 +124,7 @@ def promote_command(session: Session, /, name: str, as_json: bool, **options: An
     """Point the alias at the challenger that has won, and store the report as evidence on it and on the control."""
     from ftreg.api import experiments
 
-    _show_decision(session, experiments.promote(name, **options, **session.where), as_json=as_json)
+    _show_decision(session, experiments.promote(name, **options, **session.api_arguments), as_json=as_json)
 
 
 @command.command("rollback", examples=["ftreg experiment rollback support-bot"])
@@ -135,7 +135,7 @@ def rollback_command(session: Session, /, name: str, as_json: bool, **options: A
     """Point the alias at the control again, and store the report as evidence on all variants."""
     from ftreg.api import experiments
 
-    _show_decision(session, experiments.rollback(name, **options, **session.where), as_json=as_json)
+    _show_decision(session, experiments.rollback(name, **options, **session.api_arguments), as_json=as_json)
 
 
 def _show_decision(session: Session, decision: Decision, *, as_json: bool) -> None:

@@ -33,5 +33,5 @@ def command(session: Session, name: str, data: Path, settings: dict[str, Any], s
     """
     from ftreg.api import training
 
-    version = training.init(name, data, seed=seed, settings=settings, **session.where)
+    version = training.init(name, data, seed=seed, settings=settings, **session.api_arguments)
     show_versions(session, [version], as_json=as_json)

@@ -16,20 +16,17 @@ if TYPE_CHECKING:
     from ftreg.registry import Lineage
 
 
-@click.command(
-    cls=Command, examples=["ftreg lineage support-bot-merged", "ftreg lineage support-bot:2 --format mermaid"]
-)
+@click.command(cls=Command, examples=["ftreg lineage support-bot-merged", "ftreg lineage support-bot:2 --mermaid"])
 @click.argument("ref", shell_complete=complete_refs)
-@click.option("--format", "style", type=click.Choice(["tree", "mermaid", "json"]), default="tree", show_default=True,
-              help="How to draw it.")  # fmt: skip
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart.")
 @json_option
 @click.pass_obj
-def command(session: Session, ref: str, style: str, as_json: bool) -> None:
+def command(session: Session, ref: str, mermaid: bool, as_json: bool) -> None:
     """Show what REF was made from, and what was made from it, over all generations."""
     lineage = session.registry.lineage(ref)
-    if as_json or style == "json":
+    if as_json:
         session.json(as_facts(lineage))
-    elif style == "mermaid":
+    elif mermaid:
         session.print(as_mermaid(lineage))
     else:
         session.out.print(as_tree(lineage))

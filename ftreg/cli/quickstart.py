@@ -19,19 +19,20 @@ from ftreg.core.extras import require_extras
 FILES = ("data/support_faq.jsonl", "recipes/stdlib-base.yaml", "recipes/support-bot.yaml", "recipes/support-bot-2.yaml")
 
 
-@click.command(cls=Command, examples=["ftreg quickstart", "ftreg quickstart --smoke --home try"])
-@click.option("--home", default="ftreg-quickstart", show_default=True, type=click.Path(path_type=Path, file_okay=False),
+@click.command(cls=Command, examples=["ftreg quickstart", "ftreg quickstart --smoke --folder try"])
+@click.option("--folder", default="ftreg-quickstart", show_default=True,
+              type=click.Path(path_type=Path, file_okay=False),
               help="Folder to work in; a finished one is gone through again, reusing what is there.")  # fmt: skip
 @click.option("--smoke", is_flag=True, help="Train for a few steps only: the whole chain in a minute, and poor models.")
 @click.pass_obj
-def command(session: Session, home: Path, smoke: bool) -> None:
+def command(session: Session, folder: Path, smoke: bool) -> None:
     """Run the whole chain, offline, on a tiny model: pre-train, fine-tune, merge, quantize, prune, export, serve.
 
     Takes under ten minutes on two CPU cores. Every step is shown as the command that does it.
     """
     require_extras("ftreg quickstart", "train", "onnx", "serve")
     started = time.monotonic()
-    shown, home = home, home.absolute()
+    shown, home = folder, folder.absolute()
     home.mkdir(parents=True, exist_ok=True)
     (home / ".ftreg").mkdir(exist_ok=True)
     examples = _examples_folder()

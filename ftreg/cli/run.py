@@ -36,7 +36,7 @@ def command(
     from ftreg.api import training
 
     if dry_run:
-        show_preview(session, training.preview(recipe, settings=settings, **session.where), as_json=as_json)
+        show_preview(session, training.preview(recipe, settings=settings, **session.api_arguments), as_json=as_json)
     else:
-        versions = training.run(recipe, settings=settings, **options, **session.where)
+        versions = training.run(recipe, settings=settings, **options, **session.api_arguments)
         show_versions(session, versions, as_json=as_json)

@@ -75,7 +75,7 @@ class Session:
         return ConsoleProgress(self.err)
 
     @property
-    def where(self) -> dict[str, Any]:
+    def api_arguments(self) -> dict[str, Any]:
         """The arguments of every function of ``ftreg.api``: the registry, and where to report progress."""
         return {"registry": self.registry, "progress": self.progress}
 

@@ -84,7 +84,7 @@ def quantize(session: Session, /, ref: str, as_json: bool, **options: Any) -> No
     settings=["ftreg settings prune"],
     examples=[
         "ftreg prune support-bot-merged --sparsity 0.2",
-        "ftreg prune support-bot-merged --set pattern=2:4 --accept",
+        "ftreg prune support-bot-merged --sparsity 0.5 --set pattern=2:4 --set scope=layer",
     ],
 )
 @_ref
@@ -113,7 +113,7 @@ def export(session: Session, /, ref: str, as_json: bool, **options: Any) -> None
     """Export the checkpoint REF to ONNX; with --to and no --format, copy the files of REF as they are."""
     from ftreg.api import steps
 
-    show_versions(session, [steps.export(ref, **options, **session.where)], as_json=as_json)
+    show_versions(session, [steps.export(ref, **options, **session.api_arguments)], as_json=as_json)
 
 
 @click.command(
@@ -137,4 +137,4 @@ def _apply(session: Session, step: str, ref: str, options: Mapping[str, Any], *,
     from ftreg.api import steps
 
     given = {key: value for key, value in options.items() if value is not None}
-    show_versions(session, [steps.apply(step, ref, **given, **session.where)], as_json=as_json)
+    show_versions(session, [steps.apply(step, ref, **given, **session.api_arguments)], as_json=as_json)

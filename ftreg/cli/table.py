@@ -16,7 +16,7 @@ class Table:
     Attributes:
         header: The titles of the columns; empty if each row is printed as a list of its own.
         lines: The rows.
-        dropped: Optional columns that were left out because the table was too wide.
+        dropped: Optional columns that were left out because the table was too wide, in their order.
     """
 
     header: str
@@ -34,8 +34,9 @@ def layout(
 ) -> Table:
     """Lay out a table; a cell of several lines is continued below itself.
 
-    A table that is wider than ``width`` loses its ``optional`` columns, one after the other. If it is still too wide,
-    its cells are wrapped between words; if the words alone are too long, each row becomes a list of titles and values.
+    A table that is wider than ``width`` loses ``optional`` columns. If it is still too wide, its cells are wrapped
+    between words, except in columns that are aligned to the right; if the words alone are too long, each row becomes a
+    list of titles and values.
 
     Args:
         columns: Titles of the columns.
@@ -44,16 +45,13 @@ def layout(
         optional: Titles of the columns that may be left out, the least important first.
         width: Characters that a line may have; None for any number.
     """
-    kept = list(range(len(columns)))
-    dropped: list[str] = []
-    for title in optional:
-        if width is None or _total(_widths(columns, rows, kept)) <= width:
-            break
-        kept.remove(columns.index(title))
-        dropped.append(title)
-    widths = _widths(columns, rows, kept)
+    natural = _widths(columns, rows)
+    kept = list(range(len(columns))) if width is None else _choose(columns, natural, optional, width)
+    dropped = [title for index, title in enumerate(columns) if index not in kept]
+    widths = [natural[index] for index in kept]
     if width is not None and _total(widths) > width:
-        shrunk = _shrink(widths, [_longest_word(columns, rows, index) for index in kept], width)
+        least = [natural[i] if columns[i] in right else _longest_word(columns, rows, i) for i in kept]
+        shrunk = _shrink(widths, least, width)
         if shrunk is None:
             return Table("", _lists([columns[index] for index in kept], [[row[i] for i in kept] for row in rows]))
         widths = shrunk
@@ -64,6 +62,21 @@ def layout(
         for line in _row(row, widths, [title in right for title in titles])
     ] or [""]
     return Table(header, tuple(lines), tuple(dropped))
+
+
+def _choose(columns: Sequence[str], natural: Sequence[int], optional: Sequence[str], width: int) -> list[int]:
+    """The columns to show: without as many of the optional ones, from the first, as it takes; others may come back."""
+    kept = list(range(len(columns)))
+    left_out: list[int] = []
+    for title in optional:
+        if _total([natural[index] for index in kept]) <= width:
+            break
+        left_out.append(columns.index(title))
+        kept.remove(left_out[-1])
+    for index in reversed(left_out):
+        if _total([natural[other] for other in (*kept, index)]) <= width:
+            kept.append(index)
+    return sorted(kept)
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
@@ -124,8 +137,10 @@ def _shrink(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]
     return result
 
 
-def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], kept: Sequence[int]) -> list[int]:
-    return [max(len(line) for row in (columns, *rows) for line in row[index].split("\n")) for index in kept]
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [
+        max(len(line) for row in (columns, *rows) for line in row[index].split("\n")) for index in range(len(columns))
+    ]
 
 
 def _longest_word(columns: Sequence[str], rows: Sequence[Sequence[str]], index: int) -> int:

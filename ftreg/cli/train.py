@@ -67,10 +67,10 @@ def command(
     wanted = {**given, **settings}
     source: Path | dict[str, Any] = recipe if recipe is not None else {}
     if dry_run:
-        show_preview(session, training.preview(source, settings=wanted, **session.where), as_json=as_json)
+        show_preview(session, training.preview(source, settings=wanted, **session.api_arguments), as_json=as_json)
         return
-    left_out = [step.spec.name for step in training.plan(source, settings=wanted, **session.where).steps]
-    version = training.train(source, settings=wanted, resume=resume, **session.where)
+    left_out = [step.spec.name for step in training.plan(source, settings=wanted, **session.api_arguments).steps]
+    version = training.train(source, settings=wanted, resume=resume, **session.api_arguments)
     figures = training.training_figures(version.ref, registry=session.registry)
     following = _next_commands(version, figures)
     if left_out:

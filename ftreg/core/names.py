@@ -23,13 +23,14 @@ def check_name(name: str, *, what: str = "name", where: str | None = None) -> st
     Names are 1-96 characters of a-z, 0-9, ``.``, ``_`` and ``-``, start and end with a letter or digit, and hold
     no ``..``. Lower case only, so that no two names collide on a file system that ignores case.
     """
+    article = "an" if what[0] in "aeiou" else "a"
     if not _is_well_formed(name):
         near = _near(name)
         hint = "Use 1-96 of a-z, 0-9, '.', '_', '-', starting and ending with a letter or digit"
         hint += f", such as {near!r}." if _is_well_formed(near) and not _is_reserved(near) else "."
-        raise InputError(f"{name!r} cannot be a {what}", where=where, hint=hint)
+        raise InputError(f"{name!r} cannot be {article} {what}", where=where, hint=hint)
     if _is_reserved(name):
-        raise InputError(f"{name!r} cannot be a {what}: it is reserved", where=where, hint="Choose another.")
+        raise InputError(f"{name!r} cannot be {article} {what}: it is reserved", where=where, hint="Choose another.")
     return name
 
 

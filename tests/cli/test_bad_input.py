@@ -154,7 +154,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "tag without a value": (("models", "tag", "base:1", "stage"), 2, ("stage",)),
     "delete what is not there": (("models", "delete", "nope:1"), 2, ("nope",)),
     "lineage of nothing": (("lineage", "nope"), 2, ("nope",)),
-    "unknown lineage format": (("lineage", "base:1", "--format", "svg"), 2, ("svg",)),
+    "unknown lineage option": (("lineage", "base:1", "--svg"), 2, ("--svg",)),
     "unknown plugin": (("plugins", "info", "lorra"), 2, ("lorra", "lora")),
     "unknown plugin to leave out": (("--no-plugin", "nope", "plugins", "list"), 2, ("nope",)),
     "deployment without a name": (("deploy", "--variant", "base:1"), 2, ("'name' is missing",)),
