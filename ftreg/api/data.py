@@ -195,11 +195,11 @@ def _config(path: str | Path, settings: Mapping[str, Any] | None) -> DataConfig:
 
 def _encoder(context: Context, base: str, max_length: int | None, config: DataConfig) -> Encoder:
     """The encoder of a base; raise ``InputError`` if there is no such base, or it has no tokenizer."""
-    from ftreg.data import Encoder
+    from ftreg.data import Encoder, read_template
     from ftreg.training import load_tokenizer
 
     folder = Path(base).expanduser() if is_path(base) else context.registry.source(base).path
     if not folder.is_dir():
         raise InputError("no such folder", where=f"base: {base}", hint="Give a registry reference or a folder.")
     length = max_length or TrainConfig().max_length
-    return Encoder(load_tokenizer(folder), max_length=length, template=config.template)
+    return Encoder(load_tokenizer(folder), max_length=length, template=read_template(config.template))

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.api.opening import opened
-from ftreg.context import Context
-from ftreg.core.errors import InfeasiblePlan, InputError
+from ftreg.core.errors import InputError
 from ftreg.core.names import check_name
-from ftreg.core.recipe import apply_settings, validate
+from ftreg.core.recipe import apply_settings
 from ftreg.core.specs import StepSpec
 from ftreg.core.types import ADAPTER, Progress, Version
-from ftreg.pipeline.plan import MERGEABLE
 from ftreg.pipeline.steps import apply_step
 from ftreg.registry import Registry
 
@@ -24,6 +22,7 @@ def apply(
     step: str,
     ref: str,
     *,
+    weight: float = 1.0,
     others: Mapping[str, float] | None = None,
     name: str | None = None,
     accept: bool = False,
@@ -38,6 +37,7 @@ def apply(
     Args:
         step: A built-in step or a plugin's.
         ref: What to transform.
+        weight: Weight of ``ref`` among the inputs, for a step that combines versions.
         others: Further versions to combine with ``ref``, with their weights.
         name: Name of the result; by default the source's and the step's.
         accept: Publish the result even if it is further from its source than allowed; the certificate says so.
@@ -54,13 +54,15 @@ def apply(
     """
     with opened(registry, progress) as context:
         spec = context.host.get(StepSpec, step, where="step")
-        checked = validate(context.host.config_model(spec), apply_settings(config, settings or {}), where=step)
+        checked = context.host.configure(spec, apply_settings(config, settings or {}), where=step)
         if name is not None:
             check_name(name, where="name")
-        if _needs_merging(context, spec, ref, merge=merge):
+        if merge and ADAPTER not in spec.accepts and context.registry.source(ref).kind == ADAPTER:
             merging = context.host.get(StepSpec, "merge")
-            ref = apply_step(context, merging, ref, context.host.config_model(merging)(), reuse=True).ref
-        return apply_step(context, spec, ref, checked, others=list((others or {}).items()), name=name, accept=accept)
+            defaults = context.host.configure(merging, {}, where="merge")
+            ref = apply_step(context, merging, [(ref, 1.0)], defaults, reuse=True).ref
+        inputs = [(ref, weight), *(others or {}).items()]
+        return apply_step(context, spec, inputs, checked, name=name, accept=accept)
 
 
 def merge(ref: str, **options: Any) -> Version:
@@ -97,20 +99,6 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
         if to is not None:
             _copy_out(context.registry.source(version.digest).path, Path(to))
         return version
-
-
-def _needs_merging(context: Context, spec: StepSpec, ref: str, *, merge: bool) -> bool:
-    """Return True if ``ref`` has to be merged before ``spec``; raise ``InfeasiblePlan`` if ``merge`` is false then."""
-    source = context.registry.source(ref)
-    mergeable = MERGEABLE in source.manifest.facts.get("capabilities", ())
-    if source.kind != ADAPTER or ADAPTER in spec.accepts or not mergeable:
-        return False
-    if not merge:
-        raise InfeasiblePlan(
-            f"step {spec.name} works on {' or '.join(spec.accepts)}, and {source.ref} is an adapter",
-            hint=f"Merge it first: ftreg merge {source.ref}; or add `merge=True` to do both.",
-        )
-    return True
 
 
 def _copy_out(source: Path, target: Path) -> None:

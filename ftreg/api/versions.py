@@ -67,6 +67,7 @@ def _card(registry: Registry, ref: str) -> dict[str, Json]:
         "parents": [asdict(parent) | {"ref": _ref(registry, parent.digest)} for parent in manifest.parents],
         "files": [asdict(entry) for entry in manifest.files],
         "facts": dict(manifest.facts),
+        "capabilities": list(manifest.capabilities),
         "environment": dict(manifest.environment),
         "evidence": [
             asdict(record) | {"files": {name: str(path) for name, path in record.files.items()}}

@@ -25,6 +25,8 @@ def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
         yield _line("tag", f"{key}={value}")
     for parent in facts["parents"]:
         yield _line(parent["role"], f"{parent['ref'] or 'MISSING'}  {parent['digest'][:15]}")
+    if facts["capabilities"]:
+        yield _line("can be", ", ".join(facts["capabilities"]))
     yield from _section("configuration", producer["config"])
     yield from _section("facts", facts["facts"])
     yield from _section("packages", facts["environment"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
@@ -11,7 +10,7 @@ from ftreg import __version__
 from ftreg.cli.command import Group
 from ftreg.cli.commands import COMMANDS
 from ftreg.cli.session import Session
-from ftreg.core.errors import FtregError, PluginError
+from ftreg.core.errors import FtregError
 from ftreg.core.host import resolve_import
 from ftreg.core.specs import CommandSpec
 
@@ -26,9 +25,10 @@ class LazyGroup(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command; return None if there is none of that name."""
         if cmd_name in COMMANDS:
-            return _command(cmd_name, resolve_import(COMMANDS[cmd_name][0]))
+            found: click.Command = resolve_import(COMMANDS[cmd_name][0])
+            return found
         spec = self._from_plugins(ctx).get(cmd_name)
-        return _command(cmd_name, _session(ctx).host.load(spec)) if spec else None
+        return _load_command(_session(ctx), spec) if spec else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table and the plugins' summaries."""
@@ -48,9 +48,12 @@ def _session(ctx: click.Context) -> Session:
     return session
 
 
-def _command(name: str, found: Any) -> click.Command:
+def _load_command(session: Session, spec: CommandSpec) -> click.Command:
+    """Import a plugin's command, and note that it is the plugin's code that runs from now on."""
+    found = session.host.load(spec)
     if not isinstance(found, click.Command):
-        raise PluginError(f"command {name} is a {type(found).__name__}, not a click.Command")
+        raise session.host.broken(spec, f"{spec.impl} is a {type(found).__name__}, not a click.Command")
+    session.plugin_command = spec
     return found
 
 

@@ -233,6 +233,8 @@ def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:
 
 def _subject(session: Session, event: Event) -> str:
     """The version that an event is about."""
+    if event.digest is None:
+        return "the registry"
     return f"{event.name}:{event.number}" if event.name else _ref(session, event.digest)
 
 
@@ -256,6 +258,10 @@ def _action(session: Session, event: Event) -> str:
             return f"tagged {detail['key']}={detail['value']}"
         case "untagged":
             return f"untagged {detail['key']}"
+        case "gate_enlisted":
+            return f"is guarded by gate {detail['plugin']} ({detail['distribution']}): {detail['hook']}"
+        case "gate_released":
+            return f"is no longer guarded by gate {detail['plugin']}"
         case "evidence":
             return f"{detail['type']} recorded"
         case action:

@@ -78,6 +78,23 @@ def info(session: Session, name: str, as_json: bool) -> None:
             _show(session, entry)
 
 
+@command.command(examples=["ftreg plugins release licence-gate"])
+@click.argument("name", shell_complete=_complete)
+@json_option
+@click.pass_obj
+def release(session: Session, name: str, as_json: bool) -> None:
+    """Let the gate of plugin NAME guard this registry no longer; the event log says who decided it.
+
+    A gate that has guarded a registry must be loaded to publish versions or to move aliases there. Release one that is
+    gone for good.
+    """
+    session.registry.release_gate(name)
+    if as_json:
+        session.json([asdict(gate) for gate in session.registry.gates()])
+    else:
+        session.progress.say(f"gate {name} no longer guards {session.registry.home}")
+
+
 def _list_kind(session: Session, kind: type[Spec], as_json: bool) -> None:
     """List every contribution of one kind."""
     host = session.host
@@ -119,7 +136,7 @@ def _facts(host: PluginHost, spec: Spec) -> dict[str, Any]:
             value = getattr(spec, field.name)
             facts[field.name] = sorted(value) if isinstance(value, frozenset) else value
     facts["requires"] = [
-        {"package": needed.package, "install": needed.install, "installed": needed not in missing}
+        {"distribution": needed.distribution, "install": needed.install, "installed": needed not in missing}
         for needed in spec.requires
     ]
     if isinstance(spec, MethodSpec | StepSpec):
@@ -145,7 +162,7 @@ def _show(session: Session, entry: Mapping[str, Any]) -> None:
     lines = {key: value for key, value in entry.items() if key not in hidden and value not in ("", (), [])}
     if entry.get("requires"):
         lines["requires"] = [
-            needed["package"] + ("" if needed["installed"] else f" (missing: pip install '{needed['install']}')")
+            needed["distribution"] + ("" if needed["installed"] else f" (missing: pip install '{needed['install']}')")
             for needed in entry["requires"]
         ]
     for key, value in lines.items():

@@ -15,6 +15,7 @@ from ftreg.cli.commands import COMMANDS
 from ftreg.core.errors import FtregError
 from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
+from ftreg.core.specs import CommandSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ class Session:
         self.home: str | None = None
         self.disabled_plugins: tuple[str, ...] = ()
         self.debug = False
+        self.plugin_command: CommandSpec | None = None
         self._opened = ""
 
     @cached_property
@@ -127,11 +129,13 @@ class Session:
 
     def explain(self, error: Exception) -> Exception:
         """Turn what the system raises (disk full, out of memory) into an error that says what to do."""
-        if isinstance(error, FtregError):
-            return error
         fault = fault_of(error, Path(self.home or "."))
         if fault is not None:
             return fault
+        if isinstance(error, FtregError):
+            return error
+        if self.plugin_command is not None:
+            return self.host.broken(self.plugin_command, f"it raised {type(error).__name__}: {error}")
         return FtregError(
             f"{type(error).__name__}: {error}", hint="This is a bug in ftreg; `ftreg --debug ...` shows where."
         )

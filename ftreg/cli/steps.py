@@ -38,7 +38,10 @@ def _read_others(ctx: click.Context, param: click.Parameter, texts: Sequence[str
 
 
 def with_option(command: CommandT) -> CommandT:
-    """Add ``--with REF=WEIGHT``, passed on as the mapping ``others``."""
+    """Add ``--with REF=WEIGHT``, passed on as the mapping ``others``, and ``--weight``."""
+    command = click.option(
+        "--weight", type=float, default=1.0, help="Weight of REF itself, with --with; by default 1."
+    )(command)
     return click.option(
         "--with",
         "others",

@@ -119,7 +119,7 @@ def _next_commands(version: Version, figures: TrainingFigures | None) -> list[tu
     commands = []
     if figures is not None and figures.validation_loss is not None:
         commands.append((f"ftreg eval {version.ref}", "measure it on held-out examples"))
-    if version.kind == "adapter" and "mergeable" in version.manifest.facts.get("capabilities", ()):
+    if version.kind == "adapter" and "mergeable" in version.manifest.capabilities:
         commands.append((f"ftreg merge {version.ref}", "make it a model of its own"))
     return [*commands, (f"ftreg serve {version.ref}", "answer over HTTP")]
 

@@ -6,7 +6,7 @@ import errno
 import shutil
 from pathlib import Path
 
-from ftreg.core.errors import DiskFull, FtregError, OutOfMemory
+from ftreg.core.errors import DiskFull, FtregError, OutOfMemory, PluginError
 from ftreg.core.extras import missing_extra
 
 _NO_ROOM = 1 << 16  # bytes; libraries that fail for want of room leave less than they wanted to write
@@ -17,8 +17,11 @@ _WRITE_ERRORS = ("RuntimeError", "SafetensorError")
 def fault_of(error: BaseException, folder: Path) -> FtregError | None:
     """The ftreg error that says what ``error`` means for work that writes into ``folder``; None if it is no fault.
 
-    torch and safetensors hide the system's error number, so for their errors the disk itself is asked.
+    torch and safetensors hide the system's error number, so for their errors the disk itself is asked. What came out
+    of a plugin is judged by what happened in it.
     """
+    if isinstance(error, PluginError) and error.__cause__ is not None:
+        error = error.__cause__
     kind = type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         return missing_extra(error)

@@ -94,14 +94,23 @@ class TrainConfig(Config):
 
 
 class StepCall(Config):
-    """One step of ``then``: which, with what configuration, on the result of which earlier step, under which name.
+    """One step of ``then``.
 
-    By default a step works on the newest result that it can take, and names what it makes after it.
+    Attributes:
+        step: The step's name.
+        config: Its settings.
+        source: Name of the method or step whose result it works on (``from:``); by default the newest result that it
+            can take.
+        weight: Weight of that result among the step's inputs.
+        others: Further versions of the registry to combine with it, with their weights (``with:``).
+        name: Name of what it makes; by default made from the source's name.
     """
 
     step: str
     config: dict[str, Any] = Field(default_factory=dict)
     source: str | None = None
+    weight: float = Field(1.0, allow_inf_nan=False)
+    others: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     name: Annotated[str, AfterValidator(_name)] | None = None
 
 
@@ -207,11 +216,23 @@ def _parse_call(item: Any, where: str) -> StepCall:
         (step, settings), *_ = item.items()
         if isinstance(step, str) and (settings is None or isinstance(settings, Mapping)):
             config = dict(settings or {})
-            call = {"source": config.pop("from", None), "name": config.pop("name", None)}
+            call = {
+                "source": config.pop("from", None),
+                "weight": config.pop("weight", 1.0),
+                "others": _weights(config.pop("with", {})),
+                "name": config.pop("name", None),
+            }
             if step == "export":
                 step = config.pop("format", "onnx")
             return validate(StepCall, {"step": step, "config": config, **call}, where=where)
     raise RecipeError("not a step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
+
+
+def _weights(given: Any) -> Any:
+    """Read ``with: bot:2``, ``with: [bot:2, other]`` or ``with: {bot:2: 0.5}`` as weights by reference."""
+    if isinstance(given, str):
+        given = [given]
+    return dict.fromkeys(given, 1.0) if isinstance(given, list) else given
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

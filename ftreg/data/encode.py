@@ -62,13 +62,13 @@ class Encoder:
     Args:
         tokenizer: A ``transformers`` tokenizer with an EOS token; the chat template that is used is set on it.
         max_length: Tokens that a sequence may have; longer ones are cut at the end.
-        template: ``auto`` (the tokenizer's, else a plain one), or the path of a Jinja file.
+        template: Jinja source of the chat template; None for the tokenizer's own, else a plain one.
 
     Raises:
         DataError: The tokenizer has no EOS token, or the template cannot be used.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, template: str = "auto") -> None:
+    def __init__(self, tokenizer: Any, *, max_length: int, template: str | None = None) -> None:
         if tokenizer.eos_token_id is None:
             raise DataError(
                 "the tokenizer has no end-of-sequence token: a model trained with it never stops",

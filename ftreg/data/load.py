@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from ftreg.core.errors import DataError, PluginError
+from ftreg.core.errors import DataError
 from ftreg.core.host import PluginHost
 from ftreg.core.specs import FormatSpec
 from ftreg.core.types import Example, Format
@@ -69,13 +69,14 @@ def read_data(path: Path, *, format: str = "auto", host: PluginHost) -> DataFile
     if not numbered:
         raise DataError("the file holds no rows", where=str(path))
     name = _detect(path, numbered, host) if format == "auto" else host.get(FormatSpec, format, where="format").name
-    rules = _load_format(host, name)
+    spec = host.get(FormatSpec, name)
+    rules = _load_format(host, spec)
     examples, rows, bad = [], [], []
     for number, row in numbered:
         try:
             if isinstance(row, DataError):
                 raise row
-            examples.append(_convert(rules, name, row))
+            examples.append(_convert(host, spec, rules, row, place(path, number)))
             rows.append(number)
         except DataError as error:
             bad.append(BadRow(number, error.message))
@@ -90,7 +91,7 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
         assert isinstance(error, DataError)
         raise DataError(f"{error.message}; no row of the file can be read", where=place(path, number))
     names = [spec.name for spec in host.specs(FormatSpec)]
-    votes = {name: sum(map(_load_format(host, name).matches, sample)) for name in names}
+    votes = {name: _count_matches(host, name, sample) for name in names}
     fitting = [name for name, count in votes.items() if count * 2 >= len(sample)]
     if len(fitting) == 1:
         return fitting[0]
@@ -106,16 +107,27 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
     raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.")
 
 
-def _load_format(host: PluginHost, name: str) -> Format:
-    """Import a format; where a plugin names a class, an instance of it."""
-    found = host.load(host.get(FormatSpec, name))
-    return cast(Format, found() if isinstance(found, type) else found)
+def _count_matches(host: PluginHost, name: str, rows: Sequence[Row]) -> int:
+    """How many of ``rows`` a format recognizes; raise ``PluginError`` if it says anything but yes or no."""
+    spec = host.get(FormatSpec, name)
+    rules = _load_format(host, spec)
+    answers = host.run(spec, f"{spec.impl}.matches", lambda: [rules.matches(row) for row in rows], returns=list)
+    for answer in answers:
+        if not isinstance(answer, bool):
+            raise host.broken(spec, f"matches returned {answer!r}, not True or False")
+    return sum(answers)
 
 
-def _convert(rules: Format, name: str, row: Row) -> Example:
-    try:
-        return rules.convert(row)
-    except DataError:
-        raise
-    except Exception as error:
-        raise PluginError(f"format {name} failed on a row: {type(error).__name__}: {error}") from error
+def _load_format(host: PluginHost, spec: FormatSpec) -> Format:
+    """Import a format; if its plugin names a class, make an instance of it."""
+    found = host.load(spec)
+    if isinstance(found, type):
+        found = host.run(spec, spec.impl, found, returns=object)
+    return cast(Format, found)
+
+
+def _convert(host: PluginHost, spec: FormatSpec, rules: Format, row: Row, where: str) -> Example:
+    """Turn a row into an example; raise ``DataError`` for a bad row, ``PluginError`` for a bad format."""
+    what = f"{spec.impl}.convert, on {where},"
+    example: Example = host.run(spec, what, lambda: rules.convert(row), returns=Example)
+    return example

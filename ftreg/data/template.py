@@ -52,19 +52,19 @@ class Template:
 
     Args:
         tokenizer: A ``transformers`` tokenizer; the template that is used is set on it, so that saving keeps it.
-        choice: ``auto`` (the tokenizer's own, else a plain one), or the path of a Jinja file.
+        source: Jinja source of the template; None for the tokenizer's own, else a plain one.
 
     Raises:
-        DataError: The template cannot be read, or is no Jinja template.
+        DataError: The template is not valid Jinja.
     """
 
-    def __init__(self, tokenizer: Any, choice: str = "auto") -> None:
+    def __init__(self, tokenizer: Any, source: str | None = None) -> None:
         self._tokenizer = tokenizer
-        if choice != "auto":
-            tokenizer.chat_template = _read(Path(choice))
+        if source is not None:
+            tokenizer.chat_template = source
         elif not tokenizer.chat_template:
             tokenizer.chat_template = _plain_for(tokenizer)
-        self.source = _source(tokenizer, choice)
+        self.source = _source(tokenizer)
         self.marked = bool(_MARKER.search(self.source))
         self._special = tuple(sorted(special_tokens(tokenizer), key=len, reverse=True))
 
@@ -199,30 +199,44 @@ def _chat(messages: Sequence[Message]) -> Chat:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
-def _read(path: Path) -> str:
+def read_template(choice: str) -> str | None:
+    """Read the chat template that ``data.template`` names: its Jinja source, or None for ``auto``.
+
+    Raises:
+        DataError: The file cannot be read, or is not valid Jinja.
+    """
+    if choice == "auto":
+        return None
     try:
-        return path.read_text(encoding="utf-8")
+        source = Path(choice).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"the chat template cannot be read: {error}",
-            where=str(path),
+            where=choice,
             hint="data.template is 'auto' or the path of a Jinja file.",
         ) from None
+    _check_syntax(source, choice)
+    return source
 
 
-def _source(tokenizer: Any, choice: str) -> str:
-    """The template that the tokenizer uses, checked for its syntax."""
+def _check_syntax(source: str, where: str) -> None:
+    """Raise ``DataError`` if ``source`` is not valid Jinja."""
     from jinja2 import TemplateSyntaxError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        source: str = tokenizer.get_chat_template()
         render_jinja_template(conversations=[], chat_template=source)
     except TemplateSyntaxError as error:
-        where = f"{choice}:{error.lineno}" if choice != "auto" else "the tokenizer's chat template"
-        raise DataError(f"is no Jinja template: {error.message}", where=where) from None
+        raise DataError(f"is not valid Jinja: {error.message}", where=f"{where}:{error.lineno}") from None
+
+
+def _source(tokenizer: Any) -> str:
+    """Return the template that the tokenizer uses, after checking its syntax."""
+    try:
+        source: str = tokenizer.get_chat_template()
     except ValueError as error:
         raise DataError(f"the tokenizer's chat template cannot be used: {error}") from None
+    _check_syntax(source, "the chat template")
     return source
 
 

@@ -33,7 +33,8 @@ class Evaluation:
         loss: Mean loss in nats per labelled token.
         perplexity: ``exp(loss)``.
         tokens: How many tokens are labelled.
-        metrics: Each metric's figure over ``answers``; empty where the examples have no prompts.
+        metrics: Each metric's figure over ``answers``; empty if the examples have no prompts.
+        failed_metrics: Why a metric has no figure.
         answers: The greedy answers, in the order of the examples.
     """
 
@@ -41,6 +42,7 @@ class Evaluation:
     perplexity: float
     tokens: int
     metrics: Mapping[str, float]
+    failed_metrics: Mapping[str, str]
     answers: tuple[Answer, ...]
 
 
@@ -58,7 +60,7 @@ def evaluate(
     Args:
         engine: The loaded model.
         examples: Held-out examples.
-        metrics: What to compute over the greedy answers.
+        metrics: What to compute over the greedy answers; one that raises ``FtregError`` costs its own figure only.
         max_length: Longest example in tokens; never more than the tokenizer's ``model_max_length``.
         max_new_tokens: Longest answer; by default half as much again as the longest expected one, at most 512.
         progress: Where to say how far the work is.
@@ -73,8 +75,13 @@ def evaluate(
     loss, tokens = _loss(engine, encoder, examples, progress)
     answers = _answers(engine, encoder, [example for example in examples if example.messages], max_new_tokens, progress)
     texts, references = [each.answer for each in answers], [each.reference for each in answers]
-    figures = {name: float(metric(texts, references)) for name, metric in metrics.items()} if answers else {}
-    return Evaluation(loss, math.exp(min(loss, 700.0)), tokens, figures, answers)
+    figures, failures = {}, {}
+    for name, metric in metrics.items() if answers else ():
+        try:
+            figures[name] = metric(texts, references)
+        except FtregError as error:  # the other figures are worth having without it
+            failures[name] = error.message
+    return Evaluation(loss, math.exp(min(loss, 700.0)), tokens, figures, failures, answers)
 
 
 def held_out_loss(engine: Engine, examples: Sequence[Example], *, max_length: int = 1024) -> float:

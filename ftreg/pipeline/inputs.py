@@ -15,13 +15,13 @@ from pathlib import Path
 from blake3 import blake3
 
 from ftreg.context import Context
+from ftreg.core.capabilities import FULL_PRECISION
 from ftreg.core.errors import InputError, UnknownName
 from ftreg.core.manifest import Json, Manifest, Producer
 from ftreg.core.names import check_name
 from ftreg.core.recipe import DataConfig
 from ftreg.core.types import CHECKPOINT, DATASET, Source, Splits, Version
 from ftreg.data import load_examples, read_dataset, split_examples, write_dataset
-from ftreg.pipeline.plan import FULL_PRECISION
 from ftreg.registry import Draft, Prepared
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
@@ -184,8 +184,10 @@ def _stage_base(
     draft = Draft(
         folder=staging.files,
         kind=CHECKPOINT,
-        producer=Producer("import", "base", "core", "ftreg", "", origin),
-        facts={**describe(staging.files), "capabilities": _capabilities(folder)},
+        producer=Producer("import", "base", "core", "ftreg", ""),
+        capabilities=_capabilities(folder),
+        facts=describe(staging.files),
+        evidence=[("import", origin)],
     )
     return _stage(context, name, draft)
 
@@ -199,9 +201,9 @@ def _capabilities(folder: Path) -> list[str]:
 def _stage_data(
     context: Context, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
 ) -> Input:
-    """Write splits into staging; the same file split the same way has the same digest."""
+    """Write splits into staging; the same rows split the same way have the same digest, whatever the file's name."""
     settings = config.model_dump(mode="json", exclude={"path", "template"})
-    about = {**settings, "file": path.name, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
+    about = {**settings, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
     staging = stack.enter_context(context.registry.staging())
     write_dataset(splits, staging.files, about=about)
     draft = Draft(
@@ -209,5 +211,6 @@ def _stage_data(
         kind=DATASET,
         producer=Producer("import", "data", "core", "ftreg", "", about),
         facts={"rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}},
+        evidence=[("import", {"file": path.name})],
     )
     return _stage(context, path.stem, draft)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.context import Context
+from ftreg.core.capabilities import FULL_PRECISION
 from ftreg.core.errors import InputError
 from ftreg.core.manifest import Parent, Producer
 from ftreg.core.names import check_name
 from ftreg.core.recipe import DataConfig, validate
 from ftreg.core.types import CHECKPOINT, Example, Version
 from ftreg.pipeline.inputs import open_data
-from ftreg.pipeline.plan import FULL_PRECISION
 from ftreg.pipeline.runs import full_config
 from ftreg.registry import Draft
 
@@ -46,7 +46,8 @@ def create_base_version(
             kind=CHECKPOINT,
             parents=(Parent("dataset", dataset.digest),),
             producer=producer,
-            facts={**describe(staging.files), "capabilities": [FULL_PRECISION]},
+            capabilities=[FULL_PRECISION],
+            facts=describe(staging.files),
         )
         dataset.publish(context)
         return context.registry.publish(name, draft)

@@ -6,12 +6,17 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+from blake3 import blake3
+
 from ftreg.context import Context
 from ftreg.core.errors import InfeasiblePlan, InputError
 from ftreg.core.manifest import Parent
-from ftreg.core.types import ADAPTER, Artifact, Method, RunInfo, Splits, TrainJob, Version
+from ftreg.core.specs import MethodSpec
+from ftreg.core.types import ADAPTER, Artifact, RunInfo, Splits, TrainJob, Version
+from ftreg.data import read_template
 from ftreg.pipeline.inputs import Input, open_base, open_data
 from ftreg.pipeline.plan import Plan
+from ftreg.pipeline.results import capabilities_of, run_plugin
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
 from ftreg.registry import Draft, production_key
 
@@ -46,10 +51,12 @@ def _train(
 ) -> Version:
     """Train on inputs that are open; publish them and the result."""
     recipe, method = plan.recipe, plan.method
+    template = read_template(recipe.data.template)
     config = {
         method.name: full_config(plan.method_config),
         "train": full_config(recipe.train),
-        "template": recipe.data.template,
+        # The text itself is a file of the version; its hash is enough to tell one template from another.
+        "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
     }
     producer = producer_of(context.host, method, config)
     parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
@@ -59,8 +66,9 @@ def _train(
         context.progress.say(f"{known.ref} is the same run; reused")
         return known
 
+    context.registry.check_gates("ftreg_check_version")
     scratch = _scratch(context.registry.home / "runs" / key, resume=resume)
-    run = RunInfo("method", method.name, recipe.name, {"base": base.digest, "dataset": dataset.digest}, config)
+    run = RunInfo("method", method.name, recipe.name, parents, config)
     with observed(context, run) as published, context.registry.staging() as staging:
         job = TrainJob(
             base=base.path,
@@ -70,11 +78,11 @@ def _train(
             staging=staging.files,
             report=staging.report,
             scratch=scratch,
-            template=recipe.data.template,
+            template=template,
             resume=resume,
             progress=context.progress,
         )
-        artifact = _train_or_keep(context, context.host.load(method), job)
+        artifact = _train_or_keep(context, method, job)
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -83,7 +91,9 @@ def _train(
             parents=parents,
             producer=producer,
             environment=packages,
-            facts={**artifact.facts, "capabilities": sorted(method.capabilities)},
+            requires=artifact.requires,
+            capabilities=capabilities_of(method, artifact),
+            facts=artifact.facts,
             evidence=[("run", dict(artifact.measured))],
         )
         base.publish(context)
@@ -94,10 +104,10 @@ def _train(
     return version
 
 
-def _train_or_keep(context: Context, method: Method, job: TrainJob) -> Artifact:
+def _train_or_keep(context: Context, method: MethodSpec, job: TrainJob) -> Artifact:
     """Run the method; say how to go on where the user stops it after a checkpoint."""
     try:
-        return method(job)
+        return run_plugin(context.host, method, job)
     except KeyboardInterrupt:
         kept = sorted(job.scratch.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
         if kept:

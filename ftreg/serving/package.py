@@ -57,12 +57,12 @@ class Package:
     deployment: Deployment
 
 
-def write_folder(context: Context, deployment: Deployment, folder: Path) -> None:
+def write_folder(context: Context, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
     """Write what a server needs but the weights: the deployment, its service, its requirements, and ftreg itself."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_text(deployment.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / f"{_MODULE}.py").write_text(_SERVICE.format(name=deployment.name), encoding="utf-8")
-    (folder / REQUIREMENTS).write_text("\n".join(_requirements(context, deployment)) + "\n", encoding="utf-8")
+    (folder / REQUIREMENTS).write_text("\n".join(_requirements(context, deployment, sources)) + "\n", encoding="utf-8")
     code = Path(ftreg.__file__).parent
     shutil.copytree(code, folder / OWN, ignore=shutil.ignore_patterns("__pycache__", "examples"), dirs_exist_ok=True)
 
@@ -70,7 +70,7 @@ def write_folder(context: Context, deployment: Deployment, folder: Path) -> None
 def write_served(context: Context, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
     """Write a deployment's folder with links to the weights in the registry, to be served on this machine."""
     _import_bentoml()
-    write_folder(context, deployment, folder)
+    write_folder(context, deployment, sources, folder)
     for digest, source in _needed(sources).items():
         place = folder / weights.MODELS / digest.removeprefix("b3:")
         place.mkdir(parents=True)
@@ -102,7 +102,7 @@ def _build(bentoml: Any, context: Context, deployment: Deployment, sources: Iter
         written += source.manifest.size if new else 0
     with tempfile.TemporaryDirectory(prefix="ftreg-deploy-") as temporary:
         folder = Path(temporary)
-        write_folder(context, deployment, folder)
+        write_folder(context, deployment, sources, folder)
         version = _digest_of_folder(folder)
         bento = _find_bento(bentoml, f"{deployment.name}:{version}", folder)
         if bento is None:
@@ -172,14 +172,16 @@ def _needed(sources: Iterable[Source]) -> dict[str, Source]:
     return {needed.digest: needed for source in sources for needed in weights.needed(source)}
 
 
-def _requirements(context: Context, deployment: Deployment) -> list[str]:
-    """The exact versions of what the deployment's engines, and what serves them, import."""
+def _requirements(context: Context, deployment: Deployment, sources: Iterable[Source]) -> list[str]:
+    """The exact versions of what the deployment's engines, its versions, and what serves them, import."""
     roots = [f"{OWN}[serve]"]
     for name in {variant.engine for variant in deployment.all_variants()}:
         spec = context.host.get(EngineSpec, name)
         roots += [requirement.install for requirement in spec.requires]
         distribution = context.host.provider(spec).distribution
         roots += [distribution] if distribution else []
+    for source in _needed(sources).values():
+        roots += [requirement.distribution for requirement in source.manifest.requires]
     return pinned(dict.fromkeys(roots), gpu=deployment.gpus > 0)
 
 

@@ -17,7 +17,7 @@ from ftreg.core.names import check_name
 from ftreg.core.recipe import Config, validate
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import DATASET, Source
-from ftreg.pipeline.engines import find_engine
+from ftreg.pipeline.engines import find_engine, require_runtime
 from ftreg.serving import weights
 from ftreg.serving.deployment import Deployment, Limits, Variant
 
@@ -72,6 +72,8 @@ def plan(context: Context, raw: Mapping[str, Any], *, where: str = "deployment")
             where=where,
             hint=f"ftreg deploy {request.name} --variant REF=WEIGHT --variant REF=WEIGHT",
         )
+    for ref in (*request.variants, *request.shadows):
+        context.registry.check_deployment(ref, request.name)
     variants = [_variant(context, ref, weight, request.engine) for ref, weight in request.variants.items()]
     shadows = [_variant(context, ref, 0.0, request.engine) for ref in request.shadows]
     deployed = [*variants, *shadows]
@@ -122,6 +124,7 @@ def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
             )
         spec = found[0]
     context.host.require(spec)
+    require_runtime(source)
     return spec
 
 

@@ -110,9 +110,12 @@ def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                     raise ValueError("the header is longer than the file")
                 header = json.loads(file.read(length))
                 header.pop("__metadata__", None)
+                end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+                if end != path.stat().st_size:
+                    raise ValueError(f"its tensors take {end} bytes, and it has {path.stat().st_size}")
                 found |= {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
-            except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"is no safetensors file: {error}", where=str(path)) from None
+            except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                raise InputError(f"is not a whole safetensors file: {error}", where=str(path)) from None
     return found
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ftreg.core.errors import DataError
 from ftreg.core.types import Example, Message, NullProgress
-from ftreg.data import IGNORED, Encoded, Encoder
+from ftreg.data import IGNORED, Encoded, Encoder, read_template
 from tests.tiny import CHAT_TEMPLATE, TEXTS, make_tokenizer
 
 UNMARKED = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
@@ -386,13 +386,13 @@ def test_a_template_can_come_from_a_file(tmp_path: Path) -> None:
     """A Jinja file takes the place of the tokenizer's own template, and is set on it."""
     path = tmp_path / "chat.jinja"
     path.write_text(CHATML)
-    encoder = Encoder(make_tokenizer(), max_length=500, template=str(path))
+    encoder = Encoder(make_tokenizer(), max_length=500, template=read_template(str(path)))
     assert encoder.tokenizer.chat_template == CHATML
     assert encoder.tokenizer.decode(encoder.encode(chat("a", "b")).input_ids).startswith("<|im_start|>user\na")
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "cannot be read"), ("{% for %}", "is no Jinja template"), ("{% if x %}\n", "Jinja")]
+    ("content", "reason"), [(None, "cannot be read"), ("{% for %}", "is not valid Jinja"), ("{% if x %}\n", "Jinja")]
 )
 def test_a_bad_template_file_is_refused_at_once(tmp_path: Path, content: str | None, reason: str) -> None:
     """A template that is missing or does not parse is found before any example is encoded, and named."""
@@ -400,7 +400,7 @@ def test_a_bad_template_file_is_refused_at_once(tmp_path: Path, content: str | N
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match=reason) as caught:
-        Encoder(make_tokenizer(), max_length=500, template=str(path))
+        read_template(str(path))
     assert str(path) in str(caught.value.where)
 
 

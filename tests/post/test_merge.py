@@ -171,7 +171,7 @@ def test_combination_is_the_weighted_sum(model_folder, adapter, tmp_path):
         folder.mkdir()
     apply(make_job(first, MergeConfig(), folders["one"]))
     apply(make_job(second, MergeConfig(), folders["two"]))
-    artifact = apply(make_job(first, MergeConfig(weight=0.7), folders["both"], others=[(second, -0.4)]))
+    artifact = apply(make_job(first, MergeConfig(), folders["both"], weight=0.7, others=[(second, -0.4)]))
     name = "model.layers.0.mlp.up_proj.weight"
     one, two, both = (delta(base, folders[key], name) for key in ("one", "two", "both"))
     assert torch.allclose(both, 0.7 * one - 0.4 * two, atol=1e-6)

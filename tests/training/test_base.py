@@ -132,5 +132,5 @@ def test_facts_of_what_is_no_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for content in (b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{x"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(InputError, match="no safetensors file"):
+        with pytest.raises(InputError, match="not a whole safetensors file"):
             describe(tmp_path)

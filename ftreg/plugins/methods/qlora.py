@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,11 +12,13 @@ from transformers.pytorch_utils import Conv1D
 
 from ftreg.core.errors import InputError
 from ftreg.core.manifest import Json
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import Artifact, TrainJob
 from ftreg.plugins.methods.config import QloraConfig
 from ftreg.plugins.methods.lora import add_lora
 from ftreg.training import compute_dtype, fit, load_model, quiet, resolve_device, save_adapter
 
+_BITSANDBYTES = Requirement("bitsandbytes", "ftreg[train]")
 _CPU_MULTIPLE = 32
 """Output features that bitsandbytes packs together for inference on CPUs; it cannot infer with other widths there."""
 
@@ -41,7 +44,8 @@ def train(job: TrainJob) -> Artifact:
     )
     model = add_lora(model, job.config, where="qlora")
     measured = fit(job, model)
-    return save_adapter(job, model, measured, base_quantization=quantization)
+    artifact = save_adapter(job, model, measured, base_quantization=quantization)
+    return replace(artifact, requires=(_BITSANDBYTES,))
 
 
 def _check_widths(job: TrainJob) -> None:

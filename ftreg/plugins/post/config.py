@@ -23,7 +23,6 @@ class MergeConfig(Config):
     combination: Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"] = Field(
         "cat", description="how several adapters are combined, by the names PEFT gives; cat is the exact weighted sum"
     )
-    weight: float = Field(1.0, description="weight of the adapter itself; further ones carry their own")
     density: float = Field(0.5, gt=0, le=1, description="share of values kept by ties, dare and magnitude_prune")
 
 

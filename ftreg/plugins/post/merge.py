@@ -50,7 +50,7 @@ class _Written:
 
 
 def apply(job: StepJob) -> Artifact:
-    """Merge ``job.source``, with ``job.others``, into its base.
+    """Merge the adapters in ``job.inputs``, with their weights, into their base.
 
     Adapters trained on a quantized base are merged into the base as training saw it, and where there is held-out data
     also into the base as it is stored; the one with the lower loss is kept.
@@ -61,7 +61,7 @@ def apply(job: StepJob) -> Artifact:
         FtregError: Files are damaged, or the merge changes nothing.
     """
     assert isinstance(job.config, MergeConfig)
-    adapters = [(job.source.path, job.config.weight), *((other.path, weight) for other, weight in job.others)]
+    adapters = [(each.source.path, each.weight) for each in job.inputs]
     base_source = job.source.parent("base")
     _check_bases(job, base_source)
     check_mergeable(adapters)
@@ -76,7 +76,7 @@ def apply(job: StepJob) -> Artifact:
     tolerance = equal_within(base.dtype, written.dtype)
     if quantization is not None:
         tolerance = _DEQUANTIZED if onto == "dequantized" else _ORIGINAL
-    if job.others or job.config.weight != 1.0:
+    if len(job.inputs) > 1 or job.inputs[0].weight != 1.0:
         tolerance = Tolerance()  # a combination is meant to differ from each adapter: measured, not checked
     facts = {
         **describe(job.staging),
@@ -89,10 +89,10 @@ def apply(job: StepJob) -> Artifact:
 
 def _check_bases(job: StepJob, base: Source) -> None:
     """Raise ``InputError`` where adapters that are to be combined belong to different bases."""
-    for other, _ in job.others:
-        if other.manifest.parent("base") != base.digest:
+    for other in job.inputs[1:]:
+        if other.source.manifest.parent("base") != base.digest:
             raise InputError(
-                f"{other.ref} was trained on another base than {job.source.ref}",
+                f"{other.source.ref} was trained on another base than {job.source.ref}",
                 hint="Only adapters of the same base can be combined.",
             )
 

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ftreg.core.errors import FtregError, InfeasiblePlan
 from ftreg.core.manifest import Json
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import ONNX, Artifact, StepJob, Tolerance
 from ftreg.plugins.engines.loading import loading
 from ftreg.plugins.post.checkpoint import Checkpoint, clean_config, copy_tokenizer, read_object, write_json
@@ -60,7 +61,8 @@ def apply(job: StepJob) -> Artifact:
     copy_tokenizer(job.staging, job.source.path)
     job.progress.end()
     facts = {"architecture": architecture, "precision": job.config.precision, "runtime": runtime, **_check(job.staging)}
-    return Artifact(kind=ONNX, facts=facts, tolerance=_tolerance(job.config, source.dtype))
+    requires = (Requirement("onnxruntime-genai", "ftreg[onnx]"),) if runtime == "genai" else ()
+    return Artifact(kind=ONNX, facts=facts, requires=requires, tolerance=_tolerance(job.config, source.dtype))
 
 
 def _runtime(config: OnnxConfig, architecture: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from ftreg.core.errors import InfeasiblePlan
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob
 from ftreg.plugins.engines.loading import loading
 from ftreg.plugins.post.checkpoint import (
@@ -65,7 +66,12 @@ def apply(job: StepJob) -> Artifact:
         "bytes_before": source.size,
         "bytes_after": Checkpoint(job.staging).size,
     }
-    return Artifact(kind=CHECKPOINT, facts=facts, tolerance=EIGHT_BITS if job.config.scheme == "int8" else FOUR_BITS)
+    return Artifact(
+        kind=CHECKPOINT,
+        facts=facts,
+        requires=(Requirement("bitsandbytes", "ftreg[train]"),),
+        tolerance=EIGHT_BITS if job.config.scheme == "int8" else FOUR_BITS,
+    )
 
 
 def _dtype(config: QuantizeConfig, stored: torch.dtype) -> torch.dtype:
