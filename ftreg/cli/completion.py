@@ -82,7 +82,7 @@ def _sections(ctx: click.Context) -> Iterable[str]:
     if name in ("train", "run"):
         return ["data", "train", _method(ctx)]
     if name == "apply":
-        return [str(ctx.params.get("step"))]
+        return [str(_first_argument(ctx, "step"))]
     if name == "export":
         return [str(ctx.params.get("format") or "onnx")]
     return [name] if name in ("merge", "quantize", "prune") else []
@@ -99,8 +99,16 @@ def _method(ctx: click.Context) -> str:
     from ftreg.core.recipe import read_recipe
 
     with suppress(FtregError):
-        return str(read_recipe(Path(str(ctx.params["recipe"]))).get("method", "lora"))
+        return str(read_recipe(Path(str(_first_argument(ctx, "recipe")))).get("method", "lora"))
     return "lora"
+
+
+def _first_argument(ctx: click.Context, name: str) -> str | None:
+    """The command's first argument, called ``name``; None if it is not typed yet.
+
+    While the value of an option is being completed, click leaves the arguments unread in ``ctx.args``.
+    """
+    return ctx.params.get(name) or next(iter(ctx.args), None)
 
 
 def _refs(ctx: click.Context) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ftreg.core.errors import RecipeError
 from ftreg.core.names import check_name, nearest_name
-from ftreg.core.validation import describe_error
+from ftreg.core.validation import first_problem
 from ftreg.core.yaml12 import read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -142,29 +142,26 @@ def validate(model: type[ConfigT], values: Mapping[str, Any], *, where: str) -> 
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(part) for part in first["loc"]]
+        location, message, others = first_problem(model, error)
+        kind = error.errors()[0]["type"]
         place = ".".join([where, *location]) if where else ".".join(location)
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
+        more = f" (and {others} more)" if others else ""
+        if kind == "extra_forbidden":
             hint = _nearest_keys(model, location)
             raise RecipeError(f"unknown key {location[-1]!r}{more}", where=place, hint=hint) from None
-        if first["type"] == "missing":
+        if kind == "missing":
             raise RecipeError(f"{location[-1]!r} is missing{more}", where=place, hint="Add it.") from None
-        raise RecipeError(f"{describe_error(first)}{more}", where=place) from None
+        raise RecipeError(f"{message}{more}", where=place) from None
 
 
 def _nearest_keys(model: type[BaseModel], location: list[str]) -> str:
-    """The hint for an unknown key: the nearest keys beside it, else those of sections, else all beside it."""
+    """The hint for an unknown key: the same key elsewhere, else the nearest ones beside it, else all beside it."""
     *section, key = location
+    wanted = _SHORT_FORMS.get(key, key)
     known = _keys_at(model, section)
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    if not near:
-        inner = [f"{name}.{field}" for name in known for field in _keys_at(model, [*section, name])]
-        wanted = _SHORT_FORMS.get(key, key)
-        near = [path for path in inner if path.rsplit(".", 1)[-1] == wanted]
-    if not near and key in _SHORT_FORMS and _SHORT_FORMS[key] in known:
-        near = [_SHORT_FORMS[key]]
+    inner = [f"{name}.{field}" for name in known for field in _keys_at(model, [*section, name])]
+    near = [path for path in (*known, *inner) if path.rsplit(".", 1)[-1] == wanted]
+    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
 
 
