@@ -7,15 +7,16 @@ import sys
 import click
 
 from ftreg import __version__
+from ftreg.cli.command import Group
 from ftreg.cli.commands import COMMANDS
 from ftreg.cli.session import Session
-from ftreg.core.errors import FtregError, UnknownName
+from ftreg.core.errors import FtregError
 from ftreg.core.host import resolve_import
 from ftreg.core.signals import Terminated, raising_on_sigterm
 from ftreg.core.specs import CommandSpec
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands, built in or from plugins, are imported only when one of them is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -23,20 +24,12 @@ class LazyGroup(click.Group):
         return [*COMMANDS, *sorted(set(self._from_plugins(ctx)) - set(COMMANDS))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command; None where there is none of that name."""
+        """Import one command; return None if there is none of that name."""
         if cmd_name in COMMANDS:
             found: click.Command = resolve_import(COMMANDS[cmd_name][0])
             return found
         spec = self._from_plugins(ctx).get(cmd_name)
         return _load_command(_session(ctx), spec) if spec else None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command to run; a name that is none's gets the nearest ones."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise UnknownName("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table and the plugins' summaries."""
@@ -106,7 +99,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click turns the former into the latter
         terminated = isinstance(error.__cause__ or error, Terminated)
-        session.fail("terminated" if terminated else "interrupted")
+        published = ", ".join(session.published)
+        done = f"published before that: {published}" if published else "nothing was published"
+        session.fail(f"{'terminated' if terminated else 'interrupted'}; {done}")
         sys.exit(143 if terminated else 130)
     except BrokenPipeError:
         sys.exit(1)

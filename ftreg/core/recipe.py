@@ -11,7 +11,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftreg.core.errors import RecipeError
-from ftreg.core.names import check_name
+from ftreg.core.names import check_name, nearest_name
+from ftreg.core.validation import first_problem
+from ftreg.core.yaml12 import read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -187,31 +189,40 @@ class Recipe(Config):
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
+_SHORT_FORMS: Mapping[str, str] = {"lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay"}
+"""What other tools call a setting, and its key here; only to suggest the key."""
+
 
 def validate(model: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
     """Validate ``values`` as ``model``; raise ``RecipeError`` naming the first bad key, with a "did you mean"."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(part) for part in first["loc"]]
+        location, message, others = first_problem(model, error)
+        kind = error.errors()[0]["type"]
         place = ".".join([where, *location]) if where else ".".join(location)
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
-            known = _keys_at(model, location[:-1])
-            near = difflib.get_close_matches(location[-1], known, n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
+        more = f" (and {others} more)" if others else ""
+        if kind == "extra_forbidden":
+            hint = _nearest_keys(model, location)
             raise RecipeError(f"unknown key {location[-1]!r}{more}", where=place, hint=hint) from None
-        if first["type"] == "missing":
+        if kind == "missing":
             raise RecipeError(f"{location[-1]!r} is missing{more}", where=place, hint="Add it.") from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = first["input"]
-        shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and location else ""
-        raise RecipeError(f"{message}{shown}{more}", where=place) from None
+        raise RecipeError(f"{message}{more}", where=place) from None
+
+
+def _nearest_keys(model: type[BaseModel], location: list[str]) -> str:
+    """The hint for an unknown key: the same key elsewhere, else the nearest ones beside it, else all beside it."""
+    *section, key = location
+    wanted = _SHORT_FORMS.get(key, key)
+    known = _keys_at(model, section)
+    inner = [f"{name}.{field}" for name in known for field in _keys_at(model, [*section, name])]
+    near = [path for path in (*known, *inner) if path.rsplit(".", 1)[-1] == wanted]
+    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys that ``model`` allows at ``location``."""
+    """The keys that ``model`` allows at ``location``; none if a plain value is there."""
     current = model
     for part in location:
         field = current.model_fields.get(part)
@@ -223,9 +234,13 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
 
 
 def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """Turn a recipe's raw mapping into a ``Recipe``; raise ``RecipeError`` for one that does not validate."""
+    """Turn a recipe's raw mapping into a ``Recipe``; raise ``RecipeError`` if it does not validate.
+
+    The method is ``lora`` by default, and the name is made of the data's and the method's: ``faq-lora`` for
+    ``faq.jsonl``.
+    """
     raw = dict(values)
-    method = raw.get("method")
+    method = raw.setdefault("method", "lora")
     if isinstance(method, str) and method not in Recipe.model_fields:
         section = raw.pop(method, None)
         if section is not None and not isinstance(section, Mapping):
@@ -234,6 +249,8 @@ def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     raw["then"] = [_parse_call(item, f"{where}.then[{index}]") for index, item in enumerate(_list(raw, "then", where))]
     if isinstance(raw.get("data"), str):
         raw["data"] = {"path": raw["data"]}
+    if "name" not in raw and isinstance(raw.get("data"), Mapping) and isinstance(raw["data"].get("path"), str):
+        raw["name"] = nearest_name(f"{Path(raw['data']['path']).stem.split(':')[0]}-{method}")
     return validate(Recipe, raw, where=where)
 
 
@@ -261,7 +278,7 @@ def _parse_call(item: Any, where: str) -> StepCall:
             if step == "export":
                 step = config.pop("format", "onnx")
             return validate(StepCall, {"step": step, "config": config, **call}, where=where)
-    raise RecipeError("is no step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
+    raise RecipeError("not a step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
 
 
 def _weights(given: Any) -> Any:
@@ -272,9 +289,9 @@ def _weights(given: Any) -> Any:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe file into a raw mapping; raise ``RecipeError`` for a file that is no YAML mapping."""
+    """Read a recipe file into a raw mapping; raise ``RecipeError`` if the file does not hold a YAML mapping."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError("no such recipe", where=str(path), hint="Give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -282,26 +299,35 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"is not YAML: {getattr(error, 'problem', error)}", where=place) from None
+        raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
     if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=str(path), hint="See README: A recipe.")
     return raw
 
 
-def apply_settings(raw: dict[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
-    """Return ``raw`` with each ``--set a.b=value`` put in; values are read as YAML, so ``3`` is a number."""
+def read_setting(key: str, text: str) -> Any:
+    """Read the value of ``--set key=text``: YAML, so that ``3`` is a number and ``[q, v]`` is a list."""
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"{text!r} cannot be read as a value", where=f"--set {key}") from None
+
+
+def apply_settings(raw: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``raw`` with the value of each dotted key, such as ``train.epochs``, put in.
+
+    Raises:
+        RecipeError: A key leads into something that is not a section.
+    """
     result: dict[str, Any] = dict(raw)
-    for key, text in settings.items():
+    for key, value in settings.items():
         *sections, last = key.split(".")
         target = result
         for section in sections:
             inner = target.get(section)
-            if inner is not None and not isinstance(inner, dict):
-                raise RecipeError(f"{section!r} holds a value, not settings", where=f"--set {key}")
+            if inner is not None and not isinstance(inner, Mapping):
+                raise RecipeError(f"{section!r} holds a value, not settings", where=key)
             target[section] = dict(inner or {})
             target = target[section]
-        try:
-            target[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise RecipeError(f"{text!r} cannot be read as a value", where=f"--set {key}") from None
+        target[last] = value
     return result

@@ -42,6 +42,10 @@ class Version:
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        aliases = "".join(f" @{alias}" for alias in self.aliases)
+        return f"<Version {self.ref} {self.kind} {self.digest[:15]}{aliases}>"
+
     @property
     def ref(self) -> str:
         """``name:number``."""

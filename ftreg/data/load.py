@@ -126,7 +126,7 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
         raise DataError(
             f"the columns {found} fit more than one format: {', '.join(fitting)}",
             where=str(path),
-            hint=f"Name the one that is meant: --format {fitting[0]}, or format: {fitting[0]} in a recipe's data.",
+            hint=f"Name the one that is meant with `format`, such as {fitting[0]}; in a recipe, under data.",
         )
     raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.")
 

@@ -25,6 +25,7 @@ from ftreg.data import load_examples, read_dataset, split_examples, write_datase
 from ftreg.registry import Draft, Prepared
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # What a folder of a model may hold: code is never imported, and pickles are never loaded.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*", "*.md")
 
@@ -144,7 +145,10 @@ def is_uri(text: str) -> bool:
 def check_model_folder(folder: Path, where: str) -> None:
     """Raise ``InputError`` for a folder that holds no checkpoint in safetensors."""
     if not folder.is_dir():
-        raise InputError("no such folder", where=f"{where}: {folder}", hint="Give a registry reference or a folder.")
+        hint = "Give a registry reference or a folder."
+        if _HUB_NAME.fullmatch(str(folder)):
+            hint = f"Give a registry reference or a folder; or hf:{folder} for a model on the Hugging Face Hub."
+        raise InputError("no such folder", where=f"{where}: {folder}", hint=hint)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise InputError(
             "is no model folder: it needs config.json and *.safetensors",

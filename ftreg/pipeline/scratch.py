@@ -35,7 +35,7 @@ def create_base_version(
     check_name(name)
     config = validate(BaseConfig, settings, where=name)
     if not data.is_file():
-        raise InputError("no such file", where=f"--data {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
+        raise InputError("no such file", where=f"data: {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
     producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})
     with ExitStack() as stack:
         dataset, splits = open_data(context, stack, DataConfig(path=str(data.absolute()), validation=0.0))

@@ -189,7 +189,7 @@ def test_a_base_can_be_a_version(ftreg: Callable[..., tuple[int, str, str]], mod
         (("check", "rows.jsonl", "--set", "validaton=0.2"), "Did you mean validation"),
         (("check", "rows.jsonl", "--base", "./nowhere"), "no such folder"),
         (("check", "rows.jsonl", "--base", "."), "has no tokenizer"),
-        (("preview", "rows.jsonl"), "--base is missing"),
+        (("preview", "rows.jsonl"), "'--base'"),
         (("stats", "empty.jsonl"), "the file is empty"),
     ],
 )
