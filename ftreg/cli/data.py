@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import CommandT, set_option
+from ftreg.cli.options import CommandT, column_option, set_option
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import DataError, InputError
 
@@ -36,6 +36,7 @@ def _data_options(command: CommandT) -> CommandT:
         click.option("--format", "format_name", default="auto", show_default=True, help="Row format; auto detects it."),
         click.option("--base", help="Model whose tokenizer and template to use: a registry reference or a folder."),
         click.option("--max-length", type=click.IntRange(8), help="Tokens per sequence, as in train.max_length."),
+        column_option,
         set_option,
     ):
         command = option(command)
@@ -53,6 +54,7 @@ def check(
     format_name: str,
     base: str | None,
     max_length: int | None,
+    columns: dict[str, str],
     settings: dict[str, str],
     as_json: bool,
 ) -> None:
@@ -65,8 +67,8 @@ def check(
     from ftreg.data.check import check_content, check_tokens
     from ftreg.data.rows import place
 
-    config = _config(path, settings)
-    data = read_data(path, format=format_name, host=session.host)
+    config = _config(path, settings, columns)
+    data = read_data(path, format=format_name, columns=config.columns, host=session.host)
     findings, bad = check_content(data, config), list(data.bad)
     if base is not None:
         about_tokens, refused = check_tokens(data, _encoder(session, base, max_length, config))
@@ -105,6 +107,7 @@ def stats(
     format_name: str,
     base: str | None,
     max_length: int | None,
+    columns: dict[str, str],
     settings: dict[str, str],
     as_json: bool,
 ) -> None:
@@ -113,14 +116,14 @@ def stats(
     from ftreg.data.check import repeated
     from ftreg.data.stats import characters, measure
 
-    config = _config(path, settings)
-    examples, name = load_examples(path, format=format_name, host=session.host)
+    config = _config(path, settings, columns)
+    examples, name = load_examples(path, format=format_name, columns=config.columns, host=session.host)
     splits = split_examples(examples, config, session.progress)
     lengths = {"characters": measure([characters(example) for example in examples])}
     if base is not None:
         encoded = _encoder(session, base, max_length, config).encode_batch(examples)
         lengths["tokens"] = measure([len(item.input_ids) + item.cut for item in encoded])
-        lengths["learnt tokens"] = measure([item.learnt for item in encoded])
+        lengths["labelled tokens"] = measure([item.labelled for item in encoded])
     facts = {
         "path": str(path),
         "format": name,
@@ -149,19 +152,21 @@ def preview(
     format_name: str,
     base: str | None,
     max_length: int | None,
+    columns: dict[str, str],
     settings: dict[str, str],
     rows: int,
     as_json: bool,
 ) -> None:
-    """Show the tokens of PATH's first rows as --base will see them: what is learnt, and what is masked."""
+    """Show the tokens of PATH's first rows as --base will see them: which are labelled, and which are masked."""
     from ftreg.data import read_data
     from ftreg.data.preview import preview as tokens_of
     from ftreg.data.preview import runs
 
     if base is None:
         raise InputError("--base is missing", where="ftreg data preview", hint="Name the model that you will train.")
-    encoder = _encoder(session, base, max_length, _config(path, settings))
-    data = read_data(path, format=format_name, host=session.host)
+    config = _config(path, settings, columns)
+    encoder = _encoder(session, base, max_length, config)
+    data = read_data(path, format=format_name, columns=config.columns, host=session.host)
     shown = [(row, tokens_of(encoder, example)) for row, example in zip(data.rows[:rows], data.examples, strict=False)]
     if as_json:
         session.json([{"row": row, "tokens": [asdict(token) for token in tokens]} for row, tokens in shown])
@@ -170,13 +175,13 @@ def preview(
 
     for row, tokens in shown:
         session.out.print(
-            f"row {row}: {len(tokens)} tokens, {sum(token.learnt for token in tokens)} learnt", style="bold"
+            f"row {row}: {len(tokens)} tokens, {sum(token.labelled for token in tokens)} labelled", style="bold"
         )
-        for learnt, run in runs(tokens):
-            line = Text("  learnt  " if learnt else "  masked  ", style="bold green" if learnt else "dim")
+        for labelled, run in runs(tokens):
+            line = Text("  labelled  " if labelled else "  masked    ", style="bold green" if labelled else "dim")
             for token in run:
                 line.append("|", style="dim")
-                line.append(_visible(token.text), style="green" if learnt else "dim")
+                line.append(_visible(token.text), style="green" if labelled else "dim")
             session.out.print(line.append("|", style="dim"))
 
 
@@ -195,10 +200,11 @@ def stdlib(session: Session, out: Path) -> None:
     session.progress.say(f"{len(examples)} texts written to {out}")
 
 
-def _config(path: Path, settings: dict[str, str]) -> DataConfig:
+def _config(path: Path, settings: dict[str, str], columns: dict[str, str]) -> DataConfig:
     from ftreg.core.recipe import DataConfig, apply_settings, validate
 
-    return validate(DataConfig, {**apply_settings({}, settings), "path": str(path)}, where="--set")
+    raw = {**apply_settings({"columns": columns}, settings), "path": str(path)}
+    return validate(DataConfig, raw, where="--set")
 
 
 def _encoder(session: Session, base: str, max_length: int | None, config: DataConfig) -> Encoder:

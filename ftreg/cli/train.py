@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import set_option, show_versions
+from ftreg.cli.options import column_option, set_option, show_versions
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import InputError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--base", help="Base model: a registry reference, a folder, or hf:org/name[@revision].")
 @click.option("--data", help="Training data: a file, or a dataset in the registry.")
+@column_option
 @click.option("--method", help="Training method, such as full, lora, qlora or prefix.")
 @click.option("--name", help="Name of the result.")
 @set_option
@@ -30,6 +32,7 @@ def command(
     session: Session,
     /,
     recipe: Path | None,
+    columns: dict[str, str],
     settings: dict[str, str],
     dry_run: bool,
     resume: bool,
@@ -44,7 +47,8 @@ def command(
     from ftreg.pipeline.training import train
 
     space = session.context
-    plan = read_plan(session, recipe, flags, settings)
+    mapping = {f"data.columns.{field}": json.dumps(column, ensure_ascii=False) for field, column in columns.items()}
+    plan = read_plan(session, recipe, flags, {**mapping, **settings})
     if dry_run:
         show_plan(session, plan, as_json=as_json)
         return

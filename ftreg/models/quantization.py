@@ -13,10 +13,14 @@ from ftreg.compat.bitsandbytes import CPU_WIDTH_MULTIPLE, round_trip
 from ftreg.compat.transformers import layers_in_four_bits
 from ftreg.core.errors import InputError
 from ftreg.core.manifest import Json
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import Source
 from ftreg.models.quiet import quiet
 from ftreg.models.skeleton import linear_weights, load_skeleton
 from ftreg.models.tensors import dtype_name
+
+BITSANDBYTES = Requirement("bitsandbytes", "ftreg[train]")
+"""What loading anything in 4 or 8 bits needs."""
 
 
 def four_bits(quant_type: str, *, double_quant: bool, dtype: torch.dtype) -> dict[str, Json]:

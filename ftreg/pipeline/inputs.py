@@ -99,7 +99,7 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
     """
     path = Path(config.path).expanduser()
     if path.is_file():
-        examples, format_name = load_examples(path, format=config.format, host=context.host)
+        examples, format_name = load_examples(path, format=config.format, columns=config.columns, host=context.host)
         splits = split_examples(examples, config)
         return _stage_data(context, stack, path, config, format_name, splits), splits
     if is_path(config.path) or path.suffix:
@@ -109,6 +109,12 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
     known = _registered(context, config.path)
     if known.manifest.kind != DATASET:
         raise InputError(f"{config.path} is no dataset but a version of kind {known.manifest.kind}", where=where)
+    if config.columns:
+        raise InputError(
+            f"{config.path} is a registered dataset, whose columns were read when it was registered",
+            where=f"{where}.columns",
+            hint="Name columns for a file only.",
+        )
     return known, read_dataset(known.path)
 
 

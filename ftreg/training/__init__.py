@@ -1,4 +1,4 @@
-"""Training: the one trainer that all methods share, what it loads, and what it saves.
+"""Training: the one trainer that all methods share, and how models are loaded and saved.
 
 The names below are loaded when they are used, since torch takes seconds to import.
 """

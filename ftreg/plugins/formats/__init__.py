@@ -14,19 +14,19 @@ def ftreg_formats() -> list[FormatSpec]:
             name="prompt-response",
             summary="A prompt and its response (or completion).",
             impl="ftreg.plugins.formats.prompt_response:PromptResponse",
-            columns=("prompt", "response"),
+            columns=("prompt", "response", "completion", "system"),
         ),
         FormatSpec(
             name="instruction",
             summary="An instruction, an input that may be empty, and the output.",
             impl="ftreg.plugins.formats.instruction:Instruction",
-            columns=("instruction", "input", "output"),
+            columns=("instruction", "input", "output", "system"),
         ),
         FormatSpec(
             name="messages",
             summary="A chat: messages with role and content, or conversations with from and value.",
             impl="ftreg.plugins.formats.messages:Messages",
-            columns=("messages",),
+            columns=("messages", "conversations"),
         ),
         FormatSpec(
             name="text",

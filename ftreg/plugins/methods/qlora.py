@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import transformers
 
-from ftreg.core.requirements import Requirement
 from ftreg.core.types import Artifact, TrainJob
-from ftreg.models.quantization import check_widths, four_bits
+from ftreg.models.quantization import BITSANDBYTES, check_widths, four_bits
 from ftreg.plugins.methods.config import QloraConfig
 from ftreg.plugins.methods.lora import add_lora
 from ftreg.training import compute_dtype, fit, load_model, resolve_device, save_adapter
@@ -31,4 +30,4 @@ def train(job: TrainJob) -> Artifact:
     model = add_lora(model, job.config, where="qlora")
     measured = fit(job, model)
     artifact = save_adapter(job, model, measured, base_quantization=quantization)
-    return replace(artifact, requires=(Requirement("bitsandbytes", "ftreg[train]"),))
+    return replace(artifact, requires=(BITSANDBYTES,))

@@ -11,13 +11,12 @@ from transformers import BitsAndBytesConfig
 
 from ftreg.compat.bitsandbytes import count_quantized
 from ftreg.core.errors import InfeasiblePlan
-from ftreg.core.requirements import Requirement
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob
 from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.facts import describe
 from ftreg.models.files import clean_config, read_json, write_json
 from ftreg.models.loading import load_pretrained
-from ftreg.models.quantization import check_widths, four_bits
+from ftreg.models.quantization import BITSANDBYTES, check_widths, four_bits
 from ftreg.models.quiet import quiet
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import QuantizeConfig
@@ -58,7 +57,7 @@ def apply(job: StepJob) -> Artifact:
     return Artifact(
         kind=CHECKPOINT,
         facts=facts,
-        requires=(Requirement("bitsandbytes", "ftreg[train]"),),
+        requires=(BITSANDBYTES,),
         tolerance=EIGHT_BITS if job.config.scheme == "int8" else FOUR_BITS,
     )
 
