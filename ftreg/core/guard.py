@@ -15,7 +15,7 @@ from ftreg.core.errors import FtregError, PluginError
 ResultT = TypeVar("ResultT")
 
 
-class Guard:
+class PluginGuard:
     """Runs plugins' code.
 
     Args:

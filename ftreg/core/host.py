@@ -20,7 +20,7 @@ import pluggy
 from ftreg.core import hookspecs
 from ftreg.core.discovery import DISTRIBUTION, GROUP, IN_PROCESS, Candidate, PluginInfo, candidates
 from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
-from ftreg.core.guard import Guard, broken, describe, resolve_import
+from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
 from ftreg.core.requirements import Requirement
 from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Spec, StepSpec
 from ftreg.core.types import Problem
@@ -70,7 +70,7 @@ class PluginHost:
     ) -> None:
         self._disabled = frozenset(disabled)
         self._only = None if only is None else frozenset(only)
-        self._guard = Guard(trace=trace)
+        self._guard = PluginGuard(trace=trace)
         self._commands = frozenset(commands)
         self._manager = pluggy.PluginManager("ftreg")
         self._manager.add_hookspecs(hookspecs)

@@ -30,7 +30,7 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICEN
 
 
 @dataclass(frozen=True)
-class Input:
+class OpenedInput:
     """A base or a dataset that work starts from.
 
     Attributes:
@@ -53,12 +53,12 @@ class Input:
             context.registry.publish(self.name, self.prepared)
 
 
-def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "base") -> Input:
+def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "base") -> OpenedInput:
     """Open the model that ``base`` names: a registry reference, a local folder, or a URI that a plugin resolves.
 
     Args:
         context: Where to look.
-        stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
+        stack: Holds the staging of what is not in the registry; close it after ``OpenedInput.publish``.
         base: As the user wrote it.
         where: Where the user wrote it.
 
@@ -84,12 +84,14 @@ def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "ba
         raise
 
 
-def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: str = "data") -> tuple[Input, Splits]:
+def open_data(
+    context: Context, stack: ExitStack, config: DataConfig, *, where: str = "data"
+) -> tuple[OpenedInput, Splits]:
     """Open the dataset that ``config`` names, a file or a registered dataset, with its splits.
 
     Args:
         context: Where to look.
-        stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
+        stack: Holds the staging of what is not in the registry; close it after ``OpenedInput.publish``.
         config: The file, and how to read and split it; a registered dataset is split already.
         where: Where the user wrote it.
 
@@ -152,23 +154,23 @@ def name_from(text: str) -> str:
     return check_name(re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:96] or "unnamed")
 
 
-def _registered(context: Context, ref: str) -> Input:
+def _registered(context: Context, ref: str) -> OpenedInput:
     version = context.registry.get(ref)
-    return Input(version.name, version.digest, context.registry.source(ref).path, version.manifest)
+    return OpenedInput(version.name, version.digest, context.registry.source(ref).path, version.manifest)
 
 
-def _stage(context: Context, name: str, draft: Draft) -> Input:
+def _stage(context: Context, name: str, draft: Draft) -> OpenedInput:
     """Prepare a draft; where the registry has it already, open that."""
     prepared = context.registry.prepare(draft)
     try:
         return _registered(context, prepared.digest)
     except UnknownName:
-        return Input(name_from(name), prepared.digest, draft.folder, prepared.manifest, prepared)
+        return OpenedInput(name_from(name), prepared.digest, draft.folder, prepared.manifest, prepared)
 
 
 def _stage_base(
     context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
-) -> Input:
+) -> OpenedInput:
     """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
     from ftreg.training import describe
 
@@ -196,7 +198,7 @@ def _capabilities(folder: Path) -> list[str]:
 
 def _stage_data(
     context: Context, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
-) -> Input:
+) -> OpenedInput:
     """Write splits into staging; the same rows split the same way have the same digest, whatever the file's name."""
     settings = config.model_dump(mode="json", exclude={"path", "template"})
     about = {**settings, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}

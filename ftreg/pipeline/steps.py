@@ -18,7 +18,7 @@ from ftreg.pipeline.inputs import dataset_of
 from ftreg.pipeline.plan import Product, check_combines, obstacle
 from ftreg.pipeline.results import capabilities_of, run_plugin
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
-from ftreg.registry import Draft, production_key
+from ftreg.registry import Draft, cache_key
 
 
 def apply_step(
@@ -58,7 +58,7 @@ def apply_step(
     target = name or f"{context.registry.get(inputs[0][0]).name}-{spec.suffix or spec.name}"
     context.registry.check_gates("ftreg_check_version")
     if reuse:
-        known = context.registry.find_produced(production_key(producer, parents, packages), name=target)
+        known = context.registry.find_produced(cache_key(producer, parents, packages), name=target)
         if known is not None and (accept or not _was_accepted(context, known)):
             context.progress.say(f"{known.ref} is the same step on the same input; reused")
             return known

@@ -15,11 +15,11 @@ from ftreg.core.specs import MethodSpec
 from ftreg.core.types import Artifact, RunInfo, Splits, TrainJob, Version
 from ftreg.data import read_template
 from ftreg.pipeline.checks import check_before_work, check_kind
-from ftreg.pipeline.inputs import Input, open_base, open_data
+from ftreg.pipeline.inputs import OpenedInput, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import capabilities_of, run_plugin
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
-from ftreg.registry import Draft, production_key
+from ftreg.registry import Draft, cache_key
 
 
 def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
@@ -44,7 +44,7 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
 
 
 def _train(
-    context: Context, plan: Plan, base: Input, dataset: Input, splits: Splits, *, resume: bool, reuse: bool
+    context: Context, plan: Plan, base: OpenedInput, dataset: OpenedInput, splits: Splits, *, resume: bool, reuse: bool
 ) -> Version:
     """Train on inputs that are open; publish them and the result."""
     recipe, method = plan.recipe, plan.method
@@ -58,7 +58,7 @@ def _train(
     producer = producer_of(context.host, method, config)
     parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
     packages = environment(method)
-    key = production_key(producer, parents, packages)
+    key = cache_key(producer, parents, packages)
     if reuse and (known := context.registry.find_produced(key, name=recipe.name)) is not None:
         context.progress.say(f"{known.ref} is the same run; reused")
         return known

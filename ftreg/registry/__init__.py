@@ -5,7 +5,7 @@
 and ``rebuild`` do the work.
 """
 
-from ftreg.registry.catalog import production_key
+from ftreg.registry.catalog import cache_key
 from ftreg.registry.publish import Prepared
 from ftreg.registry.records import (
     Damage,
@@ -38,5 +38,5 @@ __all__ = [
     "Staging",
     "Summary",
     "VerifyReport",
-    "production_key",
+    "cache_key",
 ]

@@ -222,7 +222,7 @@ class Catalog:
         alias: str | None = None,
         kind: str | None = None,
         tags: Mapping[str, str] | None = None,
-        production_key: str | None = None,
+        cache_key: str | None = None,
         limit: int | None = None,
     ) -> list[Summary]:
         """The versions to which all that is given applies, newest first."""
@@ -231,7 +231,7 @@ class Catalog:
             "v.number = ?": number,
             "v.digest = ?": digest,
             "m.kind = ?": kind,
-            "m.production_key = ?": production_key,
+            "m.cache_key = ?": cache_key,
             "v.number = (SELECT number FROM aliases a WHERE a.name = v.name AND a.alias = ?)": alias,
         }
         given = {text: value for text, value in conditions.items() if value is not None}
@@ -366,9 +366,9 @@ class Catalog:
 
 
 def manifest_row(manifest: Manifest) -> tuple[str, int, str, str]:
-    """What the catalog copies from a manifest: kind, size, producer and production key."""
+    """What the catalog copies from a manifest: kind, size, producer and cache key."""
     producer = manifest.producer
-    key = production_key(producer, manifest.parents, manifest.environment)
+    key = cache_key(producer, manifest.parents, manifest.environment)
     return manifest.kind, manifest.size, f"{producer.type} {producer.name}", key
 
 
@@ -380,7 +380,7 @@ def edges_of(digest: str, manifest: Manifest) -> list[Edge]:
     ]
 
 
-def production_key(producer: Producer, parents: Iterable[Parent], environment: Mapping[str, str | None]) -> str:
+def cache_key(producer: Producer, parents: Iterable[Parent], environment: Mapping[str, str | None]) -> str:
     """Return the hash that stands for "the same work on the same inputs".
 
     It covers who made the version and how, from what, in which order, and with which versions of packages.

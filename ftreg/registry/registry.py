@@ -142,8 +142,8 @@ class Registry:
         return self._catalog.count()
 
     def find_produced(self, key: str, *, name: str | None = None) -> Version | None:
-        """The newest version, of ``name`` if given, whose production key is ``key``; see ``production_key``."""
-        found = self._catalog.versions(production_key=key, name=name, limit=1)
+        """The newest version, of ``name`` if given, whose cache key is ``key``; see ``cache_key``."""
+        found = self._catalog.versions(cache_key=key, name=name, limit=1)
         return self._finder.version(found[0]) if found else None
 
     def evidence(self, ref: str) -> builtins.list[EvidenceRecord]:
@@ -429,11 +429,11 @@ class Registry:
         """
         with system_errors(self.home), self._home.lock(exclusive=not dry_run, timeout=timeout):
             self._catalog.renew()
-            plan = collect.plan_collection(self._home, self._catalog, grace=grace)
-            report = plan.report(dry_run=dry_run)
+            garbage = collect.find_garbage(self._home, self._catalog, grace=grace)
+            report = garbage.report(dry_run=dry_run)
             if not dry_run:
-                collect.collect(self._catalog, plan)
-        if plan.digests and not dry_run:
+                collect.collect(self._catalog, garbage)
+        if garbage.digests and not dry_run:
             self._mirror()
         return report
 

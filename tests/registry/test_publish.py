@@ -11,7 +11,7 @@ import pytest
 
 from ftreg.core.errors import CorruptRegistry, FtregError, InputError
 from ftreg.core.manifest import FileEntry, Manifest, Parent, Producer
-from ftreg.registry import Draft, Registry, production_key
+from ftreg.registry import Draft, Registry, cache_key
 from tests.registry.kit import FILES, PRODUCER, blob_of, blobs, publish, read, write
 
 
@@ -180,13 +180,13 @@ def test_the_newest_version_that_a_step_made_is_found_by_its_key(registry: Regis
     base = publish(registry, "base", {"b": b"base"})
     made = publish(registry, "bot", {"a": b"1"}, parents=[base])
     environment = made.manifest.environment
-    assert registry.find_produced(production_key(PRODUCER, [Parent("base", base.digest)], environment)) == made
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("base", base.digest)], environment)) == made
     other = Producer("method", "lora", "methods", "ftreg", "0.1.0", {"rank": 16})
-    assert registry.find_produced(production_key(other, [Parent("base", base.digest)], environment)) is None
-    assert registry.find_produced(production_key(PRODUCER, [Parent("init", base.digest)], environment)) is None
-    assert registry.find_produced(production_key(PRODUCER, [Parent("base", base.digest)], {"torch": "2.14.0"})) is None
+    assert registry.find_produced(cache_key(other, [Parent("base", base.digest)], environment)) is None
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("init", base.digest)], environment)) is None
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("base", base.digest)], {"torch": "2.14.0"})) is None
     newer = publish(registry, "bot", {"a": b"2"}, parents=[base])
-    assert registry.find_produced(production_key(PRODUCER, [Parent("base", base.digest)], environment)) == newer
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("base", base.digest)], environment)) == newer
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a/../../b", "a\\b", "C:x", ""])
