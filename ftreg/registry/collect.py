@@ -16,11 +16,12 @@ from pathlib import Path
 from ftreg.core.errors import CorruptRegistry
 from ftreg.registry.blobs import read_manifest, stored_blobs
 from ftreg.registry.catalog import Catalog
+from ftreg.registry.evidence import evidence_files, evidence_key
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.home import Home
 from ftreg.registry.records import Event, GcReport
 from ftreg.registry.staging import is_abandoned
-from ftreg.registry.views import evidence_files, evidence_key, view_key
+from ftreg.registry.views import view_key
 
 
 @dataclass

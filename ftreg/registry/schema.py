@@ -1,6 +1,6 @@
 """The catalog's schema: numbered migrations, each run in one transaction and never changed once released.
 
-The catalog is derived: it follows from the event log and the manifests (see ``Catalog.apply``).
+The catalog can be rebuilt from the event log and the manifests; see ``Catalog.apply``.
 """
 
 from __future__ import annotations
