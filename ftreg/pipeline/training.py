@@ -1,4 +1,4 @@
-"""Training: runs a method on a base and a dataset, and publishes what it made."""
+"""Training: runs a method on a base and a dataset, and publishes the result."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
     Args:
         context: Where to work.
         plan: A recipe that was checked by ``make_plan``.
-        resume: Go on from the newest checkpoint of the same run, which must exist.
+        resume: Continue from the newest checkpoint of the same run, which must exist.
         reuse: Return the version that the same run made before, if there is one.
 
     Raises:
-        InputError: What the recipe names does not exist, or there is nothing to resume.
+        InputError: The base or the data does not exist, or there is nothing to resume.
         FtregError: The training failed; nothing was published.
     """
     with ExitStack() as stack:
@@ -46,13 +46,13 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
 def _train(
     context: Context, plan: Plan, base: OpenedInput, dataset: OpenedInput, splits: Splits, *, resume: bool, reuse: bool
 ) -> Version:
-    """Train on inputs that are open; publish them and the result."""
+    """Train on opened inputs; publish them and the result."""
     recipe, method = plan.recipe, plan.method
     template = read_template(recipe.data.template)
     config = {
         method.name: full_config(plan.method_config),
         "train": full_config(recipe.train),
-        # The text itself is a file of the version; its hash is enough to tell one template from another.
+        # The template is stored as a file of the version; here its hash is enough to tell templates apart.
         "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
     }
     producer = producer_of(context.host, method, config)
