@@ -116,19 +116,20 @@ def engine_alone(requests: int) -> dict[str, Any]:
     from echo_engine import Engine
 
     from ftreg.serving.decoding.batcher import Batcher
-    from ftreg.serving.decoding.codec import Codec
-    from ftreg.serving.decoding.generation import Generation, Settings
+    from ftreg.serving.decoding.generation import Generation
+    from ftreg.serving.decoding.sampling import SamplingParams
+    from ftreg.serving.decoding.tokenizer import Tokenizer
 
     class Nothing:
         digest = "b3:0"
 
     async def measure() -> list[float]:
         engine = Engine([Nothing()])  # type: ignore[list-item]
-        batcher, codec = Batcher(engine, rows=64, queue=256), Codec(engine.models["b3:0"])
+        batcher, tokenizer = Batcher(engine, rows=64, queue_size=256), Tokenizer(engine.models["b3:0"])
         found = []
         for _ in range(requests):
             started = time.perf_counter()
-            generation = Generation(batcher, "b3:0", codec, Settings(max_tokens=1, temperature=0), 60.0)
+            generation = Generation(batcher, "b3:0", tokenizer, SamplingParams(max_tokens=1, temperature=0), 60.0)
             generation.start([list(TEXT.encode())], 1, stream=False)
             while await generation.next() is not None:
                 pass

@@ -49,9 +49,9 @@ def deploy(
     digests: it stays what it is when names and aliases move on.
     """
     from ftreg.serving.package import build
-    from ftreg.serving.planning import plan, read_request
+    from ftreg.serving.planning import plan, read_spec
 
-    raw: dict[str, Any] = read_request(file) if file else {}
+    raw: dict[str, Any] = read_spec(file) if file else {}
     given = {"name": name, "engine": engine, "gpus": gpus, "shadows": shadows or None}
     raw |= {key: value for key, value in given.items() if value is not None}
     if variants:

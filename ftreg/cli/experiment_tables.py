@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftreg.cli.session import Session
 
 if TYPE_CHECKING:
-    from ftreg.serving.experiment.history import Usage
+    from ftreg.serving.experiment.history import VariantUsage
     from ftreg.serving.experiment.report import Arm, Estimate, Report
 
 _USAGE = ["requests", "errors", "p50 s", "p95 s", "first token s", "tokens"]
@@ -81,11 +81,11 @@ def _arm_row(arm: Arm) -> Sequence[Any]:
     return [arm.usage.ref, *_usage_cells(arm.usage), arm.units, *shares, arm.rated, score]
 
 
-def _apart_row(usage: Usage) -> Sequence[Any]:
+def _apart_row(usage: VariantUsage) -> Sequence[Any]:
     return [usage.ref, usage.route, *_usage_cells(usage)]
 
 
-def _usage_cells(usage: Usage) -> list[Any]:
+def _usage_cells(usage: VariantUsage) -> list[Any]:
     seconds = [usage.latency_p50, usage.latency_p95, usage.first_token_p50]
     times = [None if second is None else f"{second:.3f}" for second in seconds]
     return [usage.requests, usage.errors, *times, usage.completion_tokens]

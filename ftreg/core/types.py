@@ -156,7 +156,6 @@ class Source:
     Attributes:
         ref: How to name it to a person.
         digest: Its identity.
-        kind: Its artifact kind.
         path: A folder with its files, read-only; libraries such as transformers load it as it is.
         manifest: Its manifest.
         resolve: Opens another version by digest; used by ``parent``.
@@ -164,10 +163,14 @@ class Source:
 
     ref: str
     digest: str
-    kind: str
     path: Path
     manifest: Manifest
     resolve: Callable[[str], Source] = field(repr=False, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """What the files are."""
+        return self.manifest.kind
 
     def parent(self, role: str) -> Source:
         """Open the parent in ``role``; raise ``FtregError`` where there is none."""

@@ -83,7 +83,7 @@ def apply_step(
         evidence = [("run", dict(artifact.measured))]
         if artifact.tolerance is not None:
             manifest = Manifest(artifact.kind, artifact.task, (), parents, producer, packages, facts)
-            result = _unpublished(context, target, artifact, staging, manifest)
+            result = _unpublished(context, target, staging, manifest)
             reference = source if artifact.reference == "source" else source.parent(artifact.reference)
             evidence.append(("certificate", dict(certify(context, reference, result, artifact, data, accept=accept))))
         draft = Draft(
@@ -121,7 +121,7 @@ def _parents(source: Source, others: Sequence[Source]) -> tuple[Parent, ...]:
     return (*adapters, Parent("base", base)) if base else tuple(adapters)
 
 
-def _unpublished(context: Context, name: str, artifact: Artifact, staging: Staging, manifest: Manifest) -> Source:
+def _unpublished(context: Context, name: str, staging: Staging, manifest: Manifest) -> Source:
     """What a step has just made, opened where it was made."""
     path: Path = staging.files
-    return Source(name, "", artifact.kind, path, manifest, lambda digest: context.registry.source(digest))
+    return Source(name, "", path, manifest, lambda digest: context.registry.source(digest))

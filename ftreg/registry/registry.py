@@ -110,7 +110,7 @@ class Registry:
         version = self.get(ref)
         with system_errors(self.home):
             path = open_view(self._home, view_key(version.digest), version.manifest.files)
-        return Source(version.ref, version.digest, version.kind, path, version.manifest, self.source)
+        return Source(version.ref, version.digest, path, version.manifest, self.source)
 
     def list(
         self,

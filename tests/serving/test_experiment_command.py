@@ -16,7 +16,7 @@ import pytest
 
 from ftreg.cli.main import main
 from ftreg.registry import Registry
-from ftreg.serving.experiment.record import Record
+from ftreg.serving.experiment.record import ExperimentRecord
 from tests.command import ftreg
 from tests.plugins.fakes import distribution, environment
 from tests.registry.kit import publish
@@ -71,7 +71,7 @@ def run(registry: Registry, capsys: pytest.CaptureFixture[str]) -> Run:
 def served(registry: Registry, *refs: str, rated: dict[str, float] | None = None, path: Path) -> None:
     """Record an experiment of versions in the registry: 100 users each, whose scores are ``rated``."""
     variants = [variant(ref, digest=registry.get(ref).digest) for ref in refs or (CONTROL, CHALLENGER)]
-    record = Record(path, deployment(*variants))
+    record = ExperimentRecord(path, deployment(*variants))
     futures = []
     for number in range(100 * len(variants)):
         ref = variants[number % len(variants)].ref
@@ -309,7 +309,7 @@ def test_nothing_moves_where_a_version_is_gone(run: Run, registry: Registry, won
 def test_versions_are_found_by_digest(run: Run, registry: Registry, state: Path) -> None:
     """A ref that is another version in this registry is not taken for the one that was served."""
     digest = registry.get("bot:3").digest
-    record = Record(
+    record = ExperimentRecord(
         state / "experiment.db",
         deployment(variant(CONTROL, digest=registry.get(CONTROL).digest), variant(CHALLENGER, digest=digest)),
     )

@@ -197,7 +197,7 @@ def test_what_breaks_unexpectedly_is_an_error_object(served: Served, monkeypatch
     def broken(prompt):
         raise ZeroDivisionError("innards")
 
-    monkeypatch.setattr(served.fleet.codec("alpha:1"), "encode", broken)
+    monkeypatch.setattr(served.pool.tokenizer("alpha:1"), "encode", broken)
     assert "innards" not in error_of(served.ask("/v1/completions", TEXT), 500, "internal_error")["message"]
     assert served.requests[-1].status == 500
     monkeypatch.undo()

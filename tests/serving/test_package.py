@@ -19,7 +19,7 @@ from ftreg.context import Context
 from ftreg.core.errors import CorruptRegistry, DiskFull, MissingExtra
 from ftreg.serving import package, weights
 from ftreg.serving.deployment import RECORD, Deployment, read_deployment
-from ftreg.serving.experiment.record import Record
+from ftreg.serving.experiment.record import ExperimentRecord
 from ftreg.serving.package import Package, build
 from ftreg.serving.planning import plan
 from ftreg.serving.requirements import pinned
@@ -136,7 +136,7 @@ def test_deploying_again_says_which_weights_are_in_force(registry: Registry, tmp
     assert "weights on record" not in deploy(20)
     served = Path(next((tmp_path / "bentoml" / "bentos" / "again").glob("*/src")))
     (tmp_path / "state" / "again").mkdir(parents=True)
-    Record(tmp_path / "state" / "again" / RECORD, read_deployment(served)).close()
+    ExperimentRecord(tmp_path / "state" / "again" / RECORD, read_deployment(served)).close()
     assert "weights on record" not in deploy(20)
     assert "ftreg experiment set again bot:1=80 bot:2=80" in deploy(80)
 

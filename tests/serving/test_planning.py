@@ -9,7 +9,7 @@ import pytest
 from ftreg import Registry
 from ftreg.context import Context
 from ftreg.core.errors import CorruptRegistry, InputError, RecipeError, UnknownName
-from ftreg.serving.planning import plan, read_request
+from ftreg.serving.planning import plan, read_spec
 
 AB = {"bot:1": 80, "bot:2": 20}
 
@@ -91,10 +91,10 @@ def test_a_deployment_file_is_read(tmp_path: Path) -> None:
     """A file that is no YAML, or no mapping, is refused with its name."""
     path = tmp_path / "deployment.yaml"
     path.write_text("name: x\nvariants: {bot:1: 80}\n")
-    assert read_request(path)["variants"] == {"bot:1": 80}
+    assert read_spec(path)["variants"] == {"bot:1": 80}
     for text in ("[1, 2]", "a: [", ""):
         path.write_text(text)
         with pytest.raises(RecipeError, match=r"deployment\.yaml"):
-            read_request(path)
+            read_spec(path)
     with pytest.raises(RecipeError, match="cannot be read"):
-        read_request(tmp_path / "absent.yaml")
+        read_spec(tmp_path / "absent.yaml")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ftreg.core.errors import MissingExtra
-from ftreg.serving.experiment.history import History, Unit, Usage, read
-from ftreg.serving.experiment.record import Record
+from ftreg.serving.experiment.history import History, Unit, VariantUsage, read
+from ftreg.serving.experiment.record import ExperimentRecord
 from ftreg.serving.experiment.report import Report, make_report
 from ftreg.serving.experiment.routing import Allocation
 from tests.serving.experiments import CHALLENGER, CONTROL, deployment, request, variant
@@ -38,7 +38,7 @@ def history(
     units = [Unit(ref, 1, bool(random.random() < (errors or {}).get(ref, 0.0))) for ref in refs]
     rated = [(ref, float(random.random() < scores[ref])) for ref in refs] if scores else []
     usage = [
-        Usage(
+        VariantUsage(
             ref,
             f"b3:{ref}",
             "experiment",
@@ -66,7 +66,7 @@ def history(
 def test_the_figures_are_those_of_the_record(tmp_path: Path) -> None:
     """From requests to a report, through the file; what is pinned or shadowed stands apart and changes nothing."""
     shadowed = deployment(shadows=(variant("bot:3"),))
-    record = Record(tmp_path / "experiment.db", shadowed)
+    record = ExperimentRecord(tmp_path / "experiment.db", shadowed)
     for number in range(200):
         one = request(
             record.allocation, f"user-{number % 50}", latency=0.1 + number / 1000, status=200 if number % 10 else 500
@@ -132,11 +132,15 @@ WORSE = {CONTROL: 0.8, CHALLENGER: 0.6}
             "bot:2 fails more often than the control",
         ),
         (lambda: history(scores=BETTER, errors={CHALLENGER: 0.01}, users=10_000), "promote", "scores higher"),
-        (lambda: history(scores=BETTER, dealt={CONTROL: 60.0, CHALLENGER: 40.0}), "inconclusive", "the split is not"),
+        (
+            lambda: history(scores=BETTER, dealt={CONTROL: 60.0, CHALLENGER: 40.0}),
+            "inconclusive",
+            "users are not split",
+        ),
         (
             lambda: history(errors={CONTROL: 0.0, CHALLENGER: 0.3}, dealt={CONTROL: 60.0, CHALLENGER: 40.0}),
             "inconclusive",
-            "the split is not",
+            "users are not split",
         ),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ftreg.serving.decoding.text import Detokenizer, Stops, TextWriter
+from ftreg.serving.decoding.text import Detokenizer, StopChecker, TextStream
 from tests.tiny import TEXTS, make_tokenizer
 
 
@@ -42,7 +42,7 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 def write(decode, ids: Sequence[int], stops: Sequence[str] = (), silent: frozenset[int] = frozenset()) -> list[str]:
     """The pieces that a writer makes of ``ids``."""
-    writer = TextWriter(decode, silent, stops)
+    writer = TextStream(decode, silent, stops)
     pieces = []
     for token in ids:
         piece, stopped = writer.add(token)
@@ -121,7 +121,7 @@ def test_decoding_takes_few_tokens_a_step() -> None:
 
 def test_text_is_held_back_only_while_a_stop_string_may_begin() -> None:
     """What may begin a stop string waits, and comes as soon as it does not."""
-    stops = Stops(["END", "\n\n"])
+    stops = StopChecker(["END", "\n\n"])
     assert stops.add("one E") == ("one ", False)
     assert stops.add("N") == ("", False)
     assert stops.add("\n") == ("EN", False)
@@ -132,7 +132,7 @@ def test_text_is_held_back_only_while_a_stop_string_may_begin() -> None:
 
 def test_a_stop_string_is_found_across_pieces() -> None:
     """A stop string that comes in pieces ends the answer before its first character."""
-    stops = Stops(["STOP"])
+    stops = StopChecker(["STOP"])
     assert [stops.add(piece) for piece in ("a S", "TO", "P b")] == [("a ", False), ("", False), ("", True)]
 
 
@@ -141,7 +141,7 @@ def test_stops_do_not_depend_on_the_pieces(text: str, stops: list[str], data: st
     """The same text ends at the same place however it is cut into pieces."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    machine, said = Stops(stops), ""
+    machine, said = StopChecker(stops), ""
     for piece in pieces:
         new, stopped = machine.add(piece)
         said += new

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from ftreg.core.types import Message
-from ftreg.serving.decoding.codec import Chat, Question
-from ftreg.serving.decoding.generation import Settings
-from ftreg.serving.decoding.sampling import Sampler
+from ftreg.serving.decoding.sampling import Sampler, SamplingParams
+from ftreg.serving.decoding.tokenizer import ChatPrompt, UserPrompt
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError
-from ftreg.serving.http.wire import (
+from ftreg.serving.http.requests import (
     ChatRequest,
     CompletionRequest,
     FeedbackRequest,
@@ -32,10 +31,10 @@ def read(model, content: object) -> Any:
     return parse(model, content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
-def settings(model, content: object) -> Settings:
+def settings(model, content: object) -> SamplingParams:
     """The settings that ``content`` asks for."""
     body = read(model, content)
-    return body.settings(LIMITS, len(body.prompts()))
+    return body.sampling_params(LIMITS, len(body.prompts()))
 
 
 def refused(model, content: object) -> ApiError:
@@ -58,15 +57,17 @@ def test_a_chat_with_everything() -> None:
         "n": 2, "stream": True, "stream_options": {"include_usage": True}, "user": "u",
     }  # fmt: skip
     body = read(ChatRequest, content)
-    assert body.prompts() == [Chat((Message("system", "be brief"), Message("user", "hello")))]
-    assert body.settings(LIMITS, 1) == Settings(5, 0.0, 0.5, ("a", "b"), -3, 2)
+    assert body.prompts() == [ChatPrompt((Message("system", "be brief"), Message("user", "hello")))]
+    assert body.sampling_params(LIMITS, 1) == SamplingParams(5, 0.0, 0.5, ("a", "b"), -3, 2)
     assert body.with_usage
 
 
 def test_defaults_are_those_of_openai() -> None:
     """What is left out, and what is null, is as OpenAI has it."""
     nothing = {"max_tokens": None, "temperature": None, "top_p": None, "stop": None, "seed": None, "n": None}
-    assert settings(ChatRequest, HELLO) == settings(ChatRequest, {**HELLO, **nothing, "stream": None}) == Settings()
+    assert (
+        settings(ChatRequest, HELLO) == settings(ChatRequest, {**HELLO, **nothing, "stream": None}) == SamplingParams()
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_prompts_have_four_forms(prompt: object, prompts: object) -> None:
 def test_generate_needs_a_prompt_alone() -> None:
     """The short form goes to the deployment, and is a chat where the model knows chats."""
     body = read(GenerateRequest, {"prompt": "hello"})
-    assert (body.wanted, body.prompts()) == ("", [Question("hello")])
+    assert (body.requested_model, body.prompts()) == ("", [UserPrompt("hello")])
     assert refused(GenerateRequest, {"prompt": "hello", "n": 2}).param == "n"
     assert refused(GenerateRequest, {"prompt": "hello", "stream": True}).param == "stream"
 
@@ -89,9 +90,9 @@ def test_generate_needs_a_prompt_alone() -> None:
 def test_generate_takes_a_model_under_either_name() -> None:
     """A model is never ignored because of what its field is called, and two are one too many."""
     for fields in ({"model_id": "alpha:1"}, {"model": "alpha:1"}, {"model_id": "alpha:1", "model": "alpha:1"}):
-        assert read(GenerateRequest, {"prompt": "hello", **fields}).wanted == "alpha:1"
+        assert read(GenerateRequest, {"prompt": "hello", **fields}).requested_model == "alpha:1"
     with pytest.raises(ApiError) as error:
-        read(GenerateRequest, {"prompt": "hello", "model_id": "alpha:1", "model": "beta:1"}).wanted  # noqa: B018
+        read(GenerateRequest, {"prompt": "hello", "model_id": "alpha:1", "model": "beta:1"}).requested_model  # noqa: B018
     assert (error.value.status, error.value.param) == (400, "model_id")
 
 
@@ -143,7 +144,11 @@ def test_what_would_change_the_answer_is_refused(field: str, value: object) -> N
 )  # fmt: skip
 def test_what_changes_nothing_is_taken(fields: dict[str, object]) -> None:
     """Fields at the values that change nothing, and fields that nothing is known of, are ignored."""
-    assert settings(ChatRequest, {**HELLO, **fields}) == settings(CompletionRequest, {**TEXT, **fields}) == Settings()
+    assert (
+        settings(ChatRequest, {**HELLO, **fields})
+        == settings(CompletionRequest, {**TEXT, **fields})
+        == SamplingParams()
+    )
 
 
 @pytest.mark.parametrize(
