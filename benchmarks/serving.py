@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -66,41 +64,18 @@ def write_deployment(folder: Path) -> None:
     (folder / "service.py").write_text(code + "service = make_service(Path(__file__).parent)\n")
 
 
-@contextmanager
-def running(command: list[str], port: int, ready: str, folder: Path) -> Iterator[str]:
-    """Run a server; yield its URL once it is ready, and end all its processes."""
+def running(command: list[str], port: int, ready: str, folder: Path) -> AbstractContextManager[str]:
+    """Run a server; the context yields its URL once it is ready, and ends all its processes."""
+    from ftreg.serving.launch import run_server
+
     environment = {
         **os.environ,
         "PYTHONPATH": str(PEERS),
         "BENTOML_HOME": str(folder / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
         "FTREG_ADMIN_TOKEN": TOKEN,
     }
-    url = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            for _ in range(300):
-                try:
-                    with urllib.request.urlopen(url + ready, timeout=5):
-                        break
-                except urllib.error.HTTPError as error:
-                    if error.code == 404:  # plain Starlette has no such route: it is there
-                        break
-                    time.sleep(0.2)
-                except OSError:
-                    time.sleep(0.2)
-            else:
-                sys.exit((folder / "log").read_text()[-3000:])
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+    statuses = (200, 404)  # plain Starlette has no health route, and answers 404 once it is there
+    return run_server(command, port, log=folder / "log", environment=environment, path=ready, statuses=statuses)
 
 
 def load(url: str, body: dict[str, Any], concurrency: int, requests: int) -> dict[str, Any]:

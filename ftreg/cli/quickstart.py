@@ -74,6 +74,7 @@ def _serve(act: _Act, session: Session) -> None:
     from ftreg.cli import quickstart_serving as serving
     from ftreg.data import read_dataset
     from ftreg.registry import Registry
+    from ftreg.serving.launch import free_port
 
     os.environ["BENTOML_HOME"] = str(Path(".bentoml").absolute())
     act.run("deploy", NAME, "--variant", f"{NAME}:1=80", "--variant", f"{NAME}:2=20")
@@ -82,7 +83,7 @@ def _serve(act: _Act, session: Session) -> None:
         data = next(node for node in dataset.nodes.values() if node.kind == "dataset" and node.name == "support_faq")
         examples = read_dataset(registry.source(data.digest).path).test
     rows = [(example.messages[0].content, example.messages[-1].content) for example in examples]
-    port = serving.free_port()
+    port = free_port()
     act.command(f"bentoml serve {NAME}:latest --port {port}")
     started = time.monotonic()
     with serving.server(NAME, port, Path("server.log")) as url:

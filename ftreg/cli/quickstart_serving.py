@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftreg.core.errors import FtregError
+from ftreg.serving.launch import run_server
 
 REQUESTS, USERS, CLIENTS = 200, 140, 8
-_START_TIMEOUT = 180.0
+_START_TIMEOUT = 900.0  # on a slow machine, importing and loading take minutes
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this machine itself
 
 
@@ -37,39 +33,11 @@ class Answer:
     right: bool
 
 
-@contextmanager
-def server(name: str, port: int, log: Path) -> Iterator[str]:
-    """Run ``bentoml serve NAME:latest``; yield its URL when it is ready, and stop it in the end."""
-    command = [sys.executable, "-m", "bentoml", "serve", f"{name}:latest", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
+def server(name: str, port: int, log: Path) -> AbstractContextManager[str]:
+    """Run ``bentoml serve NAME:latest``; the context yields its URL when it is ready, and stops it in the end."""
     environment = {name: value for name, value in os.environ.items() if name != "FTREG_API_KEYS"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**environment, "BENTOML_DO_NOT_TRACK": "True"},
-        )
-        try:
-            _wait_until_ready(process, url, log)
-            yield url
-        finally:
-            # BentoML's workers are children of its own: the whole session is told to end.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(timeout=20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    command = ["bentoml", "serve", f"{name}:latest", "--port", str(port)]
+    return run_server(command, port, log=log, environment=environment, timeout=_START_TIMEOUT)
 
 
 def converse(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
@@ -128,15 +96,3 @@ def _variants_by_user(answers: Sequence[Answer]) -> dict[str, set[str]]:
     for answer in answers:
         found[answer.user].add(answer.variant)
     return found
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Wait for the server to have loaded its models; raise ``FtregError`` where it ends or takes too long."""
-    deadline = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with _DIRECT.open(f"{url}/readyz", timeout=5):
-                return
-        except OSError:  # not listening yet, or not ready
-            time.sleep(0.25)
-    raise FtregError("the server did not start", where=str(log), hint="Its last lines say why.")

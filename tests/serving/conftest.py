@@ -46,6 +46,15 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         yield opened
 
 
+@pytest.fixture(scope="session", autouse=True)
+def bentoml_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A BentoML home of these tests' own; BentoML reads the variable once in a process."""
+    home = tmp_path_factory.mktemp("bentoml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", str(home))
+        yield home
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """Two variants with equal weights, each with its own engine."""
