@@ -41,7 +41,7 @@ OURS, STARLETTE, API, DEPENDS = "ftreg", "plain Starlette", "BentoML, @bentoml.a
 
 
 def write_deployment(folder: Path) -> None:
-    """A deployment of two models that are nothing, 50/50, in a folder that ``bentoml serve`` takes."""
+    """Write a deployment of two models without weights, 50/50, into a folder for ``bentoml serve``."""
     from ftreg.core.manifest import Manifest, Producer
     from ftreg.registry.blobs import digest_of
     from ftreg.serving.deployment import FILE, REQUIREMENTS, Deployment, Limits, Variant
@@ -79,14 +79,14 @@ def running(command: list[str], port: int, ready: str, folder: Path) -> Abstract
 
 
 def load(url: str, body: dict[str, Any], concurrency: int, requests: int) -> dict[str, Any]:
-    """What the load generator found."""
+    """Run the load generator and return its measurements."""
     command = [sys.executable, str(PEERS / "load.py"), url, json.dumps(body), str(concurrency), str(requests)]
     found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
 
 
 def engine_alone(requests: int) -> dict[str, Any]:
-    """The engine and its batcher in process, without HTTP, routing and record: answers of one token, one by one."""
+    """Time the engine and its batcher in process, without HTTP, routing and record: one token at a time."""
     sys.path.insert(0, str(PEERS))
     from echo_engine import Engine
 

@@ -1,4 +1,4 @@
-"""What the tests of experiments share: a deployment of two versions, and requests to them."""
+"""Shared by the tests of experiments: a deployment of two versions, and requests to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def deployment(*variants: Variant, **more: Any) -> Deployment:
 
 
 def request(allocation: Allocation, key: str | None = None, **more: Any) -> RequestEntry:
-    """A request with that key, or without one, answered by whom the allocation says; ``more`` replaces its fields."""
+    """Make a request with that key, or without one, answered by its variant; ``more`` replaces fields."""
     identity = f"request-{next(_ids)}"
     unit = key or identity
     ref = more.get("ref") or allocation.ref(bucket("pepper", "answers", unit))

@@ -1,4 +1,4 @@
-"""Serving ONNX exports: the rows of a batch are written as the checkpoint writes them alone, in either runtime."""
+"""Serving ONNX exports: in either runtime, a row in a batch gets the tokens that it gets alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUNTIMES = [
 
 @pytest.fixture(scope="module")
 def exported(sharp, tmp_path_factory):
-    """A function ``(architecture, runtime) -> folder`` of the ONNX export of a sharp checkpoint. Do not write."""
+    """A function ``(architecture, runtime) -> folder`` of an ONNX export; do not write there."""
     made = {}
 
     def get(architecture, runtime):
@@ -44,7 +44,7 @@ def exported(sharp, tmp_path_factory):
 
 @pytest.mark.parametrize(("architecture", "runtime", "kind"), RUNTIMES)
 def test_rows_come_and_go_without_a_trace(architecture, runtime, kind, sharp, exported):
-    """Rows that join one another late and leave at different times are written as ``generate`` writes each alone."""
+    """Rows that join and leave at different times get the tokens of ``generate`` alone."""
     (engine,) = serve([make_source(exported(architecture, runtime), "onnx", digest="b3:0a")], "cpu")
     batch = engine.batch()
     assert isinstance(batch, kind)
@@ -82,7 +82,7 @@ def test_logits_are_the_checkpoints(architecture, runtime, kind, sharp, exported
 
 
 def test_generators_take_memory_as_they_need_it(exported, tmp_path):
-    """A row in onnxruntime-genai does not hold a cache for the whole context that its model could take."""
+    """A row in onnxruntime-genai does not reserve a cache for the model's whole context."""
     folder = tmp_path / "model"
     shutil.copytree(exported("llama", "genai"), folder)
     config = json.loads((folder / "genai_config.json").read_text())
@@ -96,7 +96,7 @@ def test_generators_take_memory_as_they_need_it(exported, tmp_path):
 
 
 def test_exports_are_engines_of_their_own(exported, tmp_path):
-    """Each export has its engine; one that cannot be loaded fails for all, by name."""
+    """Each export gets its own engine; one that cannot be loaded is an error with its name."""
     exports = {"b3:0a": exported("llama", "genai"), "b3:0b": exported("gpt2", "transformers")}
     sources = [make_source(folder, "onnx", digest=digest) for digest, folder in exports.items()]
     assert [list(engine.models) for engine in serve(sources, "cpu")] == [["b3:0a"], ["b3:0b"]]
@@ -105,5 +105,5 @@ def test_exports_are_engines_of_their_own(exported, tmp_path):
 
 
 def resident():
-    """Resident memory of this process, in bytes."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -1,4 +1,4 @@
-"""Serving with transformers: rows are what they are alone, adapters mix over one base, what cannot mix stands alone."""
+"""Serving with transformers: batches are exact, adapters share one base, and those that cannot are kept apart."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def plain_logits(source, prompt):
     ("architecture", "tied"), [("llama", False), ("gpt2", True), ("qwen2", True), ("qwen3", False)]
 )
 def test_rows_come_and_go_without_a_trace(architecture, tied, sharp):
-    """Whoever joins or leaves, each row is written token for token as ``generate`` writes it alone."""
+    """However rows join and leave, each gets the tokens of ``generate`` alone."""
     folder = sharp(architecture, tied)
     expected = [answer(folder, prompt) for prompt in PROMPTS]
     (engine,) = serve([make_source(folder)], "cpu")
@@ -153,7 +153,7 @@ UNMIXABLE = {
 
 @pytest.mark.parametrize("name", UNMIXABLE)
 def test_what_cannot_mix_stands_alone(name, sharp, adapters):
-    """Adapters that PEFT cannot mix get an engine of their own, and in it batches that are as exact."""
+    """Adapters that PEFT cannot mix get an engine of their own, with exact batches."""
     base = sharp("qwen2", True)
     sources = adapters(base, lora(), UNMIXABLE[name], lora(r=2))
     engines = serve(sources, "cpu")
@@ -167,14 +167,14 @@ def test_what_cannot_mix_stands_alone(name, sharp, adapters):
 
 
 def test_a_prefix_takes_its_part_of_the_context(sharp, adapters):
-    """Positions that a learnt prefix takes are not promised to anyone."""
+    """The positions of a trained prefix are not available to prompts."""
     (source,) = adapters(sharp(), UNMIXABLE["prefix"])
     (engine,) = serve([source], "cpu")
     assert engine.models[source.digest].context == 256 - 4
 
 
 def test_who_shares(sharp, adapters):
-    """Versions share where base and quantization are the same, and no adapter replaces what another one updates."""
+    """Versions share an engine if base and quantization are equal and no adapter replaces what another updates."""
     base = sharp("llama", False)
     first, head, tuned, other = adapters(
         base, lora(), lora(modules_to_save=["lm_head"]), lora(target_modules=["lm_head"]), lora(r=2)
@@ -198,7 +198,7 @@ def test_who_shares(sharp, adapters):
     ids=["sliding", "dynamic-rope", "no-positions"],
 )
 def test_rows_that_cannot_share_a_cache(architecture, settings, tmp_path):
-    """Where a row's cache or positions would depend on others, rows are computed one by one, and exactly."""
+    """If a row's cache or positions depend on other rows, rows are computed one by one."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.tiny import make_tokenizer
@@ -225,7 +225,7 @@ def test_rows_that_cannot_share_a_cache(architecture, settings, tmp_path):
 
 
 def test_outliers_of_one_row_are_not_the_others(sharp, tmp_path):
-    """LLM.int8() computes a feature otherwise in all rows when it is large in one: its rows are kept apart."""
+    """Rows of LLM.int8() are computed one by one, since a large feature in one row changes the others."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ftreg.plugins.post.config import QuantizeConfig
@@ -249,7 +249,7 @@ def test_outliers_of_one_row_are_not_the_others(sharp, tmp_path):
 
 
 def test_adapters_share_a_base_in_four_bits(sharp, adapters):
-    """Adapters trained on a base in 4 bits share it in 4 bits, and get what each gets alone."""
+    """Adapters trained on a 4-bit base share it in 4 bits, with exact results."""
     bits = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
@@ -269,7 +269,7 @@ def test_adapters_share_a_base_in_four_bits(sharp, adapters):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_adapters_mix_on_a_gpu(sharp, adapters):
-    """On a GPU, mixed batches are computed there, with the logits of the CPU but for rounding."""
+    """On a GPU, mixed batches give the CPU's logits except for rounding."""
     sources = adapters(sharp(), lora(), lora(r=8))
     (engine,) = serve(sources, "cuda")
     assert engine._model.device.type == "cuda"
@@ -280,7 +280,7 @@ def test_adapters_mix_on_a_gpu(sharp, adapters):
 
 
 def test_what_a_server_learns_of_a_model(sharp, adapters):
-    """Tokenizer, context and ends are those of the version."""
+    """Tokenizer, context and end tokens are those of the version."""
     (source,) = adapters(sharp("gpt2", True), lora(target_modules=["c_attn"], fan_in_fan_out=True))
     (engine,) = serve([source], "cpu")
     model = engine.models[source.digest]
@@ -289,7 +289,7 @@ def test_what_a_server_learns_of_a_model(sharp, adapters):
 
 
 def test_files_that_make_no_model(sharp, adapters, tmp_path):
-    """A version that cannot be loaded is named, whichever place it has."""
+    """A version that cannot be loaded is named in the error, at any position."""
     good, bad = adapters(sharp(), lora(), lora(r=2))
     (bad.path / "adapter_model.safetensors").write_bytes(b"1234")
     with pytest.raises(FtregError, match="cannot be loaded") as caught:

@@ -79,7 +79,7 @@ def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
         engine.gate.set()
         await asyncio.to_thread(wait_for, served.idle)
 
-    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=0.5), tmp_path) as served:
+    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=1.5), tmp_path) as served:
         engine = ENGINES[digest("a")]
         engine.hold_after = 20
         asyncio.run(run())
@@ -88,7 +88,7 @@ def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
 
 def test_a_stream_that_times_out_ends_with_an_error(tmp_path: Path) -> None:
     """If the status has been sent, the error is the last event, without DONE."""
-    with serving(deployment(variant("alpha", "a"), timeout=1.0), tmp_path) as served:
+    with serving(deployment(variant("alpha", "a"), timeout=2.0), tmp_path) as served:
         engine = ENGINES[digest("a")]
         engine.hold_after = 3
         *chunks, error = events(served.ask("/v1/completions", {**TEXT, "stream": True}).text)

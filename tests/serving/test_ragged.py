@@ -1,4 +1,4 @@
-"""Ragged batches: no row's history is touched by those that come, go or stay beside it, and no column is wasted."""
+"""Ragged batches: rows do not affect one another as they join and leave, and no column is wasted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Scribe:
 
 
 def read(logits):
-    """The digest, tokens and positions that a row's logits tell of."""
+    """Return the digest, tokens and positions that are encoded in a row's logits."""
     history = logits[:-1][logits[:-1] >= 0].reshape(-1, 2).astype(int)
     return str(int(logits[-1])), history[:, 0].tolist(), history[:, 1].tolist()
 
@@ -60,7 +60,7 @@ EVENTS = st.lists(st.one_of(PROMPTS.filter(bool), st.just("step"), st.sets(st.in
 @given(events=EVENTS, prefix=st.sampled_from([0, 3]))
 @settings(max_examples=150, deadline=None)
 def test_every_row_keeps_its_own_history(kind, events, prefix):
-    """Whatever joins, is written and leaves, each row has seen its own tokens at their positions, and nothing else."""
+    """However rows join, advance and leave, each row has seen exactly its own tokens at their positions."""
     scribe = Scribe(prefix)
     batch, alive, numbers, counter = kind(scribe), {}, set(), 100
     for event in events:
@@ -92,7 +92,7 @@ def test_every_row_keeps_its_own_history(kind, events, prefix):
 
 
 def test_columns_go_with_the_row_that_filled_them():
-    """A batch is as wide as its longest row: when that leaves, so do its columns."""
+    """A batch is as wide as its longest row; when that row leaves, its columns are removed."""
     scribe = Scribe()
     batch = RaggedBatch(scribe)
     (long, _), _ = batch.add([("1", [7] * 30), ("1", [1, 2])])
@@ -109,7 +109,7 @@ def test_columns_go_with_the_row_that_filled_them():
 
 
 def test_short_prompts_are_not_padded_to_a_long_one():
-    """Prompts of very different lengths are read apart, and come back in their order."""
+    """Prompts of very different lengths are read separately, and returned in order."""
     scribe = Scribe()
     lengths = [3, 200, 20, 150]
     rows, logits = RaggedBatch(scribe).add([("1", [7] * length) for length in lengths])
@@ -119,7 +119,7 @@ def test_short_prompts_are_not_padded_to_a_long_one():
 
 
 def test_a_step_that_fails_changes_nothing():
-    """A row that had no luck with one step can be written on, or removed, as if that had not been tried."""
+    """After a failed step, a row can continue or be removed as if the step had not been tried."""
     scribe = Scribe()
     batch = RaggedBatch(scribe)
     (row,), _ = batch.add([("1", [1, 2])])

@@ -182,7 +182,7 @@ def test_a_shadow_that_is_never_begun_is_dropped(tmp_path: Path) -> None:
         ENGINES[digest("b")].gate.set()
         await asyncio.to_thread(wait_for, served.idle)
 
-    with serving(_with_shadow(timeout=1.0), tmp_path) as served:
+    with serving(_with_shadow(timeout=2.0), tmp_path) as served:
         gamma = served.pool.batcher("gamma:1")
         served.use(run)
         assert not ENGINES[digest("c")].reads

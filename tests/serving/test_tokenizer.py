@@ -27,15 +27,15 @@ TOKENIZER = tokenizer_of()
 
 
 def test_chats_are_encoded_as_they_are_trained() -> None:
-    """A chat is what the template makes of it, with its special tokens, up to where the answer begins."""
+    """A chat is rendered with its template, special tokens included, up to where the answer begins."""
     tokenizer = make_tokenizer()
     text = "<|user|>How do I reset it?<|end|><|assistant|>"
     assert TOKENIZER.encode(HELLO) == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.convert_tokens_to_ids("<|assistant|>") == TOKENIZER.encode(HELLO)[-1]
 
 
-def test_a_question_is_a_chat_where_there_is_a_template() -> None:
-    """The short form asks a model as it was trained to be asked."""
+def test_a_user_prompt_is_a_chat_if_there_is_a_template() -> None:
+    """A user prompt is a chat if the model has a chat template, and plain text otherwise."""
     assert TOKENIZER.encode(UserPrompt("How do I reset it?")) == TOKENIZER.encode(HELLO)
     plain = tokenizer_of(chat=False)
     assert plain.encode(UserPrompt("reset")) == plain.encode("reset")
@@ -45,7 +45,7 @@ def test_a_question_is_a_chat_where_there_is_a_template() -> None:
 
 @given(st.text(max_size=30).filter(bool))
 def test_text_comes_back(text: str) -> None:
-    """What is encoded is decoded to the same, and token ids are taken as they are."""
+    """Decoding inverts encoding, and token ids are taken as they are."""
     ids = TOKENIZER.encode(text)
     assert TOKENIZER.encode(ids) == ids
     if "<|" not in text:
@@ -61,13 +61,13 @@ def test_tokens_that_the_model_does_not_have_are_refused(ids: list[int]) -> None
 
 
 def test_special_tokens_are_silent() -> None:
-    """Tokens that mark turns and ends have no text in answers."""
+    """Tokens that mark turns and ends have no text in completions."""
     assert TOKENIZER.special == set(range(5))
     assert TOKENIZER.decode(sorted(TOKENIZER.special)) == ""
 
 
 def test_many_threads_encode_at_once() -> None:
-    """A tokenizer that was saved with padding and truncation does neither, whoever uses it at the same time."""
+    """A tokenizer that was saved with padding and truncation uses neither, also from several threads."""
     shared = tokenizer_of(saved_padded=True)
     texts = [f"reset my password {number} " * 20 for number in range(40)]
     expected = [TOKENIZER.encode(text) for text in texts]
