@@ -66,7 +66,7 @@ def write_deployment(folder: Path) -> None:
 
 def running(command: list[str], port: int, ready: str, folder: Path) -> AbstractContextManager[str]:
     """Run a server; the context yields its URL once it is ready, and ends all its processes."""
-    from ftreg.serving.launch import run_server
+    from ftreg.api.launch import run_server
 
     environment = {
         **os.environ,

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ftreg.core.capabilities import FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE
 from ftreg.core.errors import DataError, FtregError, InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
-from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Requirement, StepSpec
+from ftreg.core.requirements import Requirement
+from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, StepSpec
 from ftreg.core.types import (
     Artifact,
     Batch,
     Engine,
     Example,
+    Input,
     Message,
     Problem,
     RunInfo,
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from ftreg.core.recipe import Config
 
 __all__ = [
+    "FULL_PRECISION",
+    "GRADIENT_CHECKPOINTING",
+    "MERGEABLE",
     "Artifact",
     "Batch",
     "CommandSpec",
@@ -41,6 +47,7 @@ __all__ = [
     "Example",
     "FormatSpec",
     "FtregError",
+    "Input",
     "InputError",
     "Message",
     "MethodSpec",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftreg.api.launch import run_server
 from ftreg.core.errors import FtregError
-from ftreg.serving.launch import run_server
 
 REQUESTS, USERS, CLIENTS = 200, 140, 8
 _START_TIMEOUT = 900.0  # on a slow machine, importing and loading take minutes

@@ -8,6 +8,8 @@ from importlib.metadata import Distribution, EntryPoints, distributions
 
 GROUP = "ftreg"
 DISTRIBUTION = "ftreg"
+IN_PROCESS = "this process"
+"""What stands for the distribution of a plugin that was registered from Python."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class PluginInfo:
     state: str
     reason: str = ""
     provides: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """The plugin with its distribution and version, for messages."""
+        return f"plugin {self.name} ({self.distribution} {self.version}".rstrip() + ")"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Faults of the machine, said in ftreg's own errors: a full disk, no permission, no memory."""
+"""Faults of the machine, as ftreg's own errors: a full disk, no permission, no memory, a package not installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import shutil
 from pathlib import Path
 
-from ftreg.core.errors import DiskFull, FtregError, OutOfMemory
+from ftreg.core.errors import DiskFull, FtregError, OutOfMemory, PluginError
+from ftreg.core.extras import missing_extra
 
 _NO_ROOM = 1 << 16  # bytes; libraries that fail for want of room leave less than they wanted to write
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
@@ -16,9 +17,14 @@ _WRITE_ERRORS = ("RuntimeError", "SafetensorError")
 def fault_of(error: BaseException, folder: Path) -> FtregError | None:
     """The ftreg error that says what ``error`` means for work that writes into ``folder``; None if it is no fault.
 
-    torch and safetensors hide the system's error number, so for their errors the disk itself is asked.
+    torch and safetensors hide the system's error number, so for their errors the disk itself is asked. What came out
+    of a plugin is judged by what happened in it.
     """
+    if isinstance(error, PluginError) and error.__cause__ is not None:
+        error = error.__cause__
     kind = type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
     if isinstance(error, OSError):
         return _of_system(error, folder)
     if kind in _MEMORY_ERRORS or "can't allocate memory" in str(error):
@@ -45,7 +51,7 @@ def read_only(where: str) -> FtregError:
     return FtregError(
         "the registry cannot be written here: it is read-only",
         where=where,
-        hint="Choose another with --home or FTREG_HOME, or change the permissions.",
+        hint="Choose another with `home` or $FTREG_HOME, or change the permissions.",
     )
 
 
@@ -57,7 +63,7 @@ def _of_system(error: OSError, folder: Path) -> FtregError | None:
         return read_only(where)
     if error.errno in (errno.EACCES, errno.EPERM):
         return FtregError(
-            "permission denied", where=where, hint="Check who owns it, or choose another registry with --home."
+            "permission denied", where=where, hint="Check who owns it, or choose another registry with `home`."
         )
     return None
 

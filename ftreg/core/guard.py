@@ -1,4 +1,4 @@
-"""The guard: how the host imports and calls what plugins brought, and what it says of their failures."""
+"""The guard: calls into plugins go through here, so that whatever happens in one is reported as that plugin's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
-from ftreg.core.errors import FtregError
+from ftreg.core.discovery import DISTRIBUTION, IN_PROCESS, PluginInfo
+from ftreg.core.errors import FtregError, PluginError
 
 ResultT = TypeVar("ResultT")
 
@@ -24,8 +25,13 @@ class Guard:
     def __init__(self, *, trace: bool = False) -> None:
         self._trace = trace
 
-    def run(self, plugin: str, what: str, call: Callable[[], ResultT]) -> ResultT:
-        """Run code of ``plugin``; what it prints goes to standard error, for standard output holds facts alone."""
+    def run(self, plugin: PluginInfo, what: str, call: Callable[[], ResultT]) -> ResultT:
+        """Run code of ``plugin``; what it prints goes to standard error, since standard output is for facts.
+
+        Raises:
+            FtregError: What the code raises on purpose, as it is.
+            PluginError: Anything else that it raises; ``what`` says which function it was.
+        """
         started = time.perf_counter()
         outcome = ""
         try:
@@ -34,13 +40,27 @@ class Guard:
             if self._trace:
                 outcome = f"-> {result!r}"
             return result
-        except BaseException as error:
+        except (KeyboardInterrupt, FtregError) as error:
             outcome = f"raised {describe(error)}"
             raise
+        except BaseException as error:  # SystemExit too: a plugin does not end the process it is loaded into
+            outcome = f"raised {describe(error)}"
+            raise broken(plugin, f"{what} raised {describe(error)}") from error
         finally:
             if self._trace:
                 spent = (time.perf_counter() - started) * 1000
-                sys.stderr.write(f"[plugin {plugin}] {what} {outcome} ({spent:.1f} ms)\n")
+                sys.stderr.write(f"[plugin {plugin.name}] {what} {outcome} ({spent:.1f} ms)\n")
+
+
+def broken(plugin: PluginInfo, problem: str) -> PluginError:
+    """The error for a plugin that broke its contract: which plugin, of which distribution, and what to do."""
+    if plugin.distribution == DISTRIBUTION:
+        hint = "This is a defect of ftreg; --debug shows where."
+    elif plugin.distribution == IN_PROCESS:
+        hint = "Correct the plugin that this process registered; --debug shows where it happened."
+    else:
+        hint = f"Report it to the authors of {plugin.distribution}; --debug shows where it happened."
+    return PluginError(problem, where=plugin.origin, hint=hint)
 
 
 def resolve_import(target: str) -> Any:

@@ -9,8 +9,9 @@ Mark an implementation with ``hookimpl`` and name its module in the entry-point 
     def ftreg_methods():
         return [MethodSpec(name="ia3", summary="...", impl="my_package.ia3:train", produces="adapter")]
 
-Hooks that contribute take no argument and return specs. Gates return problems: any problem, or an exception, blocks.
-Observers return nothing: an exception is logged and ignored. The order in which plugins run is never meaningful.
+Hooks that contribute take no argument and return specs. Gates return problems: any problem, or an exception, blocks; a
+gate that has guarded a registry must be loaded from then on. Observers return nothing: an exception is logged and
+ignored. Hooks are called in pluggy's order, and no order is promised.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def ftreg_resolve_base(uri: str) -> Path | None:
 
     Called when a base is neither a registry reference nor a local folder, with the ``uri`` as the user typed it.
     Returns the folder of a checkpoint that transformers can load, which is then imported into the registry, or None
-    where the URI is not this plugin's. The first answer wins. Since 0.1.
+    if the URI is not this plugin's. The first answer is taken, so a plugin answers for a scheme of its own. Since 0.1.
 
     Example::
 
@@ -129,7 +130,7 @@ def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[
     Example::
 
         if "license" not in version.tags:
-            return [Problem("no licence tag", hint="add --tag license=apache-2.0")]
+            return [Problem("no licence tag", hint="Add it: ftreg models tag REF license=apache-2.0")]
         return []
     """
 
@@ -146,6 +147,24 @@ def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mappi
 
         if alias == "champion" and not any(record["type"] == "evaluation" for record in evidence):
             return [Problem("never evaluated", hint=f"ftreg eval {version.ref}")]
+        return []
+    """
+
+
+@hookspec
+def ftreg_check_deployment(  # type: ignore[empty-body]
+    version: Version, deployment: str, evidence: Sequence[Mapping[str, Json]]
+) -> Sequence[Problem]:
+    """Refuse that a version is deployed.
+
+    Called for each version that ``ftreg deploy`` is to package as ``deployment``, shadows included, with all the
+    ``evidence`` that the registry holds on its digest. Returns problems; any of them, or an exception, blocks the
+    deployment. Since 0.1.
+
+    Example::
+
+        if not any(record["type"] == "certificate" for record in evidence) and "merged" in version.name:
+            return [Problem("has no certificate")]
         return []
     """
 

@@ -7,25 +7,32 @@ reported, and every other plugin works on.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pluggy
 
 from ftreg.core import hookspecs
-from ftreg.core.discovery import DISTRIBUTION, GROUP, Candidate, PluginInfo, candidates
+from ftreg.core.discovery import DISTRIBUTION, GROUP, IN_PROCESS, Candidate, PluginInfo, candidates
 from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
-from ftreg.core.guard import Guard, describe, resolve_import
-from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Requirement, Spec, StepSpec
+from ftreg.core.guard import Guard, broken, describe, resolve_import
+from ftreg.core.requirements import Requirement
+from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Spec, StepSpec
 from ftreg.core.types import Problem
 
 __all__ = ["DISTRIBUTION", "GROUP", "KINDS", "PluginHost", "PluginInfo", "resolve_import"]
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 logger = logging.getLogger("ftreg.plugins")
+
+_SLOW_IMPORT = 0.3  # CPU seconds; ftreg --help takes about 0.1 without plugins
 
 SpecT = TypeVar("SpecT", bound=Spec)
 
@@ -88,7 +95,7 @@ class PluginHost:
     def register(self, module: object) -> PluginInfo:
         """Register a plugin that this process has made itself, as guarded as an installed one."""
         name = getattr(module, "__name__", type(module).__name__)
-        info = self._register(module, Candidate(name, name, "(this process)", ""))
+        info = self._register(module, Candidate(name, name, IN_PROCESS, ""))
         self.plugins.append(info)
         return info
 
@@ -105,37 +112,50 @@ class PluginHost:
             return candidate.info("disabled", "by FTREG_PLUGINS")
         if candidate.fault:
             return candidate.info("failed", candidate.fault)
-        # BaseException: a plugin that calls sys.exit() at import must not end the command that lists it.
+        started = time.process_time()
         try:
             module = self._guard.run(
-                candidate.name, f"import {candidate.module}", lambda: resolve_import(candidate.module)
+                candidate.info("failed"), f"import {candidate.module}", lambda: resolve_import(candidate.module)
             )
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            return candidate.info("failed", f"import failed: {describe(error)}")
+        except FtregError as error:
+            return candidate.info("failed", f"import failed: {describe(error.__cause__ or error)}")
+        seconds = time.process_time() - started
+        if seconds > _SLOW_IMPORT:
+            logger.warning(
+                "plugin %s (%s %s) takes %.1f s of CPU to import, in every command; its module should import heavy "
+                "libraries inside what its specs name. --no-plugin %s leaves it out.",
+                candidate.name,
+                candidate.distribution,
+                candidate.version,
+                seconds,
+                candidate.name,
+            )
         return self._register(module, candidate)
 
     def _register(self, module: object, candidate: Candidate) -> PluginInfo:
-        """Register a loaded plugin; on any breach of its contract, leave it out and say why."""
+        """Register a loaded plugin; if it breaks its contract, leave it out and say why."""
+        plugin = candidate.info("failed")
         try:
-            self._refuse_taken(candidate, module)
-            self._manager.register(module, name=candidate.name)
-            try:
-                self._check_hooks(module)
-                specs = self._collect(module)
-                info = candidate.info("active", provides=self._provides(module, specs))
-                self._refuse_duplicates(specs, info)
-            except BaseException:
-                self._manager.unregister(name=candidate.name)
-                raise
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            return candidate.info("failed", describe(error))
+            specs, info = self._guard.run(plugin, "register", lambda: self._enter(module, candidate))
+        except FtregError as error:
+            return candidate.info("failed", describe(error.__cause__ or error))
         for spec in specs:
             self._specs[type(spec), spec.name] = (spec, info)
         return info
+
+    def _enter(self, module: object, candidate: Candidate) -> tuple[list[Spec], PluginInfo]:
+        """Hand a plugin to pluggy and collect what it contributes; raise, and take it back, if anything is wrong."""
+        self._refuse_taken(candidate, module)
+        self._manager.register(module, name=candidate.name)
+        try:
+            self._check_hooks(module)
+            specs = self._collect(module, candidate.info("failed"))
+            info = candidate.info("active", provides=self._provides(module, specs))
+            self._refuse_duplicates(specs, info)
+        except BaseException:
+            self._manager.unregister(name=candidate.name)
+            raise
+        return specs, info
 
     def _refuse_taken(self, candidate: Candidate, module: object) -> None:
         """Raise where another plugin has the same name, or is the same module."""
@@ -165,14 +185,14 @@ class PluginHost:
         if not callers:
             raise PluginError("implements no hook; mark its hooks with @hookimpl")
 
-    def _collect(self, module: object) -> list[Spec]:
+    def _collect(self, module: object, plugin: PluginInfo) -> list[Spec]:
         """Ask one plugin for its contributions; raise for any that is not what its hook allows."""
         specs: list[Spec] = []
         for hook, kind in KINDS.items():
             for impl in self._implementations(hook):
                 if impl.plugin is not module:
                     continue
-                returned = self._call(hook, impl)
+                returned = self._call(plugin, hook, impl)
                 if not isinstance(returned, list | tuple):
                     raise PluginError(f"{hook} returned {type(returned).__name__}, not a list of {kind.__name__}")
                 for spec in returned:
@@ -234,105 +254,148 @@ class PluginHost:
 
     def missing(self, spec: Spec) -> list[Requirement]:
         """What ``spec`` needs and is not installed."""
-        return [requirement for requirement in spec.requires if not _is_installed(requirement.package)]
+        return [requirement for requirement in spec.requires if not requirement.is_installed]
 
     def require(self, spec: Spec) -> None:
         """Raise ``MissingExtra`` for the first package that ``spec`` needs and that is not installed."""
         for requirement in self.missing(spec):
-            raise MissingExtra(f"{spec.what} {spec.name}", requirement.package, requirement.install)
+            raise MissingExtra(f"{spec.what} {spec.name}", requirement.distribution, requirement.install)
 
     def load(self, spec: Spec) -> Any:
-        """Import what ``spec.impl`` names; raise ``MissingExtra`` or ``PluginError`` where that fails."""
+        """Import what ``spec.impl`` names; raise ``MissingExtra`` or ``PluginError`` if that fails."""
         self.require(spec)
         return self._import(spec, spec.impl)
 
-    def config_model(self, spec: MethodSpec | StepSpec) -> Any:
+    def call(self, spec: Spec, *arguments: Any, returns: type) -> Any:
+        """Load what ``spec.impl`` names, call it, and check the type of what it returns; raise as ``run`` does."""
+        function = self.load(spec)
+        return self.run(spec, spec.impl, lambda: function(*arguments), returns=returns)
+
+    def run(self, spec: Spec, what: str, call: Callable[[], Any], *, returns: type) -> Any:
+        """Run code of the plugin that contributed ``spec``; ``what`` names the function for messages.
+
+        Raises:
+            FtregError: What the plugin raises on purpose, as it is.
+            PluginError: The plugin raised anything else, or returned what is not a ``returns``.
+        """
+        result = self._guard.run(self.provider(spec), what, call)
+        if not isinstance(result, returns):
+            raise self.broken(spec, f"{what} returned {type(result).__name__}, not {returns.__name__}")
+        return result
+
+    def check_files(self, engine: EngineSpec, folder: Path) -> None:
+        """Let an engine look at files that it is to load; it raises ``InputError`` if it could not. See ``run``."""
+        if engine.check is not None:
+            check = self._import(engine, engine.check)
+            self.run(engine, engine.check, lambda: check(folder), returns=NoneType)
+
+    def broken(self, spec: Spec, problem: str) -> PluginError:
+        """The error for a contribution that broke its contract; it names the plugin and its distribution."""
+        return broken(self.provider(spec), f"{spec.what} {spec.name}: {problem}")
+
+    def config_model(self, spec: MethodSpec | StepSpec) -> type[BaseModel]:
         """Import the pydantic model that ``spec.config`` names; raise as ``load`` does."""
+        from pydantic import BaseModel
+
         self.require(spec)
-        return self._import(spec, spec.config)
+        model = self._import(spec, spec.config)
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise self.broken(spec, f"its config {spec.config} is not a pydantic model")
+        if isinstance(spec, StepSpec) and (taken := sorted(spec.keys & model.model_fields.keys())):
+            raise self.broken(spec, f"its config {spec.config} has the field {taken[0]!r}, which is a key of recipes")
+        return model
+
+    def configure(self, spec: MethodSpec | StepSpec, values: Mapping[str, Any], *, where: str) -> BaseModel:
+        """Validate the settings of a method or step with its own model.
+
+        Raises:
+            RecipeError: A setting is unknown or has a value that cannot be used.
+            MissingExtra: A distribution that the plugin needs is not installed.
+            PluginError: The plugin's model cannot be loaded, or fails in another way.
+        """
+        from pydantic import BaseModel
+
+        from ftreg.core.recipe import validate
+
+        model = self.config_model(spec)
+        return cast(
+            "BaseModel",
+            self.run(spec, spec.config, lambda: validate(model, values, where=where), returns=BaseModel),
+        )
 
     def _import(self, spec: Spec, target: str) -> Any:
-        info = self.provider(spec)
         try:
-            return self._guard.run(info.name, f"import {target}", lambda: resolve_import(target))
-        except (Exception, SystemExit) as error:
-            raise PluginError(
-                f"{spec.what} {spec.name} cannot be loaded from {target!r}: {describe(error)}",
-                where=f"plugin {info.name} ({info.distribution} {info.version})",
-            ) from error
+            return self._guard.run(self.provider(spec), f"import {target}", lambda: resolve_import(target))
+        except PluginError as error:
+            cause = error.__cause__ or error
+            raise self.broken(spec, f"cannot be loaded from {target!r}: {describe(cause)}") from cause
 
     def resolve_base(self, uri: str) -> Path | None:
-        """Ask each plugin for the base that ``uri`` names; the first answer wins.
+        """Ask the plugins for the base that ``uri`` names; return the first answer, or None if there is none.
 
         Raises:
             FtregError: What a plugin raises on purpose, as it is.
             PluginError: A plugin raised anything else, or returned what is not a path.
         """
         for impl in self._implementations("ftreg_resolve_base"):
-            where = f"plugin {impl.plugin_name}"
-            try:
-                answer = self._call("ftreg_resolve_base", impl, uri=uri)
-            except FtregError:
-                raise
-            except (Exception, SystemExit) as error:
-                raise PluginError(f"cannot fetch {uri!r}: {describe(error)}", where=where) from error
+            plugin = self.plugin(impl.plugin_name)
+            answer = self._call(plugin, "ftreg_resolve_base", impl, uri=uri)
             if isinstance(answer, Path):
                 return answer
             if answer is not None:
-                raise PluginError(
-                    f"ftreg_resolve_base returned {type(answer).__name__} for {uri!r}, not a Path", where=where
-                )
+                raise broken(plugin, f"ftreg_resolve_base returned {type(answer).__name__} for {uri!r}, not a Path")
         return None
 
+    def gates(self, hook: str) -> list[PluginInfo]:
+        """The plugins that implement the gate ``hook``."""
+        return [self.plugin(impl.plugin_name) for impl in self._implementations(hook)]
+
     def gate(self, hook: str, **arguments: Any) -> list[Problem]:
-        """Ask every gate; an exception, or an answer that is no list of problems, is itself a problem."""
+        """Ask every gate; one that raises, or returns what is not a list of problems, is itself a problem."""
         problems: list[Problem] = []
         for impl in self._implementations(hook):
+            plugin = self.plugin(impl.plugin_name)
             try:
-                returned = self._call(hook, impl, **arguments)
-                if not isinstance(returned, list | tuple) or any(not isinstance(item, Problem) for item in returned):
-                    raise PluginError(f"{hook} returned what is not a list of Problem")
+                returned = self._call(plugin, hook, impl, **arguments)
+            except FtregError as error:
+                problems.append(_failed(plugin, describe(error.__cause__ or error)))
+                continue
+            if isinstance(returned, list | tuple) and all(isinstance(item, Problem) for item in returned):
                 problems.extend(returned)
-            except (Exception, SystemExit) as error:
-                problems.append(
-                    Problem(
-                        f"gate of plugin {impl.plugin_name} failed: {describe(error)}",
-                        hint=f"Mend the plugin, or leave it out with --no-plugin {impl.plugin_name}.",
-                    )
-                )
+            else:
+                problems.append(_failed(plugin, f"{hook} returned what is not a list of Problem"))
         return problems
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Tell every observer; what one raises is logged and ignored."""
         for impl in self._implementations(hook):
             try:
-                self._call(hook, impl, **arguments)
-            except (Exception, SystemExit) as error:
+                self._call(self.plugin(impl.plugin_name), hook, impl, **arguments)
+            except FtregError as error:
                 logger.warning(
                     "plugin %s: %s failed and was ignored: %s",
                     impl.plugin_name,
                     hook,
-                    describe(error),
+                    describe(error.__cause__ or error),
                     exc_info=logger.isEnabledFor(logging.DEBUG),
                 )
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """The implementations of ``hook`` in the order in which pluggy calls them."""
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
-        return caller.get_hookimpls()
+        return caller.get_hookimpls()[::-1]
 
-    def _call(self, hook: str, impl: pluggy.HookImpl, **arguments: Any) -> Any:
+    def _call(self, plugin: PluginInfo, hook: str, impl: pluggy.HookImpl, **arguments: Any) -> Any:
         """Call one plugin's hook with the arguments that it declares."""
         given = [arguments[name] for name in impl.argnames]
-        return self._guard.run(impl.plugin_name, f"{hook}({', '.join(impl.argnames)})", lambda: impl.function(*given))
+        return self._guard.run(plugin, f"{hook}({', '.join(impl.argnames)})", lambda: impl.function(*given))
+
+
+def _failed(plugin: PluginInfo, reason: str) -> Problem:
+    """The problem to report for a gate that does not work."""
+    hint = f"Repair the plugin, or upgrade {plugin.distribution}."
+    return Problem(f"the gate of {plugin.origin} failed: {reason}", hint=hint)
 
 
 def _hook_names() -> list[str]:
     return [name for name in vars(hookspecs) if name.startswith("ftreg_")]
-
-
-def _is_installed(package: str) -> bool:
-    """Say whether ``package`` can be found; a dotted one imports its parents."""
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):
-        return False

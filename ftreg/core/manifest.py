@@ -13,6 +13,7 @@ from typing import Any
 
 from ftreg.core.errors import CorruptRegistry
 from ftreg.core.names import check_relative_path
+from ftreg.core.requirements import Requirement
 
 SCHEMA = "ftreg.manifest/1"
 
@@ -35,15 +36,19 @@ class FileEntry:
     blake3: str
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Parent:
     """An edge of the lineage: what this version was made from, and in which role.
 
-    Roles in use: ``base``, ``adapter``, ``dataset``, ``source``, ``init``; plugins may add others.
+    Attributes:
+        role: ``base``, ``adapter``, ``dataset``, ``source``, or a plugin's own.
+        digest: The parent's digest.
+        weight: Its weight, if it was an input of a step; None otherwise.
     """
 
     role: str
     digest: str
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,11 @@ class Manifest:
         kind: What the files are: ``checkpoint``, ``adapter``, ``onnx``, ``dataset``, or a plugin's own kind.
         task: What it is for, such as ``text-generation``.
         files: Its files, sorted by path.
-        parents: What it was made from.
+        parents: What it was made from, in the order in which the producer took it.
         producer: What made it, with the full configuration.
-        environment: Versions of the packages that took part.
+        environment: Versions of the distributions that made it; None for one that was not installed.
+        requires: Distributions that loading it needs, beyond those of the engine that loads it.
+        capabilities: What can be done with it; see ``ftreg.core.capabilities``. Sorted.
         facts: What can be said of the result itself: architecture, parameter count, EOS, chat template, dtype.
     """
 
@@ -77,7 +84,9 @@ class Manifest:
     files: tuple[FileEntry, ...]
     parents: tuple[Parent, ...]
     producer: Producer
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    requires: tuple[Requirement, ...] = ()
+    capabilities: tuple[str, ...] = ()
     facts: Mapping[str, Json] = field(default_factory=dict)
 
     @property
@@ -86,7 +95,7 @@ class Manifest:
         return sum(entry.size for entry in self.files)
 
     def parent(self, role: str) -> str | None:
-        """The digest of the parent in ``role``, or None."""
+        """The digest of the first parent in ``role``, or None."""
         return next((parent.digest for parent in self.parents if parent.role == role), None)
 
     def to_bytes(self) -> bytes:
@@ -110,6 +119,8 @@ class Manifest:
                 files=files,
                 parents=tuple(Parent(**parent) for parent in raw.pop("parents")),
                 producer=Producer(**raw.pop("producer")),
+                requires=tuple(Requirement(**requirement) for requirement in raw.pop("requires")),
+                capabilities=tuple(raw.pop("capabilities")),
                 **raw,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:

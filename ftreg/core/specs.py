@@ -12,18 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ftreg.core.errors import PluginError
+from ftreg.core.requirements import Requirement
 
 _NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", re.ASCII)
 _IMPORT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 _SUFFIX = re.compile(r"(?:[a-z0-9._-]*[a-z0-9])?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """An importable name that a spec's ``impl`` needs, and what to ``pip install`` to have it."""
-
-    package: str
-    install: str
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class Spec:
         name: How users call it.
         summary: One line for lists and help.
         impl: Import string of what does the work.
-        requires: Packages that must be there before ``impl`` is imported.
+        requires: Distributions that must be installed before ``impl`` is imported.
 
     Raises:
         PluginError: A field cannot be used; raised where the spec is made, so that its author sees the line.
@@ -81,10 +74,9 @@ class MethodSpec(Spec):
         config: Import string of the pydantic model of its configuration: the schema for recipes, ``--set`` and docs.
         produces: The kind of artifact it makes.
         accepts: Kinds of base it trains on.
-        tasks: What its models can be for.
-        capabilities: What can be done with what it makes (``mergeable``, ``mixed-batch``) and how it trains
-            (``quantized-base``, ``gradient-checkpointing``, ``from-scratch``). Whole pipelines are checked against
-            these before training starts.
+        trains: How it can train, such as ``GRADIENT_CHECKPOINTING``; see ``ftreg.core.capabilities``.
+        capabilities: What can be done with its results, such as ``MERGEABLE``. Recipes are checked against these
+            before training starts; an ``Artifact`` may state others for a configuration that changes them.
     """
 
     what: ClassVar[str] = "method"
@@ -96,14 +88,14 @@ class MethodSpec(Spec):
     config: str = "ftreg.core.recipe:NoConfig"
     produces: str = "checkpoint"
     accepts: tuple[str, ...] = ("checkpoint",)
-    tasks: tuple[str, ...] = ("text-generation",)
+    trains: frozenset[str] = frozenset()
     capabilities: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_import("config", self.config)
         self._check_all("accepts", self.accepts, tuple, str)
-        self._check_all("tasks", self.tasks, tuple, str)
+        self._check_all("trains", self.trains, frozenset, str)
         self._check_all("capabilities", self.capabilities, frozenset, str)
 
 
@@ -113,22 +105,27 @@ class StepSpec(Spec):
 
     Attributes:
         config: Import string of the pydantic model of its configuration.
-        accepts: Kinds of source it works on.
+        accepts: Kinds of version it works on.
         produces: The kind of artifact it makes.
-        needs: Capabilities that the method or step which made the source must have.
-        capabilities: Capabilities of what it makes.
+        needs: Capabilities that each version it works on must have.
+        capabilities: What can be done with its results, as for a method.
+        combines: Role, in the lineage, of further versions that it takes beside the first one (``--with``), such as
+            ``adapter``; None if it takes one version only.
         suffix: Added to the source's name for the default name of the result.
     """
 
     what: ClassVar[str] = "step"
     # In a recipe, `- export: {format: X}` is the step X.
     reserved: ClassVar[frozenset[str]] = frozenset({"export"})
+    # A recipe holds these beside the step's settings: what the step works on, and what the result is called.
+    keys: ClassVar[frozenset[str]] = frozenset({"from", "name", "weight", "with"})
 
     config: str = "ftreg.core.recipe:NoConfig"
     accepts: tuple[str, ...] = ("checkpoint",)
     produces: str = "checkpoint"
     needs: frozenset[str] = frozenset()
     capabilities: frozenset[str] = frozenset()
+    combines: str | None = None
     suffix: str = ""
 
     def __post_init__(self) -> None:
@@ -137,6 +134,8 @@ class StepSpec(Spec):
         self._check_all("accepts", self.accepts, tuple, str)
         self._check_all("needs", self.needs, frozenset, str)
         self._check_all("capabilities", self.capabilities, frozenset, str)
+        if self.combines is not None and (not isinstance(self.combines, str) or not _NAME.fullmatch(self.combines)):
+            raise PluginError(f"{self.what} {self.name!r}: combines {self.combines!r} cannot be a role")
         if not isinstance(self.suffix, str) or not _SUFFIX.fullmatch(self.suffix):
             raise PluginError(f"{self.what} {self.name!r}: suffix {self.suffix!r} cannot end a name")
 
@@ -149,17 +148,22 @@ class EngineSpec(Spec):
         kinds: Kinds of artifact it can load.
         serve: Import string of a function ``(sources, device) -> list[ServingEngine]``, which loads versions to serve
             them; those that share weights share an engine. None for an engine that only evaluates.
+        check: Import string of a function ``(folder) -> None`` that raises ``InputError`` if the files in a folder are
+            not what the engine loads. It looks at names and headers, so that it is cheap: every result of a method or
+            a step is checked with it before it is published. None for no check.
     """
 
     what: ClassVar[str] = "engine"
 
     kinds: tuple[str, ...] = ("checkpoint",)
     serve: str | None = None
+    check: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.serve is not None:
-            self._check_import("serve", self.serve)
+        for field in ("serve", "check"):
+            if getattr(self, field) is not None:
+                self._check_import(field, getattr(self, field))
         self._check_all("kinds", self.kinds, tuple, str)
 
 
@@ -168,7 +172,7 @@ class FormatSpec(Spec):
     """A dataset row format; ``impl`` is a ``Format``.
 
     Attributes:
-        columns: Example columns, for help.
+        columns: The columns that it reads, also those that a row may lack; for help, and to check column mappings.
     """
 
     what: ClassVar[str] = "format"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ftreg.core.errors import FtregError
-from ftreg.core.manifest import Json, Manifest
+from ftreg.core.manifest import Json, Manifest, Parent
+from ftreg.core.requirements import Requirement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,10 @@ class Version:
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        aliases = "".join(f" @{alias}" for alias in self.aliases)
+        return f"<Version {self.ref} {self.kind} {self.digest[:15]}{aliases}>"
+
     @property
     def ref(self) -> str:
         """``name:number``."""
@@ -57,12 +62,20 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A training run or a step, as observers see it."""
+    """A training run or a step, as observers see it.
+
+    Attributes:
+        type: ``method`` or ``step``.
+        name: The method's or step's name.
+        target: The name under which the result will be published.
+        inputs: What it works on: digests with their roles, in order.
+        config: Its full configuration.
+    """
 
     type: str
     name: str
     target: str
-    inputs: Mapping[str, str]
+    inputs: tuple[Parent, ...]
     config: Mapping[str, Json]
 
 
@@ -188,16 +201,18 @@ class Artifact:
         kind: What the files are.
         task: What the model is for.
         facts: What can be said of the result itself; part of its identity, so no times and no paths.
-        tolerance: How far it may be from its source; None where it is not measured against one.
-        reference: The parent's role that ``tolerance`` is measured against; a step's source by default.
+        capabilities: What can be done with it; by default what its method's or step's spec promises.
+        requires: Distributions that loading it needs, beyond those of the engine that loads it.
+        tolerance: How far a step's result may be from the step's first input; None if it is not measured against it.
         measured: Figures of the work itself (loss curve, tokens/s); kept as evidence, not as identity.
     """
 
     kind: str
     task: str = TEXT_GENERATION
     facts: Mapping[str, Json] = field(default_factory=dict)
+    capabilities: frozenset[str] | None = None
+    requires: tuple[Requirement, ...] = ()
     tolerance: Tolerance | None = None
-    reference: str = "source"
     measured: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -206,6 +221,7 @@ class TrainJob:
     """All that a training method needs, and all that it may touch.
 
     Attributes:
+        name: Name that the result will have, for reports and pictures.
         base: Folder of the base checkpoint, with its tokenizer; read-only.
         data: The examples, split.
         config: The method's own validated configuration.
@@ -213,11 +229,12 @@ class TrainJob:
         staging: Empty folder; what the method writes here becomes the version's files.
         report: Folder for files about the run (curves, pictures); kept as evidence.
         scratch: Folder for checkpoints; kept when the run is interrupted, so that it can resume.
-        template: Chat template: ``auto`` (the tokenizer's own, else ftreg's plain one) or the path of a Jinja file.
+        template: Jinja source of the chat template; None for the tokenizer's own, else ftreg's plain one.
         resume: Go on from the newest checkpoint in ``scratch``.
         progress: Where to say how far the work is.
     """
 
+    name: str
     base: Path
     data: Splits
     config: BaseModel
@@ -225,9 +242,18 @@ class TrainJob:
     staging: Path
     report: Path
     scratch: Path
-    template: str = "auto"
+    template: str | None = None
     resume: bool = False
     progress: Progress = field(default_factory=NullProgress)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A version that a step works on: the role it has in the result's lineage, and its weight among the inputs."""
+
+    role: str
+    source: Source
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -235,8 +261,7 @@ class StepJob:
     """All that a post-processing step needs, and all that it may touch.
 
     Attributes:
-        source: The version to transform; ``source.parent(role)`` opens what it was made from.
-        others: Further versions that the step combines with the source, with their weights.
+        inputs: The versions to work on, in the order given; more than one only for a step that ``combines``.
         config: The step's own validated configuration.
         staging: Empty folder; what the step writes here becomes the version's files.
         report: Folder for files about the run; kept as evidence.
@@ -245,14 +270,18 @@ class StepJob:
         progress: Where to say how far the work is.
     """
 
-    source: Source
+    inputs: tuple[Input, ...]
     config: BaseModel
     staging: Path
     report: Path
-    others: Sequence[tuple[Source, float]] = ()
     data: Splits = field(default_factory=lambda: Splits(train=()))
     seed: int = 0
     progress: Progress = field(default_factory=NullProgress)
+
+    @property
+    def source(self) -> Source:
+        """The first input: what is transformed; ``source.parent(role)`` opens what it was made from."""
+        return self.inputs[0].source
 
 
 class Method(Protocol):

@@ -6,6 +6,7 @@ from ftreg.data.pack import pack
 from ftreg.data.split import split_examples
 from ftreg.data.stdlib import stdlib_docstrings
 from ftreg.data.store import read_dataset, write_dataset
+from ftreg.data.template import read_template
 
 __all__ = [
     "IGNORED",
@@ -17,6 +18,7 @@ __all__ = [
     "pack",
     "read_data",
     "read_dataset",
+    "read_template",
     "split_examples",
     "stdlib_docstrings",
     "write_dataset",

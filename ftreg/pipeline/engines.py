@@ -1,15 +1,19 @@
-"""Engines: finds the plugin that can load a version, and loads it for as long as it is needed."""
+"""Engines: finds the plugin that can load a version, and guards the model that it loads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from ftreg.context import Context
-from ftreg.core.errors import InputError
+from ftreg.core.errors import InputError, MissingExtra
 from ftreg.core.host import PluginHost
 from ftreg.core.specs import EngineSpec
-from ftreg.core.types import Engine, Source
+from ftreg.core.types import ADAPTER, Engine, Source
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def find_engine(host: PluginHost, kind: str, name: str | None = None) -> EngineSpec:
@@ -31,12 +35,71 @@ def find_engine(host: PluginHost, kind: str, name: str | None = None) -> EngineS
     raise InputError(f"no engine can load a version of kind {kind}", hint="See: ftreg plugins list")
 
 
+def require_runtime(source: Source) -> None:
+    """Raise ``MissingExtra`` if a distribution that loading ``source`` needs is not installed."""
+    needed = [source.manifest]
+    if source.manifest.parent("base") is not None and source.kind == ADAPTER:
+        needed.append(source.parent("base").manifest)
+    for requirement in (requirement for manifest in needed for requirement in manifest.requires):
+        if not requirement.is_installed:
+            raise MissingExtra(source.ref, requirement.distribution, requirement.install)
+
+
 @contextmanager
 def open_engine(context: Context, source: Source, *, name: str | None = None) -> Iterator[Engine]:
-    """Load ``source`` in the engine called ``name``, else in the first that can, and close it afterwards."""
+    """Load ``source`` in the engine called ``name``, else in the first that can, and close it afterwards.
+
+    Raises:
+        MissingExtra: A distribution that the engine or the version needs is not installed.
+        PluginError: The engine breaks its contract, now or while it is used.
+    """
     spec = find_engine(context.host, source.kind, name)
-    engine: Engine = context.host.load(spec)(source, "auto")
+    context.host.require(spec)
+    require_runtime(source)
+    engine = GuardedEngine(context.host, spec, source)
     try:
         yield engine
     finally:
         engine.close()
+
+
+class GuardedEngine:
+    """An engine of a plugin; what it raises or returns wrongly is reported as the plugin's fault.
+
+    Args:
+        host: The plugins.
+        spec: The engine.
+        source: What to load.
+    """
+
+    def __init__(self, host: PluginHost, spec: EngineSpec, source: Source) -> None:
+        self._host = host
+        self._spec = spec
+        self._engine = host.call(spec, source, "auto", returns=object)
+        self.tokenizer: Any = self._run("tokenizer", lambda: self._engine.tokenizer, object)
+
+    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """As ``Engine.logits``, with the shapes checked."""
+        rows: list[np.ndarray] = self._run("logits", lambda: self._engine.logits(batch), list)
+        expected = [len(row) for row in batch]
+        shapes = [getattr(row, "shape", None) for row in rows]
+        if [shape[0] if shape and len(shape) == 2 else None for shape in shapes] != expected:
+            problem = f"logits returned arrays of shapes {shapes}, not (T, vocabulary) for T of {expected}"
+            raise self._host.broken(self._spec, problem)
+        return rows
+
+    def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
+        """As ``Engine.generate``, with the number of answers checked."""
+        rows: list[list[int]] = self._run(
+            "generate", lambda: self._engine.generate(batch, max_new_tokens=max_new_tokens), list
+        )
+        if len(rows) != len(batch) or not all(isinstance(row, list) for row in rows):
+            raise self._host.broken(self._spec, f"generate returned {len(rows)} answers to {len(batch)} prompts")
+        return rows
+
+    def close(self) -> None:
+        """Free the model."""
+        self._run("close", self._engine.close, object)
+
+    def _run(self, what: str, call: Any, returns: type) -> Any:
+        return self._host.run(self._spec, f"{self._spec.impl}.{what}", call, returns=returns)

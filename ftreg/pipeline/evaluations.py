@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftreg.context import Context
-from ftreg.core.errors import FtregError, InputError
+from ftreg.core.errors import InputError
+from ftreg.core.host import PluginHost
 from ftreg.core.recipe import DataConfig
 from ftreg.core.specs import MetricSpec
 from ftreg.core.types import DATASET, Example, Metric
@@ -48,22 +52,22 @@ def held_out(context: Context, refs: Sequence[str], *, data: str | None = None, 
                 return HeldOut(dataset.ref, dataset.digest, wanted, getattr(splits, wanted))
     raise InputError(
         f"no {split or 'held-out'} examples are in the lineage of {', '.join(refs)}",
-        hint="Name some: --data test.jsonl",
+        hint="Name a file or a dataset with `data`.",
     )
 
 
 def _named(context: Context, data: str, split: str | None) -> HeldOut:
     """The examples of a file, or of a split of a registered dataset: the test split, where none is named."""
     with ExitStack() as stack:
-        dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="--data")
+        dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="data")
     if dataset.prepared is not None or Path(data).is_file():
         if split is not None:
-            raise InputError(f"{data} is a file and has no splits", where="--split", hint="Leave --split out.")
+            raise InputError(f"{data} is a file and has no splits", where="split", hint="Leave `split` out.")
         return HeldOut(data, dataset.digest, "all", splits.train)
     wanted = split or ("test" if splits.test else "validation")
     examples = getattr(splits, wanted)
     if not examples:
-        raise InputError(f"{data} has no {wanted} examples", where="--data", hint="Name another with --split.")
+        raise InputError(f"{data} has no {wanted} examples", where="data", hint="Name another split with `split`.")
     return HeldOut(data, dataset.digest, wanted, examples)
 
 
@@ -76,22 +80,25 @@ def evaluate_version(
     source = context.registry.source(ref)
     if source.kind == DATASET:
         raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")
-    metrics = _metrics(context)
     examples = data.examples[:limit]
     with open_engine(context, source, name=engine) as loaded:
-        evaluation = evaluate(loaded, examples, metrics, progress=context.progress)
+        evaluation = evaluate(loaded, examples, _metrics(context.host), progress=context.progress)
+    for name, reason in evaluation.failed_metrics.items():
+        context.progress.say(f"metric {name} has no figure: {reason}")
     body = {key: value for key, value in asdict(evaluation).items() if key != "answers"}
     body |= {"dataset": data.digest, "split": data.split, "examples": len(examples)}
     context.registry.add_evidence(ref, "evaluation", body)
     return evaluation
 
 
-def _metrics(context: Context) -> dict[str, Metric]:
-    """Every metric that can be loaded; one that cannot is left out, for the others are worth having."""
-    metrics: dict[str, Metric] = {}
-    for spec in context.host.specs(MetricSpec):
-        try:
-            metrics[spec.name] = context.host.load(spec)
-        except FtregError as error:
-            context.progress.say(f"metric {spec.name} is left out: {error}")
-    return metrics
+def _metrics(host: PluginHost) -> dict[str, Metric]:
+    """All metrics, each of which raises ``FtregError`` if its plugin fails."""
+    return {spec.name: partial(_score, host, spec) for spec in host.specs(MetricSpec)}
+
+
+def _score(host: PluginHost, spec: MetricSpec, answers: Sequence[str], references: Sequence[str]) -> float:
+    """Compute one metric; raise ``PluginError`` for what is not a finite number."""
+    figure = host.call(spec, answers, references, returns=object)
+    if isinstance(figure, bool) or not isinstance(figure, Real) or not math.isfinite(figure):
+        raise host.broken(spec, f"it returned {figure!r}, which is not a finite number")
+    return float(figure)

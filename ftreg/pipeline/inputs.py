@@ -15,16 +15,17 @@ from pathlib import Path
 from blake3 import blake3
 
 from ftreg.context import Context
+from ftreg.core.capabilities import FULL_PRECISION
 from ftreg.core.errors import InputError, UnknownName
 from ftreg.core.manifest import Json, Manifest, Producer
 from ftreg.core.names import check_name
 from ftreg.core.recipe import DataConfig
 from ftreg.core.types import CHECKPOINT, DATASET, Source, Splits, Version
 from ftreg.data import load_examples, read_dataset, split_examples, write_dataset
-from ftreg.pipeline.plan import FULL_PRECISION
 from ftreg.registry import Draft, Prepared
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # What a folder of a model may hold: code is never imported, and pickles are never loaded.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*", "*.md")
 
@@ -99,7 +100,7 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
     """
     path = Path(config.path).expanduser()
     if path.is_file():
-        examples, format_name = load_examples(path, format=config.format, host=context.host)
+        examples, format_name = load_examples(path, format=config.format, columns=config.columns, host=context.host)
         splits = split_examples(examples, config)
         return _stage_data(context, stack, path, config, format_name, splits), splits
     if is_path(config.path) or path.suffix:
@@ -109,6 +110,12 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
     known = _registered(context, config.path)
     if known.manifest.kind != DATASET:
         raise InputError(f"{config.path} is no dataset but a version of kind {known.manifest.kind}", where=where)
+    if config.columns:
+        raise InputError(
+            f"{config.path} is a registered dataset, whose columns were read when it was registered",
+            where=f"{where}.columns",
+            hint="Name columns for a file only.",
+        )
     return known, read_dataset(known.path)
 
 
@@ -138,7 +145,10 @@ def is_uri(text: str) -> bool:
 def check_model_folder(folder: Path, where: str) -> None:
     """Raise ``InputError`` for a folder that holds no checkpoint in safetensors."""
     if not folder.is_dir():
-        raise InputError("no such folder", where=f"{where}: {folder}", hint="Give a registry reference or a folder.")
+        hint = "Give a registry reference or a folder."
+        if _HUB_NAME.fullmatch(str(folder)):
+            hint = f"Give a registry reference or a folder; or hf:{folder} for a model on the Hugging Face Hub."
+        raise InputError("no such folder", where=f"{where}: {folder}", hint=hint)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise InputError(
             "is no model folder: it needs config.json and *.safetensors",
@@ -170,7 +180,7 @@ def _stage_base(
     context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
 ) -> Input:
     """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
-    from ftreg.training import describe
+    from ftreg.models.facts import describe
 
     check_model_folder(folder, where)
     staging = stack.enter_context(context.registry.staging())
@@ -180,8 +190,10 @@ def _stage_base(
     draft = Draft(
         folder=staging.files,
         kind=CHECKPOINT,
-        producer=Producer("import", "base", "core", "ftreg", "", origin),
-        facts={**describe(staging.files), "capabilities": _capabilities(folder)},
+        producer=Producer("import", "base", "core", "ftreg", ""),
+        capabilities=_capabilities(folder),
+        facts=describe(staging.files),
+        evidence=[("import", origin)],
     )
     return _stage(context, name, draft)
 
@@ -195,9 +207,9 @@ def _capabilities(folder: Path) -> list[str]:
 def _stage_data(
     context: Context, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
 ) -> Input:
-    """Write splits into staging; the same file split the same way has the same digest."""
+    """Write splits into staging; the same rows split the same way have the same digest, whatever the file's name."""
     settings = config.model_dump(mode="json", exclude={"path", "template"})
-    about = {**settings, "file": path.name, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
+    about = {**settings, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
     staging = stack.enter_context(context.registry.staging())
     write_dataset(splits, staging.files, about=about)
     draft = Draft(
@@ -205,5 +217,6 @@ def _stage_data(
         kind=DATASET,
         producer=Producer("import", "data", "core", "ftreg", "", about),
         facts={"rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}},
+        evidence=[("import", {"file": path.name})],
     )
     return _stage(context, path.stem, draft)

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import BaseModel
+
+from ftreg.core.capabilities import GRADIENT_CHECKPOINTING, MERGEABLE
 from ftreg.core.errors import InfeasiblePlan, UnknownName
 from ftreg.core.host import PluginHost
-from ftreg.core.recipe import Recipe, StepCall, validate
+from ftreg.core.recipe import Recipe, StepCall
 from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import CHECKPOINT
-
-MERGEABLE = "mergeable"
-"""Capability of adapters that can be merged into their base."""
-
-FULL_PRECISION = "full-precision"
-"""Capability of checkpoints whose weights are plain tensors, not packed into a quantized layout."""
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of a plan: its spec, its validated configuration, and the index of what it works on.
+    """One step of a plan.
 
-    ``source`` is -1 for the trained version and else the position of an earlier step.
+    Attributes:
+        spec: The step.
+        config: Its validated configuration.
+        source: What it works on: -1 for the trained version, else the position of an earlier step.
+        weight: Weight of that among the step's inputs.
+        others: Further versions to combine with it, with their weights.
+        name: Name of its result; None for the default.
     """
 
     spec: StepSpec
-    config: Any
+    config: BaseModel
     source: int
+    weight: float = 1.0
+    others: tuple[tuple[str, float], ...] = ()
     name: str | None = None
 
 
@@ -38,7 +42,7 @@ class Plan:
 
     recipe: Recipe
     method: MethodSpec
-    method_config: Any
+    method_config: BaseModel
     steps: tuple[PlannedStep, ...]
 
 
@@ -72,7 +76,7 @@ def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Pla
         InfeasiblePlan: A step that cannot work on what comes before it.
     """
     method = host.get(MethodSpec, recipe.method, where=f"{where}.method")
-    config = validate(host.config_model(method), recipe.method_config, where=f"{where}.{method.name}")
+    config = host.configure(method, recipe.method_config, where=f"{where}.{method.name}")
     trained = Product(method.what, method.name, method.produces, method.capabilities)
     check_training(recipe, method, where)
     return Plan(recipe, method, config, plan_steps(host, trained, recipe.then, where=f"{where}.then"))
@@ -80,7 +84,7 @@ def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Pla
 
 def check_training(recipe: Recipe, method: MethodSpec, where: str) -> None:
     """Raise ``InfeasiblePlan`` for trainer settings that the method cannot work with."""
-    if recipe.train.gradient_checkpointing and "gradient-checkpointing" not in method.capabilities:
+    if recipe.train.gradient_checkpointing and GRADIENT_CHECKPOINTING not in method.trains:
         raise InfeasiblePlan(
             f"method {method.name} cannot train with gradient checkpointing",
             where=f"{where}.train.gradient_checkpointing",
@@ -95,21 +99,34 @@ def plan_steps(host: PluginHost, trained: Product, calls: Sequence[StepCall], *,
     for index, call in enumerate(calls):
         place = f"{where}[{index}]"
         spec = host.get(StepSpec, call.step, where=place)
-        config = validate(host.config_model(spec), call.config, where=f"{place}.{call.step}")
+        config = host.configure(spec, call.config, where=f"{place}.{call.step}")
         source = _find_source(spec, products, call, place)
-        planned.append(PlannedStep(spec, config, source - 1, call.name))
+        check_combines(spec, len(call.others), where=f"{place}.with")
+        others = tuple(call.others.items())
+        planned.append(PlannedStep(spec, config, source - 1, call.weight, others, call.name))
         products.append(Product(spec.what, spec.name, spec.produces, spec.capabilities))
     return tuple(planned)
 
 
+def check_combines(spec: StepSpec, others: int, *, where: str) -> None:
+    """Raise ``InfeasiblePlan`` if there are ``others`` to combine, and ``spec`` takes one version only."""
+    if others and spec.combines is None:
+        raise InfeasiblePlan(f"step {spec.name} works on one version, and cannot combine several", where=where)
+
+
 def obstacle(spec: StepSpec, product: Product) -> str | None:
-    """Why ``spec`` cannot work on ``product``; None where it can."""
+    """Say why ``spec`` cannot work on ``product``; None if it can."""
+    wanted = " or ".join(_with_article(kind) for kind in spec.accepts)
     if product.kind not in spec.accepts:
-        return f"step {spec.name} works on {' or '.join(spec.accepts)}, and {product} makes {product.kind}"
+        return f"step {spec.name} needs {wanted}; the result of {product} is {_with_article(product.kind)}"
     missing = sorted(spec.needs - product.capabilities)
     if missing:
-        return f"step {spec.name} needs what is {' and '.join(missing)}, and what {product} makes is not"
+        return f"step {spec.name} needs {wanted} that is {' and '.join(missing)}; the result of {product} is not"
     return None
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _find_source(spec: StepSpec, products: Sequence[Product], call: StepCall, place: str) -> int:

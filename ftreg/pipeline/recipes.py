@@ -16,9 +16,9 @@ def run_plan(context: Context, plan: Plan, *, resume: bool = False, accept: bool
     """
     versions = [train(context, plan, resume=resume, reuse=not resume)]
     for step in plan.steps:
-        source = versions[step.source + 1].digest
+        inputs = [(versions[step.source + 1].digest, step.weight), *step.others]
+        seed = plan.recipe.train.seed
         versions.append(
-            apply_step(context, step.spec, source, step.config, name=step.name, accept=accept, reuse=True,
-                       seed=plan.recipe.train.seed)
-        )  # fmt: skip
+            apply_step(context, step.spec, inputs, step.config, name=step.name, accept=accept, reuse=True, seed=seed)
+        )
     return versions

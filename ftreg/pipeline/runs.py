@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 
 from pydantic import BaseModel
 
@@ -13,6 +12,7 @@ from ftreg.context import Context
 from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json, Producer
+from ftreg.core.requirements import installed_versions
 from ftreg.core.specs import MethodSpec, Spec, StepSpec
 from ftreg.core.types import RunInfo, Version
 
@@ -23,15 +23,9 @@ def producer_of(host: PluginHost, spec: MethodSpec | StepSpec, config: Mapping[s
     return Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
 
 
-def environment(spec: Spec) -> dict[str, str]:
-    """Versions of Python and of the packages that ``spec`` requires: what may change a result's bytes."""
-    versions = {"python": platform.python_version()}
-    for requirement in spec.requires:
-        try:
-            versions[requirement.package] = metadata.version(requirement.package.replace("_", "-"))
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+def environment(spec: Spec) -> dict[str, str | None]:
+    """Versions of Python and of the distributions that ``spec`` requires: what may change a result's bytes."""
+    return {"python": platform.python_version(), **installed_versions(spec.requires)}
 
 
 def full_config(config: BaseModel) -> dict[str, Json]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.context import Context
+from ftreg.core.capabilities import FULL_PRECISION
 from ftreg.core.errors import InputError
 from ftreg.core.manifest import Parent, Producer
 from ftreg.core.names import check_name
 from ftreg.core.recipe import DataConfig, validate
 from ftreg.core.types import CHECKPOINT, Example, Version
 from ftreg.pipeline.inputs import open_data
-from ftreg.pipeline.plan import FULL_PRECISION
 from ftreg.pipeline.runs import full_config
 from ftreg.registry import Draft
 
@@ -29,12 +29,13 @@ def create_base_version(
         InputError: ``data`` cannot be used, or ``name`` cannot be a name.
     """
     # Brings torch, which a command that only mentions this module must not.
-    from ftreg.training import BaseConfig, create_base, describe
+    from ftreg.models.facts import describe
+    from ftreg.training import BaseConfig, create_base
 
     check_name(name)
     config = validate(BaseConfig, settings, where=name)
     if not data.is_file():
-        raise InputError("no such file", where=f"--data {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
+        raise InputError("no such file", where=f"data: {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
     producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})
     with ExitStack() as stack:
         dataset, splits = open_data(context, stack, DataConfig(path=str(data.absolute()), validation=0.0))
@@ -46,7 +47,8 @@ def create_base_version(
             kind=CHECKPOINT,
             parents=(Parent("dataset", dataset.digest),),
             producer=producer,
-            facts={**describe(staging.files), "capabilities": [FULL_PRECISION]},
+            capabilities=[FULL_PRECISION],
+            facts=describe(staging.files),
         )
         dataset.publish(context)
         return context.registry.publish(name, draft)

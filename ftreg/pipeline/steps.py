@@ -3,89 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from ftreg.context import Context
+from ftreg.core.capabilities import MERGEABLE
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.manifest import Manifest, Parent
 from ftreg.core.specs import StepSpec
-from ftreg.core.types import ADAPTER, Artifact, RunInfo, Source, Splits, StepJob, Version
+from ftreg.core.types import ADAPTER, CHECKPOINT, Input, RunInfo, Source, Splits, StepJob, Version
 from ftreg.data import read_dataset
 from ftreg.pipeline.certificate import certify
 from ftreg.pipeline.inputs import dataset_of
-from ftreg.pipeline.plan import Product, obstacle
+from ftreg.pipeline.plan import Product, check_combines, obstacle
+from ftreg.pipeline.results import capabilities_of, run_plugin
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
-from ftreg.registry import Draft, Staging, production_key
+from ftreg.registry import Draft, production_key
 
 
 def apply_step(
     context: Context,
     spec: StepSpec,
-    ref: str,
-    config: Any,
+    inputs: Sequence[tuple[str, float]],
+    config: BaseModel,
     *,
-    others: Sequence[tuple[str, float]] = (),
     name: str | None = None,
     accept: bool = False,
     reuse: bool = False,
     seed: int = 0,
 ) -> Version:
-    """Apply the step ``spec`` to the version ``ref`` and publish the result.
+    """Apply the step ``spec`` to versions and publish the result.
 
     Args:
         context: Where to work.
         spec: The step.
-        ref: What to transform.
+        inputs: References with their weights: what to transform, then what to combine with it.
         config: The step's validated configuration.
-        others: Further versions to combine with it, with their weights.
-        name: Name of the result; the source's name and the step's suffix by default.
+        name: Name of the result; by default the first input's name and the step's suffix.
         accept: Publish the result even if it is further from its source than allowed; the certificate says so.
         reuse: Return the version that the same step on the same inputs made before, if there is one.
         seed: Seed of everything random.
 
     Raises:
-        InfeasiblePlan: The step cannot work on this version.
+        InfeasiblePlan: The step cannot work on these versions.
         CertificateFailed: The result is too far from its source; nothing was published.
+        PluginError: The step broke its contract; nothing was published.
     """
-    source = context.registry.source(ref)
-    version = context.registry.get(ref)
-    _check_possible(spec, source)
-    further = [(context.registry.source(other), weight) for other, weight in others]
-    recorded = {spec.name: full_config(config), "seed": seed, "accept": accept}
-    if further:
-        recorded["combined"] = [{"digest": other.digest, "weight": weight} for other, weight in further]
-    producer = producer_of(context.host, spec, recorded)
-    parents = _parents(source, [other for other, _ in further])
+    check_combines(spec, len(inputs) - 1, where="with")
+    opened = open_inputs(context, spec, inputs)
+    source = opened[0].source
+    producer = producer_of(context.host, spec, {spec.name: full_config(config), "seed": seed})
+    parents = _parents(opened)
     packages = environment(spec)
-    key = production_key(producer, parents, packages)
-    target = name or f"{version.name}-{spec.suffix or spec.name}"
-    if reuse and (known := context.registry.find_produced(key, name=target)) is not None:
-        context.progress.say(f"{known.ref} is the same step on the same input; reused")
-        return known
+    target = name or f"{context.registry.get(inputs[0][0]).name}-{spec.suffix or spec.name}"
+    context.registry.check_gates("ftreg_check_version")
+    if reuse:
+        known = context.registry.find_produced(production_key(producer, parents, packages), name=target)
+        if known is not None and (accept or not _was_accepted(context, known)):
+            context.progress.say(f"{known.ref} is the same step on the same input; reused")
+            return known
 
     dataset = dataset_of(context, source)
     data = read_dataset(context.registry.source(dataset.digest).path) if dataset else Splits(train=())
-    run = RunInfo("step", spec.name, target, {"source": source.digest}, recorded)
+    run = RunInfo("step", spec.name, target, parents, producer.config)
     with observed(context, run) as published, context.registry.staging() as staging:
         job = StepJob(
-            source=source,
+            inputs=opened,
             config=config,
             staging=staging.files,
             report=staging.report,
-            others=further,
             data=data,
             seed=seed,
             progress=context.progress,
         )
-        artifact: Artifact = context.host.load(spec)(job)
-        facts = {**artifact.facts, "capabilities": sorted(spec.capabilities)}
+        artifact = run_plugin(context.host, spec, job)
         evidence = [("run", dict(artifact.measured))]
         if artifact.tolerance is not None:
-            manifest = Manifest(artifact.kind, artifact.task, (), parents, producer, packages, facts)
-            result = _unpublished(context, target, staging, manifest)
-            reference = source if artifact.reference == "source" else source.parent(artifact.reference)
-            evidence.append(("certificate", dict(certify(context, reference, result, artifact, data, accept=accept))))
+            manifest = Manifest(artifact.kind, artifact.task, (), parents, producer, packages, facts=artifact.facts)
+            result = Source(target, "", staging.files, manifest, context.registry.source)
+            evidence.append(("certificate", dict(certify(context, source, result, artifact, data, accept=accept))))
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -94,7 +90,9 @@ def apply_step(
             parents=parents,
             producer=producer,
             environment=packages,
-            facts=facts,
+            requires=artifact.requires,
+            capabilities=capabilities_of(spec, artifact),
+            facts=artifact.facts,
             evidence=evidence,
         )
         made = context.registry.publish(target, draft)
@@ -102,26 +100,39 @@ def apply_step(
     return made
 
 
+def open_inputs(context: Context, spec: StepSpec, inputs: Sequence[tuple[str, float]]) -> tuple[Input, ...]:
+    """Open the versions that a step is to work on; raise ``InfeasiblePlan`` for one that it cannot work on."""
+    opened: list[Input] = []
+    for position, (ref, weight) in enumerate(inputs):
+        source = context.registry.source(ref)
+        _check_possible(spec, source)
+        role = "adapter" if source.kind == ADAPTER else "source"
+        opened.append(Input((spec.combines or role) if position else role, source, weight))
+    return tuple(opened)
+
+
 def _check_possible(spec: StepSpec, source: Source) -> None:
-    """Raise ``InfeasiblePlan`` where the step cannot work on ``source``, by the record of what made it."""
-    producer = source.manifest.producer
-    capabilities = frozenset(source.manifest.facts.get("capabilities", ()))
-    product = Product(producer.type, producer.name, source.kind, capabilities)
-    reason = obstacle(spec, product)
-    if reason is not None:
-        raise InfeasiblePlan(reason, where=source.ref, hint=f"See: ftreg models show {source.ref}")
+    """Raise ``InfeasiblePlan`` if the step cannot work on ``source``, by the record of what made it."""
+    manifest = source.manifest
+    capabilities = frozenset(manifest.capabilities)
+    reason = obstacle(spec, Product(manifest.producer.type, manifest.producer.name, source.kind, capabilities))
+    if reason is None:
+        return
+    merge_first = source.kind == ADAPTER and CHECKPOINT in spec.accepts and MERGEABLE in capabilities
+    merge = f"Merge it first: ftreg merge {source.ref}; or add `merge=True` to do both."
+    hint = merge if merge_first else f"See: ftreg models show {source.ref}"
+    raise InfeasiblePlan(reason, where=source.ref, hint=hint)
 
 
-def _parents(source: Source, others: Sequence[Source]) -> tuple[Parent, ...]:
-    """The edges from a step's result: an adapter counts with its base."""
-    if source.kind != ADAPTER:
-        return (Parent("source", source.digest), *(Parent("source", other.digest) for other in others))
-    adapters = [Parent("adapter", adapter.digest) for adapter in (source, *others)]
-    base = source.manifest.parent("base")
-    return (*adapters, Parent("base", base)) if base else tuple(adapters)
+def _parents(inputs: Sequence[Input]) -> tuple[Parent, ...]:
+    """The edges from a step's result: its inputs in order, and the base of an adapter."""
+    parents = [Parent(each.role, each.source.digest, each.weight) for each in inputs]
+    first = inputs[0].source
+    base = first.manifest.parent("base") if first.kind == ADAPTER else None
+    return (*parents, Parent("base", base)) if base else tuple(parents)
 
 
-def _unpublished(context: Context, name: str, staging: Staging, manifest: Manifest) -> Source:
-    """What a step has just made, opened where it was made."""
-    path: Path = staging.files
-    return Source(name, "", path, manifest, lambda digest: context.registry.source(digest))
+def _was_accepted(context: Context, version: Version) -> bool:
+    """Whether a version was published although it was further from its source than allowed."""
+    certificates = [record for record in context.registry.evidence(version.digest) if record.type == "certificate"]
+    return any(record.body["accepted"] for record in certificates)

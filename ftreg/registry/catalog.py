@@ -6,7 +6,7 @@ import json
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ftreg.core.database import check_schema_version, connect, migrate, schema_v
 from ftreg.core.errors import CorruptRegistry
 from ftreg.core.manifest import Manifest, Parent, Producer, canonical_json
 from ftreg.registry.failpoints import failpoint
-from ftreg.registry.records import Edge, Event, Summary
+from ftreg.registry.records import Edge, Event, Gate, Summary
 from ftreg.registry.schema import MIGRATIONS
 from ftreg.registry.system import system_errors
 
@@ -129,6 +129,7 @@ class Catalog:
         match event.action:
             case "published":
                 assert manifest is not None
+                assert event.digest is not None
                 self._insert_manifest(event.digest, manifest)
                 self.take_number(event)
                 execute(
@@ -149,6 +150,11 @@ class Catalog:
                 execute("DELETE FROM versions WHERE name = ? AND number = ?", version)
             case "collected":
                 execute("DELETE FROM manifests WHERE digest = ?", (event.digest,))
+            case "gate_enlisted":
+                gate = (detail["plugin"], detail["distribution"], detail["hook"])
+                execute("INSERT OR IGNORE INTO gates VALUES (?, ?, ?)", gate)
+            case "gate_released":
+                execute("DELETE FROM gates WHERE plugin = ?", (detail["plugin"],))
             case unknown:
                 raise CorruptRegistry(f"the event log has an unknown action {unknown!r}", hint="Upgrade ftreg.")
 
@@ -166,8 +172,8 @@ class Catalog:
     def _insert_manifest(self, digest: str, manifest: Manifest) -> None:
         self._db.execute("INSERT OR IGNORE INTO manifests VALUES (?, ?, ?, ?, ?)", (digest, *manifest_row(manifest)))
         self._db.executemany(
-            "INSERT OR IGNORE INTO edges VALUES (?, ?, ?)",
-            [(digest, parent.role, parent.digest) for parent in manifest.parents],
+            "INSERT OR IGNORE INTO edges VALUES (?, ?, ?, ?, ?)",
+            [astuple(edge) for edge in edges_of(digest, manifest)],
         )
 
     # Reading.
@@ -253,12 +259,12 @@ class Catalog:
 
     def edges(self) -> set[Edge]:
         """All edges."""
-        return {Edge(*row) for row in self._rows("SELECT child, role, parent FROM edges")}
+        return {Edge(*row) for row in self._rows("SELECT * FROM edges")}
 
     def edges_of(self, digests: list[str]) -> list[Edge]:
-        """The edges from ``digests`` to their parents, sorted."""
+        """The edges from ``digests`` to their parents, in order."""
         rows = self._rows(
-            "SELECT child, role, parent FROM edges WHERE child IN (SELECT value FROM json_each(?)) ORDER BY 1, 2, 3",
+            "SELECT * FROM edges WHERE child IN (SELECT value FROM json_each(?)) ORDER BY child, position",
             (json.dumps(digests),),
         )
         return [Edge(*row) for row in rows]
@@ -297,6 +303,11 @@ class Catalog:
         """Events with a larger id, oldest first."""
         return self._events(f"{_EVENT} WHERE id > ? ORDER BY id", (last,))
 
+    def gates(self, hook: str | None = None) -> list[Gate]:
+        """The gates that guard the registry, with ``hook`` or with any."""
+        rows = self._rows("SELECT plugin, distribution, hook FROM gates WHERE hook = coalesce(?, hook)", (hook,))
+        return [Gate(*row) for row in rows]
+
     def last_event(self) -> int:
         """The newest event's id; 0 where there is none."""
         return self._one("SELECT coalesce(max(id), 0) FROM events")
@@ -331,11 +342,22 @@ def manifest_row(manifest: Manifest) -> tuple[str, int, str, str]:
     return manifest.kind, manifest.size, f"{producer.type} {producer.name}", key
 
 
-def production_key(producer: Producer, parents: Iterable[Parent], environment: Mapping[str, str]) -> str:
-    """The hash that says "the same step on the same inputs": who made it and how, from what, with which packages."""
+def edges_of(digest: str, manifest: Manifest) -> list[Edge]:
+    """The edges that ``manifest``, whose digest is ``digest``, states."""
+    return [
+        Edge(digest, position, parent.role, parent.digest, parent.weight)
+        for position, parent in enumerate(manifest.parents)
+    ]
+
+
+def production_key(producer: Producer, parents: Iterable[Parent], environment: Mapping[str, str | None]) -> str:
+    """Return the hash that stands for "the same work on the same inputs".
+
+    It covers who made the version and how, from what, in which order, and with which versions of packages.
+    """
     record = {
         "producer": asdict(producer),
-        "parents": sorted([parent.role, parent.digest] for parent in parents),
+        "parents": [asdict(parent) for parent in parents],
         "environment": dict(environment),
     }
     return blake3(canonical_json(record)).hexdigest()

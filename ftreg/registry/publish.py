@@ -55,9 +55,11 @@ def manifest_of(draft: Draft, files: Sequence[Staged]) -> Manifest:
         kind=draft.kind,
         task=draft.task,
         files=tuple(sorted(item.entry for item in files)),
-        parents=tuple(sorted(set(draft.parents))),
+        parents=tuple(draft.parents),
         producer=draft.producer,
         environment=draft.environment,
+        requires=tuple(draft.requires),
+        capabilities=tuple(sorted(set(draft.capabilities))),
         facts=draft.facts,
     )
     try:

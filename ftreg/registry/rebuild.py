@@ -50,14 +50,16 @@ def rebuild(home: Home) -> RebuildReport:
 def _replay(home: Home, catalog: Catalog, events: list[Event]) -> tuple[str, ...]:
     """Apply all events in one transaction; return the names of versions whose manifest cannot be read."""
     manifests: dict[str, Manifest] = {}
-    for digest in {event.digest for event in events}:
+    for digest in {event.digest for event in events if event.digest is not None}:
         with suppress(CorruptRegistry):
             manifests[digest] = read_manifest(home, digest)
     lost: dict[tuple[str | None, int | None], None] = {}
     with catalog.transaction():
         for event in events:
             logged = catalog.log(event)
-            if event.digest in manifests:
+            if event.digest is None:
+                catalog.apply(logged)
+            elif event.digest in manifests:
                 catalog.apply(logged, manifests[event.digest])
             elif event.action == "published":
                 catalog.take_number(event)

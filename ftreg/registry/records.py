@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 from ftreg.core.manifest import Json, Parent, Producer
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import TEXT_GENERATION, Version
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A version that is not published yet.
+    """A version before it is published.
 
     Attributes:
         folder: Its files: the ``files`` of a staging folder. They are moved into the registry, not copied.
@@ -24,7 +25,9 @@ class Draft:
         producer: What made them.
         task: What the model is for.
         parents: What it was made from; each must be in the registry.
-        environment: Versions of the packages that took part.
+        environment: Versions of the distributions that made it; None for one that was not installed.
+        requires: Distributions that loading it needs, beyond those of the engine that loads it.
+        capabilities: What can be done with it.
         facts: What can be said of the result; part of its identity, so no times and no paths.
         report: Files about the run: the ``report`` of the staging folder. Kept with the evidence of type ``run``.
         evidence: ``(type, body)`` of records to attach.
@@ -35,7 +38,9 @@ class Draft:
     producer: Producer
     task: str = TEXT_GENERATION
     parents: Sequence[Parent] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    requires: Sequence[Requirement] = ()
+    capabilities: Iterable[str] = ()
     facts: Mapping[str, Json] = field(default_factory=dict)
     report: Path | None = None
     evidence: Sequence[tuple[str, Mapping[str, Json]]] = ()
@@ -76,12 +81,13 @@ class Event:
         at: When, in UTC, ISO 8601.
         user: Who, as the system knows them.
         host: On which machine.
-        action: ``published``, ``alias_set``, ``alias_removed``, ``tagged``, ``untagged``, ``evidence``, ``deleted`` or
-            ``collected`` (its bytes were freed).
-        digest: Of the version it is about.
-        name: Of the version it is about; None for evidence and collection, which are about a digest.
+        action: ``published``, ``alias_set``, ``alias_removed``, ``tagged``, ``untagged``, ``evidence``, ``deleted``,
+            ``collected`` (its bytes were freed), ``gate_enlisted`` or ``gate_released``.
+        digest: Of the version it is about; None for gates, which are about the registry.
+        name: Of the version it is about; None for evidence and collection, which are about a digest, and for gates.
         number: Likewise.
-        detail: What else there is to say: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``, ``files``.
+        detail: What else there is to say: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``, ``files``,
+            ``plugin``, ``distribution``, ``hook``.
     """
 
     id: int
@@ -89,15 +95,26 @@ class Event:
     user: str
     host: str
     action: str
-    digest: str
+    digest: str | None = None
     name: str | None = None
     number: int | None = None
     detail: Mapping[str, Json] = field(default_factory=dict)
 
     @classmethod
-    def now(cls, action: str, digest: str, name: str | None = None, number: int | None = None, **detail: Json) -> Event:
+    def now(
+        cls, action: str, digest: str | None = None, name: str | None = None, number: int | None = None, **detail: Json
+    ) -> Event:
         """An event of this moment, by this process's user on this machine."""
         return cls(0, timestamp(), _user(), os.uname().nodename, action, digest, name, number, detail)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A plugin that has guarded the registry: what it is asked by ``hook`` needs it to be loaded."""
+
+    plugin: str
+    distribution: str
+    hook: str
 
 
 @dataclass(frozen=True)
@@ -119,11 +136,19 @@ class EvidenceRecord:
 
 @dataclass(frozen=True)
 class Edge:
-    """``child`` was made from ``parent``, which played ``role``; both are digests."""
+    """``child`` was made from ``parent``; both are digests.
+
+    Attributes:
+        position: Place of the parent among the child's, from 0.
+        role: The parent's role.
+        weight: The parent's weight, if it was an input of a step.
+    """
 
     child: str
+    position: int
     role: str
     parent: str
+    weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +166,11 @@ class Lineage:
     nodes: Mapping[str, Version]
     edges: tuple[Edge, ...]
     deleted: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        root = self.nodes.get(self.root)
+        name = root.ref if root else self.root[:15]
+        return f"<Lineage of {name}: {len(self.nodes)} versions, {len(self.edges)} edges>"
 
     def parents(self, digest: str) -> list[Edge]:
         """The edges to what ``digest`` was made from."""

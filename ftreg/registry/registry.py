@@ -16,7 +16,7 @@ from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
 from ftreg.core.names import check_name, parse_ref
 from ftreg.core.types import NullProgress, Progress, Source, Version
-from ftreg.registry import collect, publish, staging
+from ftreg.registry import collect, gates, publish, staging
 from ftreg.registry.blobs import measure, store
 from ftreg.registry.catalog import Catalog
 from ftreg.registry.finder import Finder
@@ -28,6 +28,7 @@ from ftreg.registry.records import (
     Draft,
     Event,
     EvidenceRecord,
+    Gate,
     GcReport,
     Lineage,
     RebuildReport,
@@ -62,6 +63,7 @@ class Registry:
             _create(self._home)
             self._catalog = _open(self._home)
         self._finder = Finder(self._home, self._catalog)
+        self._published: builtins.list[str] = []
 
     @property
     def host(self) -> PluginHost:
@@ -74,6 +76,11 @@ class Registry:
     def home(self) -> Path:
         """The registry's folder."""
         return self._home.path
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """References of the versions that were published through this object, oldest first."""
+        return tuple(self._published)
 
     def close(self) -> None:
         """Close the catalog."""
@@ -256,7 +263,7 @@ class Registry:
         if is_new:
             event = Event.now("published", digest, name)
             draft_version = Version(name, 0, digest, manifest.kind, manifest.size, event.at, manifest, tags=tags)
-            self._gate("ftreg_check_version", f"{name} cannot be published", version=draft_version)
+            self._ask_gates("ftreg_check_version", f"{name} cannot be published", version=draft_version)
         with self._home.lock():
             publish.store_version(self._home, manifest, [*prepared.files, *report])
             with self._writing() as catalog:
@@ -268,6 +275,7 @@ class Registry:
                     publish.record_version(catalog, name, manifest, tags, evidence)
         version = self._finder.version(self._catalog.versions(name=name, digest=digest)[0])
         if is_new:
+            self._published.append(version.ref)
             self._notify("ftreg_version_created", version=version)
         return version
 
@@ -282,16 +290,12 @@ class Registry:
         target = self._finder.find_pointer(ref)
         if alias in target.aliases:
             return self._finder.version(target)
-        records = [
-            {"type": event.detail["type"], "at": event.at, "body": event.detail["body"]}
-            for event in self._catalog.evidence(target.digest)
-        ]
-        self._gate(
+        self._ask_gates(
             "ftreg_check_promotion",
             f"{target.name}@{alias} cannot move to {target.ref}",
             version=self._finder.version(target),
             alias=alias,
-            evidence=records,
+            evidence=self._records(target.digest),
         )
         with self._writing() as catalog:
             self._finder.find_pointer(target.ref)
@@ -347,7 +351,7 @@ class Registry:
             if children and not force:
                 raise InputError(
                     f"{version.ref} cannot be deleted: {', '.join(sorted(children))} was made from it",
-                    hint="Use --force; its files are kept for as long as they are needed.",
+                    hint="Delete it all the same with `force=True`; its files are kept for as long as they are needed.",
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
 
@@ -368,6 +372,41 @@ class Registry:
                 with self._writing() as catalog:
                     self._finder.find(digest)
                     catalog.append(Event.now("evidence", digest, **detail))
+
+    # Gates.
+
+    def gates(self) -> builtins.list[Gate]:
+        """The plugins that have guarded this registry, and must be loaded to change what they guard."""
+        return self._catalog.gates()
+
+    def check_gates(self, hook: str) -> None:
+        """Raise ``FtregError`` if a gate that has guarded this registry with ``hook`` is not loaded.
+
+        Long work calls this first: its result could not be published.
+        """
+        gates.check_loaded(self._catalog, self.host, hook)
+
+    def check_deployment(self, ref: str, deployment: str) -> None:
+        """Ask the gates whether a version may be deployed; raise ``FtregError`` if one refuses or is not loaded."""
+        version = self.get(ref)
+        self._ask_gates(
+            "ftreg_check_deployment",
+            f"{version.ref} cannot be deployed",
+            version=version,
+            deployment=deployment,
+            evidence=self._records(version.digest),
+        )
+
+    def release_gate(self, plugin: str) -> None:
+        """Let a gate guard this registry no longer; the event log says who decided it.
+
+        A plugin that is still installed is enlisted again when it is next asked.
+
+        Raises:
+            UnknownName: No plugin of that name guards this registry.
+        """
+        with self._writing() as catalog:
+            gates.release(catalog, plugin)
 
     # Upkeep.
 
@@ -440,13 +479,20 @@ class Registry:
                 "%s is behind the catalog, and catches up with the next change: %s", self._home.events, error
             )
 
-    def _gate(self, hook: str, what: str, **arguments: Any) -> None:
-        """Raise ``FtregError`` if any plugin has a problem with what is about to be done."""
-        problems = self.host.gate(hook, **arguments)
-        if problems:
-            hints = [problem.hint for problem in problems if problem.hint]
-            reasons = "; ".join(problem.message for problem in problems)
-            raise FtregError(f"{what}: {reasons}", hint="\n  ".join(hints) or None)
+    def _ask_gates(self, hook: str, refused: str, **arguments: Any) -> None:
+        """Raise ``FtregError`` if a gate refuses, or is not loaded; gates that are new here are written down."""
+        self.check_gates(hook)
+        if new := gates.unrecorded(self._catalog, self.host, hook):
+            with self._writing() as catalog:
+                gates.enlist(catalog, new, hook)
+        gates.ask(self.host, hook, refused, **arguments)
+
+    def _records(self, digest: str) -> builtins.list[Mapping[str, Json]]:
+        """The evidence on a digest, as gates see it."""
+        return [
+            {"type": event.detail["type"], "at": event.at, "body": event.detail["body"]}
+            for event in self._catalog.evidence(digest)
+        ]
 
     def _notify(self, hook: str, **arguments: Any) -> None:
         self.host.notify(hook, **arguments)

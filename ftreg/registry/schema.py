@@ -13,7 +13,7 @@ MIGRATIONS: tuple[str, ...] = (
         user TEXT NOT NULL,
         host TEXT NOT NULL,
         action TEXT NOT NULL,
-        digest TEXT NOT NULL,
+        digest TEXT,
         name TEXT,
         number INTEGER,
         detail TEXT NOT NULL
@@ -42,9 +42,11 @@ MIGRATIONS: tuple[str, ...] = (
     -- A parent has no foreign key: a rebuilt catalog must show a lost parent as missing, not lose its children too.
     CREATE TABLE edges (
         child TEXT NOT NULL REFERENCES manifests ON DELETE CASCADE,
+        position INTEGER NOT NULL,
         role TEXT NOT NULL,
         parent TEXT NOT NULL,
-        PRIMARY KEY (child, role, parent)
+        weight REAL,
+        PRIMARY KEY (child, position)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX edges_by_parent ON edges (parent);
 
@@ -84,5 +86,12 @@ MIGRATIONS: tuple[str, ...] = (
         type TEXT NOT NULL
     ) STRICT;
     CREATE INDEX evidence_by_digest ON evidence (digest);
+
+    CREATE TABLE gates (
+        plugin TEXT NOT NULL,
+        distribution TEXT NOT NULL,
+        hook TEXT NOT NULL,
+        PRIMARY KEY (plugin, distribution, hook)
+    ) STRICT, WITHOUT ROWID;
     """,
 )

@@ -8,7 +8,7 @@ from ftreg.core.errors import CorruptRegistry, FtregError
 from ftreg.core.manifest import FileEntry, Manifest
 from ftreg.core.types import Progress
 from ftreg.registry.blobs import check_entries, examine, read_manifest
-from ftreg.registry.catalog import Catalog, manifest_row
+from ftreg.registry.catalog import Catalog, edges_of, manifest_row
 from ftreg.registry.home import Home
 from ftreg.registry.journal import read_journal
 from ftreg.registry.records import Damage, Edge, VerifyReport
@@ -94,8 +94,7 @@ class Verifier:
             self._damage(error.where or self._home.manifest(digest), f"{error.message} ({self._name(digest)})", hint)
             return None
         stated = {edge for edge in edges if edge.child == digest}
-        actual = {Edge(digest, parent.role, parent.digest) for parent in manifest.parents}
-        if known[digest] != manifest_row(manifest) or stated != actual:
+        if known[digest] != manifest_row(manifest) or stated != set(edges_of(digest, manifest)):
             self._damage(self._home.database, f"disagrees with the manifest of {self._name(digest)}", _REBUILD)
         return manifest
 

@@ -40,27 +40,29 @@ class Package:
         path: Its folder in BentoML's store.
         models: Folder in BentoML's store of each version that it contains, by digest.
         written: Bytes of weights that were written; 0 if other deployments had brought all of them.
+        deployment: The deployment that it contains.
     """
 
     tag: str
     path: Path
     models: dict[str, Path]
     written: int
+    deployment: Deployment
 
 
-def write_folder(context: Context, deployment: Deployment, folder: Path) -> None:
+def write_folder(context: Context, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
     """Write everything that a server needs except weights: the deployment, its service, its requirements, and ftreg."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_text(deployment.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / f"{SERVICE_MODULE}.py").write_text(_SERVICE.format(name=deployment.name), encoding="utf-8")
-    (folder / REQUIREMENTS).write_text("\n".join(_requirements(context, deployment)) + "\n", encoding="utf-8")
+    (folder / REQUIREMENTS).write_text("\n".join(_requirements(context, deployment, sources)) + "\n", encoding="utf-8")
     shutil.copytree(_CODE, folder / OWN, ignore=shutil.ignore_patterns("__pycache__", "examples"), dirs_exist_ok=True)
 
 
 def write_served(context: Context, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
     """Write a deployment's folder with links to the weights in the registry, to be served on this machine."""
     import_bentoml()  # fail now rather than in the server
-    write_folder(context, deployment, folder)
+    write_folder(context, deployment, sources, folder)
     for digest, source in _needed(sources).items():
         place = folder / weights.MODELS / digest.removeprefix("b3:")
         place.mkdir(parents=True)
@@ -86,7 +88,7 @@ def build(context: Context, deployment: Deployment, sources: Iterable[Source]) -
             models[digest], is_new = store.add_model(source)
             written += source.manifest.size if is_new else 0
         folder = Path(temporary)
-        write_folder(context, deployment, folder)
+        write_folder(context, deployment, sources, folder)
         version = _digest_of_folder(folder)
         labels = {"ftreg": metadata.version(OWN), "experiment": deployment.experiment}
         path = store.add_bento(
@@ -97,7 +99,7 @@ def build(context: Context, deployment: Deployment, sources: Iterable[Source]) -
             labels=labels,
             description=_description(deployment),
         )
-    return Package(f"{deployment.name}:{version}", path, models, written)
+    return Package(f"{deployment.name}:{version}", path, models, written, deployment)
 
 
 def _needed(sources: Iterable[Source]) -> dict[str, Source]:
@@ -105,14 +107,16 @@ def _needed(sources: Iterable[Source]) -> dict[str, Source]:
     return {needed.digest: needed for source in sources for needed in weights.needed(source)}
 
 
-def _requirements(context: Context, deployment: Deployment) -> list[str]:
-    """Return the exact versions of everything that the server and the deployment's engines import."""
+def _requirements(context: Context, deployment: Deployment, sources: Iterable[Source]) -> list[str]:
+    """Return the exact versions of everything that the server, the deployment's engines and its versions import."""
     roots = [f"{OWN}[serve]"]
     for name in {variant.engine for variant in deployment.all_variants()}:
         spec = context.host.get(EngineSpec, name)
         roots += [requirement.install for requirement in spec.requires]
         distribution = context.host.provider(spec).distribution
         roots += [distribution] if distribution else []
+    for source in _needed(sources).values():
+        roots += [requirement.distribution for requirement in source.manifest.requires]
     return pinned(dict.fromkeys(roots), gpu=deployment.gpus > 0)
 
 

@@ -17,7 +17,7 @@ from ftreg.core.names import check_name
 from ftreg.core.recipe import Config, validate
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import DATASET, Source
-from ftreg.pipeline.engines import find_engine
+from ftreg.pipeline.engines import find_engine, require_runtime
 from ftreg.serving import weights
 from ftreg.serving.deployment import Deployment, Limits, Variant
 
@@ -88,6 +88,8 @@ def plan(context: Context, raw: Mapping[str, Any], *, where: str = "deployment")
             where=where,
             hint=f"ftreg deploy {spec.name} --variant REF=WEIGHT --variant REF=WEIGHT",
         )
+    for ref in (*spec.variants, *spec.shadows):
+        context.registry.check_deployment(ref, spec.name)
     variants = [_variant(context, ref, weight, spec.engine) for ref, weight in spec.variants.items()]
     shadows = [_variant(context, ref, 0.0, spec.engine) for ref in spec.shadows]
     deployed = [*variants, *shadows]
@@ -127,7 +129,7 @@ def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
     if name is not None:
         spec = find_engine(context.host, source.kind, name)
         if spec.serve is None:
-            raise InputError(f"engine {name} can evaluate, but not serve", where="--engine")
+            raise InputError(f"engine {name} can evaluate, but not serve", where="engine")
     else:
         found = [
             spec for spec in context.host.specs(EngineSpec) if source.kind in spec.kinds and spec.serve is not None
@@ -138,6 +140,7 @@ def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
             )
         spec = found[0]
     context.host.require(spec)
+    require_runtime(source)
     return spec
 
 

@@ -37,7 +37,7 @@ def test_good_names(name: str) -> None:
         (MethodSpec, "requires", ("torch",)),
         (MethodSpec, "requires", Requirement("torch", "torch")),
         (MethodSpec, "accepts", "checkpoint"),
-        (MethodSpec, "tasks", "text-generation"),
+        (MethodSpec, "trains", "gradient-checkpointing"),
         (MethodSpec, "capabilities", "mergeable"),
         (MethodSpec, "capabilities", ("mergeable",)),
         (StepSpec, "needs", "mergeable"),

@@ -161,9 +161,12 @@ def test_prefix_cannot_be_merged_and_nothing_starts(registry: Registry, recipe: 
 
 def test_steps_refuse_what_they_cannot_take(registry: Registry, merged: Version, adapter: Version) -> None:
     """A step on a version of the wrong kind, or without what it needs, is refused."""
-    with pytest.raises(InfeasiblePlan, match="works on adapter"):
+    with pytest.raises(InfeasiblePlan, match="needs an adapter; the result of step merge is a checkpoint"):
         merge(merged.ref, registry=registry)
-    with pytest.raises(InfeasiblePlan, match="works on checkpoint"):
+    with pytest.raises(
+        InfeasiblePlan,
+        match=r"needs a checkpoint; the result of method lora is an adapter\s+Merge it first: ftreg merge",
+    ):
         apply("onnx", adapter.ref, registry=registry)
 
 

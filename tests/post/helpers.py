@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ftreg.core.manifest import Manifest, Parent, Producer
-from ftreg.core.types import Artifact, Example, Message, Source, StepJob
+from ftreg.core.types import Artifact, Example, Input, Message, Source, StepJob
 from ftreg.evaluation import Parity, make_probe, measure_parity
 
 EXAMPLES = [
@@ -42,9 +42,18 @@ def make_source(
     return Source("bot:1", digest, folder, manifest, known.__getitem__)
 
 
-def make_job(source: Source, config: Any, staging: Path, **more: Any) -> StepJob:
+def make_job(
+    source: Source,
+    config: Any,
+    staging: Path,
+    *,
+    weight: float = 1.0,
+    others: Sequence[tuple[Source, float]] = (),
+    **more: Any,
+) -> StepJob:
     """A job that writes into ``staging``."""
-    return StepJob(source=source, config=config, staging=staging, report=staging, **more)
+    inputs = tuple(Input("adapter", each, part) for each, part in ((source, weight), *others))
+    return StepJob(inputs=inputs, config=config, staging=staging, report=staging, **more)
 
 
 def make_adapter(

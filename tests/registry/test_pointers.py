@@ -186,7 +186,7 @@ def test_a_gate_keeps_a_version_out(gated: Registry, gates: Gates) -> None:
         publish(gated)
     assert "add license" in str(caught.value)
     assert gated.count() == 0
-    assert not gated.events()
+    assert [event.action for event in gated.events()] == ["gate_enlisted"]
     assert gates.seen == [("check", "bot:0", {})]
     version = publish(gated, tags={"license": "apache-2.0"})
     assert gates.seen[-1] == ("created", "bot:1")

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ftreg.api.launch import free_port, run_server
 from ftreg.core.errors import FtregError
-from ftreg.serving.launch import free_port, run_server
 
 
 @contextmanager

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ftreg.plugin import Artifact, Config, MethodSpec, Requirement, TrainJob, hookimpl
+from ftreg.plugin import (
+    GRADIENT_CHECKPOINTING,
+    MERGEABLE,
+    Artifact,
+    Config,
+    MethodSpec,
+    Requirement,
+    TrainJob,
+    hookimpl,
+)
 
 
 class Ia3Config(Config):
@@ -25,7 +34,8 @@ def ftreg_methods() -> list[MethodSpec]:
             config="ftreg_ia3:Ia3Config",
             produces="adapter",
             requires=(Requirement("peft", "ftreg[train]"),),
-            capabilities=frozenset({"mergeable", "gradient-checkpointing"}),
+            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            capabilities=frozenset({MERGEABLE}),
         )
     ]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftreg.core.hookspecs import hookimpl
-from ftreg.core.specs import MethodSpec, Requirement
 from ftreg.core.types import ADAPTER, CHECKPOINT
+from ftreg.plugin import FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE, MethodSpec, Requirement, hookimpl
 
 _TORCH = tuple(Requirement(package, "ftreg[train]") for package in ("torch", "transformers", "safetensors"))
 _PEFT = (*_TORCH, Requirement("peft", "ftreg[train]"))
@@ -23,7 +22,8 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:FullConfig",
             requires=_TORCH,
             produces=CHECKPOINT,
-            capabilities=frozenset({"full-precision", "from-scratch", "gradient-checkpointing"}),
+            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            capabilities=frozenset({FULL_PRECISION}),
         ),
         MethodSpec(
             name="lora",
@@ -32,7 +32,8 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:LoraConfig",
             requires=_PEFT,
             produces=ADAPTER,
-            capabilities=frozenset({"mergeable", "mixed-batch", "gradient-checkpointing"}),
+            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            capabilities=frozenset({MERGEABLE}),
         ),
         MethodSpec(
             name="qlora",
@@ -41,7 +42,8 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:QloraConfig",
             requires=(*_PEFT, Requirement("bitsandbytes", "ftreg[train]")),
             produces=ADAPTER,
-            capabilities=frozenset({"mergeable", "mixed-batch", "gradient-checkpointing", "quantized-base"}),
+            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            capabilities=frozenset({MERGEABLE}),
         ),
         MethodSpec(
             name="prefix",

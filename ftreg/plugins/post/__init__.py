@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ftreg.plugin import Requirement, StepSpec, hookimpl
+from ftreg.plugin import FULL_PRECISION, MERGEABLE, Requirement, StepSpec, hookimpl
 
-_FULL = frozenset({"full-precision"})
+_FULL = frozenset({FULL_PRECISION})
 
 
 def _requires(extra: str, *packages: str) -> tuple[Requirement, ...]:
@@ -23,8 +23,9 @@ def ftreg_steps() -> list[StepSpec]:
             requires=_requires("train", "torch", "transformers", "peft", "bitsandbytes", "safetensors"),
             accepts=("adapter",),
             produces="checkpoint",
-            needs=frozenset({"mergeable"}),
+            needs=frozenset({MERGEABLE}),
             capabilities=_FULL,
+            combines="adapter",
             suffix="merged",
         ),
         StepSpec(
@@ -53,7 +54,7 @@ def ftreg_steps() -> list[StepSpec]:
             config="ftreg.plugins.post.config:OnnxConfig",
             requires=(
                 *_requires("train", "torch", "transformers"),
-                *_requires("onnx", "onnx", "onnxruntime", "onnxruntime_genai", "onnxscript"),
+                *_requires("onnx", "onnx", "onnxruntime", "onnxruntime-genai", "onnxscript"),
             ),
             produces="onnx",
             needs=_FULL,

@@ -149,7 +149,7 @@ def _is_empty(database: sqlite3.Connection) -> bool:
 
 
 def _missing(path: Path) -> UnknownName:
-    hint = "The deployment's server creates it; --db or FTREG_STATE says where it is kept elsewhere."
+    hint = "The deployment's server makes it; if it is elsewhere, give its path as `db`, or its folder in $FTREG_STATE."
     return UnknownName("record", path.name, [], where=str(path), hint=hint)
 
 
