@@ -48,7 +48,7 @@ def test_the_salt_follows_the_versions(context: Context) -> None:
         ({"name": "x"}, InputError, "no variant"),
         ({"name": "x", "variants": {"bot:9": 1}}, UnknownName, "bot:9"),
         ({"name": "x", "variants": {"bott": 1}}, UnknownName, "bot"),
-        ({"name": "x", "variants": {"bot:1": -1}}, RecipeError, "greater than or equal to 0"),
+        ({"name": "x", "variants": {"bot:1": -1}}, RecipeError, "at least 0"),
         ({"name": "x", "variants": {"bot:1": "much"}}, RecipeError, "number"),
         ({"name": "x", "variants": {"bot:1": 0}}, RecipeError, "weight above 0"),
         ({"name": "x", "variants": {"bot:2": 1, "bot": 1}}, InputError, "twice"),
