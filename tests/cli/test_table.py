@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftreg.cli.table import layout
+from ftreg.registry import Registry
+from tests.registry.kit import publish
 
 COLUMNS = ["version", "kind", "size", "tags"]
 ROWS = [
@@ -56,6 +67,39 @@ def test_words_that_are_too_long_make_a_list() -> None:
         "kind     checkpoint",
         "size     1.4 MB",
     ]
+
+
+def in_terminal(columns: int, *arguments: str, home: Path) -> list[str]:
+    """The lines that ``ftreg`` prints to a terminal that is ``columns`` wide."""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftreg", *arguments],
+        stdout=terminal,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": str(columns), "FTREG_HOME": str(home), "TERM": "xterm"},
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal's output shows on Linux
+        while part := os.read(controller, 1 << 16):
+            shown += part
+    os.close(controller)
+    assert process.wait() == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_names_are_whole_in_a_terminal(columns: int, tmp_path: Path) -> None:
+    """Of a version with a long name, whatever the width; and no line is longer than the terminal is wide."""
+    name = "support-bot-merged-quantized-and-pruned"
+    with Registry(tmp_path) as registry:
+        publish(registry, name, tags={"stage": "test", "owner": "somebody"})
+        registry.set_alias(name, "champion")
+    lines = in_terminal(columns, "models", "list", home=tmp_path)
+    assert any(f"{name}:1" in line for line in lines)
+    assert "checkpoint" in "".join(lines)
+    assert ("owner=somebody" in "".join(lines)) == (columns == 160)
+    assert max(map(len, lines)) <= columns
 
 
 @given(
