@@ -61,7 +61,7 @@ class DataStats:
         train: Examples of the training split.
         validation: Examples held out to watch the training.
         test: Examples held out for the final evaluation.
-        lengths: How lengths are distributed, in ``characters`` and, with a base, in ``tokens`` and ``learnt tokens``.
+        lengths: How lengths are distributed, in ``characters`` and, with a base, in ``tokens`` and ``labelled tokens``.
     """
 
     path: Path
@@ -112,7 +112,7 @@ def check(
     from ftreg.data.check import check_content, check_tokens
 
     config = _config(path, settings)
-    data = read_data(Path(path), format=format, host=host or PluginHost.from_environment())
+    data = read_data(Path(path), format=format, columns=config.columns, host=host or PluginHost.from_environment())
     findings, bad = check_content(data, config), list(data.bad)
     if base is not None:
         with opened(registry, progress) as context:
@@ -143,14 +143,16 @@ def stats(
     from ftreg.data.stats import characters, measure
 
     config = _config(path, settings)
-    examples, name = load_examples(Path(path), format=format, host=host or PluginHost.from_environment())
+    examples, name = load_examples(
+        Path(path), format=format, columns=config.columns, host=host or PluginHost.from_environment()
+    )
     splits = split_examples(examples, config, progress) if progress else split_examples(examples, config)
     lengths = {"characters": measure([characters(example) for example in examples])}
     if base is not None:
         with opened(registry, progress) as context:
             encoded = _encoder(context, base, max_length, config).encode_batch(examples)
         lengths["tokens"] = measure([len(item.input_ids) + item.cut for item in encoded])
-        lengths["learnt tokens"] = measure([item.learnt for item in encoded])
+        lengths["labelled tokens"] = measure([item.labelled for item in encoded])
     sizes = (len(splits.train), len(splits.validation), len(splits.test))
     return DataStats(Path(path), name, len(examples), len(repeated(examples)), *sizes, lengths)
 
@@ -171,9 +173,10 @@ def preview(
     from ftreg.data import read_data
     from ftreg.data.preview import preview as tokens_of
 
+    config = _config(path, settings)
     with opened(registry, progress) as context:
-        encoder = _encoder(context, base, max_length, _config(path, settings))
-    data = read_data(Path(path), format=format, host=host or PluginHost.from_environment())
+        encoder = _encoder(context, base, max_length, config)
+    data = read_data(Path(path), format=format, columns=config.columns, host=host or PluginHost.from_environment())
     first = zip(data.rows[:rows], data.examples, strict=False)
     return [RowPreview(row, tokens_of(encoder, example)) for row, example in first]
 
@@ -196,7 +199,7 @@ def _config(path: str | Path, settings: Mapping[str, Any] | None) -> DataConfig:
 def _encoder(context: Context, base: str, max_length: int | None, config: DataConfig) -> Encoder:
     """The encoder of a base; raise ``InputError`` if there is no such base, or it has no tokenizer."""
     from ftreg.data import Encoder, read_template
-    from ftreg.training import load_tokenizer
+    from ftreg.models.tokenizer import load_tokenizer
 
     folder = Path(base).expanduser() if is_path(base) else context.registry.source(base).path
     if not folder.is_dir():

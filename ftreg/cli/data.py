@@ -12,7 +12,7 @@ import click
 
 from ftreg.cli.command import Group
 from ftreg.cli.completion import complete_plugins, complete_refs
-from ftreg.cli.options import CommandT, set_option
+from ftreg.cli.options import CommandT, column_option, set_option
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import DataError
 
@@ -38,6 +38,7 @@ def _data_options(command: CommandT) -> CommandT:
     for option in (
         json_option,
         set_option,
+        column_option,
         click.option("--max-length", type=click.IntRange(8), help="Tokens per sequence, as in train.max_length."),
         click.option("--format", default="auto", show_default=True, help="Row format; auto detects it.",
                      shell_complete=complete_plugins("format")),
@@ -55,10 +56,15 @@ def _base_option(*, required: bool) -> Callable[[CommandT], CommandT]:
     )
 
 
-def _where(session: Session, base: str | None) -> dict[str, Any]:
-    """What the functions of ``ftreg.api.data`` work with: the registry only if a base may have to be found in it."""
-    registry = session.registry if base is not None else None
-    return {"host": session.host, "registry": registry, "progress": session.progress}
+def _arguments(session: Session, base: str | None, **options: Any) -> dict[str, Any]:
+    """The arguments of a function of ``ftreg.api.data``; the registry only if a base may have to be found in it."""
+    columns, settings = options.pop("columns"), options.pop("settings")
+    return options | {
+        "settings": ({"columns": columns} if columns else {}) | settings,
+        "host": session.host,
+        "registry": session.registry if base is not None else None,
+        "progress": session.progress,
+    }
 
 
 @command.command(
@@ -77,7 +83,7 @@ def check(session: Session, /, path: Path, base: str | None, as_json: bool, **op
     """
     from ftreg.api import data
 
-    report = data.check(path, base=base, **options, **_where(session, base))
+    report = data.check(path, base=base, **_arguments(session, base, **options))
     if as_json:
         session.json({**asdict(report), "path": str(path)})
     else:
@@ -104,7 +110,7 @@ def stats(session: Session, /, path: Path, base: str | None, as_json: bool, **op
     """Summarize PATH: rows, lengths, repeated rows, and the sizes of its splits. With --base, lengths in tokens too."""
     from ftreg.api import data
 
-    facts = asdict(measured := data.stats(path, base=base, **options, **_where(session, base)))
+    facts = asdict(measured := data.stats(path, base=base, **_arguments(session, base, **options)))
     facts["path"] = str(path)
     if as_json:
         session.json(facts)
@@ -126,23 +132,23 @@ def stats(session: Session, /, path: Path, base: str | None, as_json: bool, **op
 @_data_options
 @click.pass_obj
 def preview(session: Session, /, path: Path, base: str, as_json: bool, **options: Any) -> None:
-    """Show the tokens of PATH's first rows as --base will see them: what is trained on, and what is masked."""
+    """Show the tokens of PATH's first rows as --base will see them: which are labelled, and which are masked."""
     from ftreg.api import data
 
-    shown = data.preview(path, base, **options, **_where(session, base))
+    shown = data.preview(path, base, **_arguments(session, base, **options))
     if as_json:
         session.json([asdict(row) for row in shown])
         return
     from rich.text import Text
 
     for row in shown:
-        trained = sum(token.learnt for token in row.tokens)
-        session.print(f"row {row.row}: {len(row.tokens)} tokens, {trained} trained on", style="bold")
-        for learnt, tokens in groupby(row.tokens, key=lambda token: token.learnt):
-            line = Text("  trained  " if learnt else "  masked   ", style="bold green" if learnt else "dim")
+        count = sum(token.labelled for token in row.tokens)
+        session.print(f"row {row.row}: {len(row.tokens)} tokens, {count} labelled", style="bold")
+        for labelled, tokens in groupby(row.tokens, key=lambda token: token.labelled):
+            line = Text("  labelled  " if labelled else "  masked    ", style="bold green" if labelled else "dim")
             for token in tokens:
                 line.append("|", style="dim")
-                line.append(_visible(token.text), style="green" if learnt else "dim")
+                line.append(_visible(token.text), style="green" if labelled else "dim")
             session.out.print(line.append("|", style="dim"))
 
 

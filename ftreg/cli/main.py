@@ -12,6 +12,7 @@ from ftreg.cli.commands import COMMANDS
 from ftreg.cli.session import Session
 from ftreg.core.errors import FtregError
 from ftreg.core.host import resolve_import
+from ftreg.core.signals import Terminated, raising_on_sigterm
 from ftreg.core.specs import CommandSpec
 
 
@@ -85,20 +86,23 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``ftreg`` and exit: 0 done, 1 the work failed, 2 bad usage or input, 130 interrupted."""
+    """Run ``ftreg`` and exit: 0 done, 1 the work failed, 2 bad usage or input, 130 interrupted, 143 terminated."""
     session = Session()
     try:
         # A command that calls ctx.exit(code) returns the code here; all others return None.
-        code = cli.main(arguments, prog_name="ftreg", standalone_mode=False, obj=session)
+        with raising_on_sigterm():
+            code = cli.main(arguments, prog_name="ftreg", standalone_mode=False, obj=session)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ftreg"
         session.fail(f"{error.format_message()}\n  See: {path} --help")
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:  # click turns the former into the latter
+        terminated = isinstance(error.__cause__ or error, Terminated)
         published = ", ".join(session.published())
-        session.fail(f"interrupted; {f'published before: {published}' if published else 'nothing was published'}")
-        sys.exit(130)
+        done = f"published before: {published}" if published else "nothing was published"
+        session.fail(f"{'terminated' if terminated else 'interrupted'}; {done}")
+        sys.exit(143 if terminated else 130)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

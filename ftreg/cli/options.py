@@ -47,6 +47,30 @@ def _read_settings(ctx: click.Context, param: click.Parameter, values: Sequence[
     return settings
 
 
+def column_option(command: CommandT) -> CommandT:
+    """Add ``--column FIELD=COLUMN``, passed on as the mapping ``columns``."""
+    return click.option(
+        "--column",
+        "columns",
+        metavar="FIELD=COLUMN",
+        multiple=True,
+        callback=_read_columns,
+        help="Read a field of the row format from this column, such as prompt=Question; may be given again.",
+    )(command)
+
+
+def _read_columns(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
+    columns: dict[str, str] = {}
+    for value in values:
+        field, _, column = value.partition("=")
+        if not field or not column:
+            raise InputError(f"{value!r} names no column", where="--column", hint="Write --column prompt=Question")
+        if field in columns:
+            raise InputError(f"{field!r} is given twice", where="--column", hint="Keep one of the two.")
+        columns[field] = column
+    return columns
+
+
 def read_weights(texts: Sequence[str], *, where: str, default: float | None = None) -> dict[str, float]:
     """Read several ``REF=WEIGHT``; a reference alone has the weight ``default``, if there is one."""
     weights: dict[str, float] = {}

@@ -13,7 +13,7 @@ import click
 
 from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_plugins, complete_refs
-from ftreg.cli.options import set_option, show_versions, version_facts
+from ftreg.cli.options import column_option, set_option, show_versions, version_facts
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import InputError
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "--base", help="Base model: a reference, a folder, or hf:org/name[@revision].", shell_complete=complete_refs
 )
 @click.option("--data", help="Training data: a file, or a dataset in the registry.")
+@column_option
 @click.option("--method", help="Training method, such as full, lora, qlora or prefix; by default lora.",
               shell_complete=complete_plugins("method"))  # fmt: skip
 @click.option("--name", help="Name of the result; by default made of the data's and the method's.")
@@ -47,6 +48,7 @@ def command(
     session: Session,
     /,
     recipe: Path | None,
+    columns: dict[str, str],
     settings: dict[str, Any],
     dry_run: bool,
     resume: bool,
@@ -61,6 +63,7 @@ def command(
     from ftreg.api import training
 
     given = {("data.path" if flag == "data" else flag): value for flag, value in flags.items() if value is not None}
+    given |= {f"data.columns.{field}": column for field, column in columns.items()}
     if recipe is None and not (flags["base"] and flags["data"]):
         missing = " and ".join(f"--{flag}" for flag in ("base", "data") if not flags[flag])
         raise InputError(f"{missing} missing", where="ftreg train", hint="Give both, or a RECIPE file.")

@@ -39,15 +39,32 @@ class NoConfig(Config):
 class DataConfig(Config):
     """Which examples to train on and which to hold out."""
 
-    path: str = Field(description="a JSONL, JSON, CSV or Parquet file, or a dataset in the registry")
-    format: str = Field("auto", description="row format; auto detects it")
-    template: str = Field("auto", description="chat template: auto (the tokenizer's, else plain), or a Jinja file")
-    validation: Fraction = Field(0.1, description="share of examples held out to watch the training")
-    test: Fraction = Field(0.0, description="share of examples held out for the final evaluation")
-    group_by: str | None = Field(None, description="column whose values must each stay within one split")
-    stratify_by: str | None = Field(None, description="column whose values are each spread over all splits")
-    split_by: str | None = Field(None, description="column that names each row's split: train, validation or test")
-    seed: int = Field(0, description="seed of the split")
+    path: str = Field(description="a JSONL, JSON, CSV, TSV or Parquet file, or a dataset in the registry")
+    format: str = Field("auto", description="row format; auto detects it from the columns")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="field of the row format -> column of the file, such as {prompt: Question, response: Answer}; "
+        "only for columns with other names than the format's",
+    )
+    template: str = Field(
+        "auto", description="chat template: auto (the tokenizer's own, or else a plain one) or the path of a Jinja file"
+    )
+    validation: Fraction = Field(
+        0.1, description="share of the examples held out to watch the training; 0.05 to 0.2, or 0 for none"
+    )
+    test: Fraction = Field(
+        0.0, description="share of the examples held out for the final evaluation; 0.1 to 0.2, or 0 for none"
+    )
+    group_by: str | None = Field(
+        None, description="column whose values each stay within one split, such as a user or a document"
+    )
+    stratify_by: str | None = Field(
+        None, description="column whose values are each spread over all splits, such as a topic"
+    )
+    split_by: str | None = Field(
+        None, description="column that names each row's split: train, validation or test; replaces the shares"
+    )
+    seed: int = Field(0, description="seed of the split; any whole number")
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataConfig:
@@ -59,38 +76,77 @@ class DataConfig(Config):
 
 
 class TrainConfig(Config):
-    """The one trainer's configuration, the same for every method."""
+    """The trainer's configuration, the same for every method."""
 
-    epochs: float = Field(1.0, gt=0, description="passes over the training examples")
-    max_steps: int | None = Field(None, gt=0, description="stop after this many optimizer steps, whatever the epochs")
-    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
+    epochs: float = Field(
+        1.0, gt=0, description="passes over the training examples; 1 to 3 for thousands, 5 to 20 for a few hundred"
+    )
+    max_steps: int | None = Field(
+        None, gt=0, description="stop after this many optimizer steps, whatever epochs says; for tries, 10 to 100"
+    )
+    learning_rate: float = Field(
+        2e-4,
+        gt=0,
+        description="peak learning rate; lora and qlora 1e-4 to 5e-4, full 1e-5 to 5e-5, prefix 1e-3 to 3e-2",
+    )
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "one_cycle"] = Field(
-        "cosine", description="learning-rate schedule"
+        "cosine", description="how the learning rate changes over the steps; linear, cosine and one_cycle end near 0"
     )
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps during which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0)
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
-    adam_beta2: float = Field(0.999, gt=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    batch_size: int = Field(8, gt=0, description="sequences per device and forward pass")
-    gradient_accumulation: int = Field(1, gt=0, description="forward passes per optimizer step")
-    max_length: int = Field(1024, ge=8, description="tokens per sequence; longer examples are cut at the end")
+    warmup: float = Field(
+        0.03, ge=0, lt=1, description="share of the steps during which the learning rate rises; 0 to 0.1"
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, description="decay of the weights per step, times the learning rate; 0 to 0.1, 0 for adapters"
+    )
+    optimizer: Literal["adamw", "sgd", "adafactor"] = Field(
+        "adamw",
+        description="adamw fits nearly always; adafactor and sgd need less memory, sgd a far higher learning rate",
+    )
+    adam_beta2: float = Field(
+        0.999, gt=0, lt=1, description="decay of AdamW's second moment; 0.95 to 0.999, lower if the loss spikes"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="norm that gradients are clipped to; 0.3 to 1, lower if the loss spikes"
+    )
+    batch_size: int = Field(8, gt=0, description="sequences per forward pass; 1 to 64, as many as fit into memory")
+    gradient_accumulation: int = Field(
+        1, gt=0, description="forward passes per optimizer step; raise it to 2 to 32 when batch_size must be small"
+    )
+    max_length: int = Field(
+        1024, ge=8, description="tokens per sequence, 256 to the model's limit; longer examples are cut at the end"
+    )
     batching: Literal["grouped", "packed", "random"] = Field(
-        "grouped", description="grouped: similar lengths together; packed: several examples per sequence; random"
+        "grouped",
+        description="grouped: sequences of similar length together; packed: several examples per sequence, faster for "
+        "many short ones; random: any order",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPUs that have it")
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the matrix products; auto: bf16 on CUDA GPUs that have it, else fp16; fp32 elsewhere"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="what to train on; auto: a CUDA GPU, else Apple's, else the CPU"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations instead of keeping them: less memory, about 30% more time"
+    )
     eval_every: float | None = Field(
-        None, gt=0, description="steps (or share of them, below 1) between evaluations; by default a tenth of them"
+        None,
+        gt=0,
+        description="steps (below 1: share of all steps) between evaluations on the validation split; 0.02 to 0.25, "
+        "by default 0.1",
     )
     save_every: float | None = Field(
-        None, gt=0, description="steps (or share of them, below 1) between checkpoints; by default ten minutes"
+        None,
+        gt=0,
+        description="steps (below 1: share of all steps) between checkpoints; by default every one to ten minutes, so "
+        "that writing them takes about 2% of the time",
     )
     early_stopping_patience: int | None = Field(
-        None, gt=0, description="stop after this many evaluations without a better validation loss; keep the best"
+        None,
+        gt=0,
+        description="stop after so many evaluations without a better validation loss and keep the best weights; 2 to 5",
     )
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random: order, dropout, fresh weights")
 
 
 class StepCall(Config):

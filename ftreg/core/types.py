@@ -218,6 +218,7 @@ class TrainJob:
     """All that a training method needs, and all that it may touch.
 
     Attributes:
+        name: Name that the result will have, for reports and pictures.
         base: Folder of the base checkpoint, with its tokenizer; read-only.
         data: The examples, split.
         config: The method's own validated configuration.
@@ -230,6 +231,7 @@ class TrainJob:
         progress: Where to say how far the work is.
     """
 
+    name: str
     base: Path
     data: Splits
     config: BaseModel

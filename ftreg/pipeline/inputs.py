@@ -100,7 +100,7 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
     """
     path = Path(config.path).expanduser()
     if path.is_file():
-        examples, format_name = load_examples(path, format=config.format, host=context.host)
+        examples, format_name = load_examples(path, format=config.format, columns=config.columns, host=context.host)
         splits = split_examples(examples, config)
         return _stage_data(context, stack, path, config, format_name, splits), splits
     if is_path(config.path) or path.suffix:
@@ -110,6 +110,12 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
     known = _registered(context, config.path)
     if known.manifest.kind != DATASET:
         raise InputError(f"{config.path} is no dataset but a version of kind {known.manifest.kind}", where=where)
+    if config.columns:
+        raise InputError(
+            f"{config.path} is a registered dataset, whose columns were read when it was registered",
+            where=f"{where}.columns",
+            hint="Name columns for a file only.",
+        )
     return known, read_dataset(known.path)
 
 
@@ -174,7 +180,7 @@ def _stage_base(
     context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
 ) -> Input:
     """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
-    from ftreg.training import describe
+    from ftreg.models.facts import describe
 
     check_model_folder(folder, where)
     staging = stack.enter_context(context.registry.staging())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ftreg.context import Context
 from ftreg.core.manifest import Json
+from ftreg.core.types import CHECKPOINT
+from ftreg.pipeline.checks import check_before_work
 from ftreg.pipeline.inputs import check_model_folder, is_path, is_uri, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.runs import full_config
 
 
 def preview(context: Context, plan: Plan) -> dict[str, Json]:
-    """Describe ``plan`` as facts; raise as running it would for inputs that are not there."""
+    """Describe ``plan`` as facts, after every check that running it makes before work; raise as running it would."""
     recipe = plan.recipe
     names = [recipe.name]
     steps: list[str] = []
@@ -22,10 +24,20 @@ def preview(context: Context, plan: Plan) -> dict[str, Json]:
         source = names[step.source + 1]
         names.append(step.name or f"{source}-{step.spec.suffix or step.spec.name}")
         steps.append(f"{step.spec.name}: {source} -> {names[-1]} ({step.spec.produces})")
+    base = _base(context, recipe.base)
+    with ExitStack() as stack:
+        dataset, splits = open_data(context, stack, recipe.data)
+        check_before_work(context, plan, kind=base.kind, base=base.folder, data=splits, new=base.new)
     return {
         "name": recipe.name,
-        "base": _base(context, recipe.base),
-        "data": _rows(context, plan),
+        "base": base.shown,
+        "data": {
+            "path": recipe.data.path,
+            "digest": dataset.digest[:15],
+            "train": len(splits.train),
+            "validation": len(splits.validation),
+            "test": len(splits.test),
+        },
         "method": plan.method.name,
         plan.method.name: full_config(plan.method_config),
         "train": full_config(recipe.train),
@@ -33,23 +45,26 @@ def preview(context: Context, plan: Plan) -> dict[str, Json]:
     }
 
 
-def _base(context: Context, base: str) -> str:
+@dataclass(frozen=True)
+class _Base:
+    """A base as far as it can be known without importing it; ``folder`` is None if it is not fetched yet."""
+
+    shown: str
+    kind: str
+    folder: Path | None
+    new: int = 0
+
+
+def _base(context: Context, base: str) -> _Base:
+    """Look at a base where it lies; raise as opening it would."""
     if is_path(base):
-        check_model_folder(Path(base).expanduser(), "base")
-        return base
+        from ftreg.models.facts import describe
+
+        folder = Path(base).expanduser()
+        check_model_folder(folder, "base")
+        describe(folder)
+        return _Base(base, CHECKPOINT, folder, new=sum(path.stat().st_size for path in folder.glob("*.safetensors")))
     if is_uri(base):
-        return f"{base} (not fetched)"
-    version = context.registry.get(base)
-    return f"{version.ref} {version.digest[:15]}"
-
-
-def _rows(context: Context, plan: Plan) -> dict[str, Any]:
-    with ExitStack() as stack:
-        dataset, splits = open_data(context, stack, plan.recipe.data)
-    return {
-        "path": plan.recipe.data.path,
-        "digest": dataset.digest[:15],
-        "train": len(splits.train),
-        "validation": len(splits.validation),
-        "test": len(splits.test),
-    }
+        return _Base(f"{base} (not fetched)", CHECKPOINT, None)
+    source = context.registry.source(base)
+    return _Base(f"{source.ref} {source.digest[:15]}", source.kind, source.path)

@@ -29,7 +29,8 @@ def create_base_version(
         InputError: ``data`` cannot be used, or ``name`` cannot be a name.
     """
     # Brings torch, which a command that only mentions this module must not.
-    from ftreg.training import BaseConfig, create_base, describe
+    from ftreg.models.facts import describe
+    from ftreg.training import BaseConfig, create_base
 
     check_name(name)
     config = validate(BaseConfig, settings, where=name)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
-from pathlib import Path
 
 from blake3 import blake3
 
 from ftreg.context import Context
-from ftreg.core.errors import InfeasiblePlan, InputError
 from ftreg.core.manifest import Parent
-from ftreg.core.specs import MethodSpec
-from ftreg.core.types import ADAPTER, Artifact, RunInfo, Splits, TrainJob, Version
+from ftreg.core.types import RunInfo, Splits, TrainJob, Version
 from ftreg.data import read_template
+from ftreg.pipeline.checks import check_before_work, check_kind
 from ftreg.pipeline.inputs import Input, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import capabilities_of, run_plugin
+from ftreg.pipeline.resuming import run_folder
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
 from ftreg.registry import Draft, production_key
 
@@ -36,13 +34,9 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
     """
     with ExitStack() as stack:
         base = open_base(context, stack, plan.recipe.base)
-        if base.manifest.kind not in plan.method.accepts:
-            accepted = " or ".join(plan.method.accepts)
-            raise InfeasiblePlan(
-                f"method {plan.method.name} trains on {accepted}, and {plan.recipe.base} is {base.manifest.kind}",
-                hint="Merge it first: ftreg merge" if base.manifest.kind == ADAPTER else None,
-            )
+        check_kind(plan, base.manifest.kind)
         dataset, splits = open_data(context, stack, plan.recipe.data)
+        check_before_work(context, plan, kind=base.manifest.kind, base=base.path, data=splits, new=0)
         return _train(context, plan, base, dataset, splits, resume=resume, reuse=reuse)
 
 
@@ -66,11 +60,15 @@ def _train(
         context.progress.say(f"{known.ref} is the same run; reused")
         return known
 
-    context.registry.check_gates("ftreg_check_version")
-    scratch = _scratch(context.registry.home / "runs" / key, resume=resume)
     run = RunInfo("method", method.name, recipe.name, parents, config)
-    with observed(context, run) as published, context.registry.staging() as staging:
+    folder = context.registry.home / "runs" / key
+    with (
+        run_folder(folder, resume=resume, progress=context.progress) as scratch,
+        observed(context, run) as published,
+        context.registry.staging() as staging,
+    ):
         job = TrainJob(
+            name=recipe.name,
             base=base.path,
             data=splits,
             config=plan.method_config,
@@ -82,7 +80,7 @@ def _train(
             resume=resume,
             progress=context.progress,
         )
-        artifact = _train_or_keep(context, method, job)
+        artifact = run_plugin(context.host, method, job)
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -100,30 +98,4 @@ def _train(
         dataset.publish(context)
         version = context.registry.publish(recipe.name, draft, tags=recipe.tags)
         published.append(version)
-    shutil.rmtree(scratch, ignore_errors=True)
     return version
-
-
-def _train_or_keep(context: Context, method: MethodSpec, job: TrainJob) -> Artifact:
-    """Run the method; say how to go on where the user stops it after a checkpoint."""
-    try:
-        return run_plugin(context.host, method, job)
-    except KeyboardInterrupt:
-        kept = sorted(job.scratch.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
-        if kept:
-            context.progress.say(f"stopped; {kept[-1].name} is kept: go on with the same command and --resume")
-        raise
-
-
-def _scratch(folder: Path, *, resume: bool) -> Path:
-    """The folder of a run's checkpoints: empty, or with those to resume from; raise ``InputError`` for none of them."""
-    if resume and not any(folder.glob("checkpoint-*")):
-        raise InputError(
-            "there is no interrupted run with this base, data and settings",
-            where="resume",
-            hint="Leave `resume` out.",
-        )
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -1,0 +1,125 @@
+"""Checks before work: a dry run refuses all that the run itself would refuse, with the same words."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftreg.api import load_recipe
+from ftreg.context import Context
+from ftreg.core.errors import DataError, DiskFull, FtregError, InfeasiblePlan, InputError, UnknownName
+from ftreg.core.hookspecs import hookimpl
+from ftreg.core.host import PluginHost
+from ftreg.core.manifest import Producer
+from ftreg.core.types import Problem, Version
+from ftreg.pipeline.plan import make_plan
+from ftreg.pipeline.preview import preview
+from ftreg.pipeline.recipes import run_plan
+from ftreg.registry import Draft, Registry
+
+
+@pytest.fixture(params=["dry run", "run"])
+def attempt(request: pytest.FixtureRequest, registry: Registry) -> Callable[[dict], Any]:
+    """A function that does a recipe, dry or for real."""
+
+    def carry_out(raw: dict, where: Registry = registry) -> Any:
+        context = Context(where)
+        plan = make_plan(context.host, load_recipe(raw))
+        return preview(context, plan) if request.param == "dry run" else run_plan(context, plan)
+
+    return carry_out
+
+
+def _absent_device() -> str:
+    import torch
+
+    return "mps" if torch.cuda.is_available() else "cuda"
+
+
+def test_the_base_must_be_of_a_kind_that_the_method_trains_on(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], adapter: Version
+) -> None:
+    """A dataset, or an adapter, is not a base; an adapter is to be merged first."""
+    with pytest.raises(InfeasiblePlan, match="method lora trains on checkpoint, and colours is dataset"):
+        attempt({**recipe("lora", name="x"), "base": "colours"})
+    with pytest.raises(InfeasiblePlan, match="Merge it first: ftreg merge bot:1"):
+        attempt({**recipe("lora", name="x"), "base": adapter.ref})
+
+
+def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
+    """A device, or a precision, that this machine does not have is refused."""
+    device = _absent_device()
+    with pytest.raises(InputError, match=f"there is no {device} device here"):
+        attempt(recipe("lora", name="x", train={"max_steps": 1, "device": device}))
+    with pytest.raises(InputError, match="fp16 trains on CUDA devices only"):
+        attempt(recipe("lora", name="x", train={"max_steps": 1, "device": "cpu", "precision": "fp16"}))
+
+
+def test_early_stopping_needs_something_to_watch(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
+    """Without validation examples it is refused."""
+    with pytest.raises(InputError, match="early stopping needs validation examples"):
+        attempt(recipe("lora", name="x", train={"max_steps": 1, "early_stopping_patience": 2}))
+
+
+def test_the_template_must_take_the_data(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], tmp_path: Path
+) -> None:
+    """A chat template that refuses the examples is found before a model is loaded."""
+    template = tmp_path / "strict.jinja"
+    template.write_text("{{ raise_exception('no users, please') }}")
+    raw = recipe("lora", name="x")
+    with pytest.raises(DataError, match="no users, please"):
+        attempt({**raw, "data": {**raw["data"], "template": str(template)}})
+
+
+def test_the_versions_to_combine_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
+    """A reference in ``with`` that names nothing, or a version that the step cannot take, is refused."""
+    with pytest.raises(UnknownName, match="nobody"):
+        attempt(recipe("lora", name="x", then=[{"merge": {"with": "nobody:1"}}]))
+    with pytest.raises(InfeasiblePlan, match="step merge needs an adapter"):
+        attempt(recipe("lora", name="x", then=[{"merge": {"with": "base:1"}}]))
+
+
+def test_the_disk_must_have_room(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole models that the plan makes are counted against what is free."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 70_000))
+    with pytest.raises(DiskFull, match=r"the disk has 0\.0 GB free"):
+        attempt(recipe("lora", name="x", then=["merge"]))
+
+
+class _Gate:
+    @hookimpl
+    def ftreg_check_version(self) -> list[Problem]:
+        return []
+
+
+def test_the_gates_must_be_loaded(
+    attempt: Callable[..., Any], recipe: Callable[..., dict], base: Version, registry: Registry, tmp_path: Path
+) -> None:
+    """A registry whose gate is gone could not publish the result, so nothing is begun."""
+    copy = tmp_path / "registry"
+    shutil.copytree(registry.home, copy)
+    host = PluginHost(only=())
+    host.register(_Gate())
+    with Registry(copy, host=host) as guarded, guarded.staging() as staging:
+        (staging.files / "config.json").write_text("{}")
+        producer = Producer("import", "test", "test", "test", "1")
+        guarded.publish("any", Draft(folder=staging.files, kind="checkpoint", producer=producer))
+    with (
+        Registry(copy, host=PluginHost(only=())) as unguarded,
+        pytest.raises(FtregError, match=r"gate _Gate \(this process\) guards this registry and is not loaded"),
+    ):
+        attempt(recipe("lora", name="x"), unguarded)
+
+
+def test_nothing_was_published(registry: Registry) -> None:
+    """None of the refusals above left a version behind."""
+    assert "x" not in {version.name for version in registry.list(limit=None)}
