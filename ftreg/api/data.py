@@ -43,7 +43,7 @@ class DataReport:
     warnings: Sequence[Finding]
 
     def place(self, row: int) -> str:
-        """Return where a row is, for people: ``data.jsonl:17``."""
+        """Format where a row is: ``data.jsonl:17``."""
         from ftreg.data.rows import place
 
         return place(self.path, row)

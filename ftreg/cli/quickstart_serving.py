@@ -1,4 +1,4 @@
-"""The quickstart's last act: a real server, two hundred requests of many users, and what the experiment found."""
+"""The last part of the quickstart: a real server, two hundred requests of many users, and their feedback."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ftreg.core.errors import FtregError
 
 REQUESTS, USERS, CLIENTS = 200, 140, 8
 _START_TIMEOUT = 180.0
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this machine itself
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: the server is on this machine
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request."""
+    """The answer to one request, which variant gave it, and whether it is right."""
 
     user: str
     variant: str
@@ -39,7 +39,7 @@ class Answer:
 
 @contextmanager
 def server(name: str, port: int, log: Path) -> Iterator[str]:
-    """Run ``bentoml serve NAME:latest``; yield its URL when it is ready, and stop it in the end."""
+    """Run ``bentoml serve NAME:latest``; yield its URL when it is ready, and stop it at the end."""
     command = [sys.executable, "-m", "bentoml", "serve", f"{name}:latest", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     environment = {name: value for name, value in os.environ.items() if name != "FTREG_API_KEYS"}
@@ -55,7 +55,7 @@ def server(name: str, port: int, log: Path) -> Iterator[str]:
             _wait_until_ready(process, url, log)
             yield url
         finally:
-            # BentoML's workers are children of its own: the whole session is told to end.
+            # BentoML starts workers, so the whole process group is terminated.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
                 try:
@@ -65,15 +65,15 @@ def server(name: str, port: int, log: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
 
 
-def converse(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
-    """Ask the questions of ``rows``, each with its expected answer, over and over as many users, some several times."""
+def ask_questions(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
+    """Send ``REQUESTS`` requests of ``USERS`` users; ``rows`` are questions with their expected answers."""
 
     def ask(number: int) -> Answer:
         question, expected = rows[number % len(rows)]
@@ -89,7 +89,7 @@ def converse(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answe
 
 
 def send_feedback(url: str, answers: Sequence[Answer]) -> None:
-    """Tell the server of each answer whether it was right."""
+    """Score each answer on the server: 1 if it was right, else 0."""
 
     def tell(answer: Answer) -> None:
         post(f"{url}/v1/feedback", {"request_id": answer.request_id, "score": float(answer.right)})
@@ -99,12 +99,12 @@ def send_feedback(url: str, answers: Sequence[Answer]) -> None:
 
 
 def split(answers: Sequence[Answer]) -> dict[str, int]:
-    """How many users each variant answered."""
+    """Return how many users each variant answered."""
     return dict(Counter(variant for variants in _variants_by_user(answers).values() for variant in variants))
 
 
-def steadiness(answers: Sequence[Answer]) -> tuple[int, int]:
-    """How many users asked more than once, and how many of them met more than one variant."""
+def returning_users(answers: Sequence[Answer]) -> tuple[int, int]:
+    """Return how many users asked more than once, and how many of them met more than one variant."""
     requests = Counter(answer.user for answer in answers)
     variants = _variants_by_user(answers)
     again = [user for user, count in requests.items() if count > 1]
@@ -131,7 +131,7 @@ def _variants_by_user(answers: Sequence[Answer]) -> dict[str, set[str]]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Wait for the server to have loaded its models; raise ``FtregError`` where it ends or takes too long."""
+    """Wait for the server to have loaded its models; raise ``FtregError`` if it ends or takes too long."""
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         try:
