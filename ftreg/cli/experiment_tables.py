@@ -38,7 +38,7 @@ def show_status(session: Session, status: Status) -> None:
 
 
 def _moment(at: float) -> str:
-    """A moment to the second, in UTC, as people read it."""
+    """Format Unix seconds as UTC to the second."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
@@ -65,7 +65,7 @@ def show_report(session: Session, report: Report) -> None:
 
 
 def _show_figures(session: Session, figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a row of figures for each version; where that is too wide, a column for each version."""
+    """Print a row of figures for each version, or a column for each if the rows are too wide."""
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     columns = ["version", *figures]
     widths = [max(len(title), *(len(row[index]) for row in texts)) for index, title in enumerate(columns)]

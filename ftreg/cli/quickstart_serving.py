@@ -1,4 +1,4 @@
-"""The quickstart's last act: a real server, two hundred requests of many users, and what the experiment found."""
+"""The last part of the quickstart: a real server, two hundred requests of many users, and their feedback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no pro
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request."""
+    """The answer to one request, which variant gave it, and whether it is right."""
 
     user: str
     variant: str
@@ -40,8 +40,8 @@ def server(name: str, port: int, log: Path) -> AbstractContextManager[str]:
     return run_server(command, port, log=log, environment=environment, timeout=_START_TIMEOUT)
 
 
-def converse(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
-    """Ask the questions of ``rows``, each with its expected answer, over and over as many users, some several times."""
+def ask_questions(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
+    """Send ``REQUESTS`` requests of ``USERS`` users; ``rows`` are questions with their expected answers."""
 
     def ask(number: int) -> Answer:
         question, expected = rows[number % len(rows)]
@@ -57,7 +57,7 @@ def converse(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answe
 
 
 def send_feedback(url: str, answers: Sequence[Answer]) -> None:
-    """Tell the server of each answer whether it was right."""
+    """Score each answer on the server: 1 if it was right, else 0."""
 
     def tell(answer: Answer) -> None:
         post(f"{url}/v1/feedback", {"request_id": answer.request_id, "score": float(answer.right)})
@@ -67,12 +67,12 @@ def send_feedback(url: str, answers: Sequence[Answer]) -> None:
 
 
 def split(answers: Sequence[Answer]) -> dict[str, int]:
-    """How many users each variant answered."""
+    """Return how many users each variant answered."""
     return dict(Counter(variant for variants in _variants_by_user(answers).values() for variant in variants))
 
 
-def steadiness(answers: Sequence[Answer]) -> tuple[int, int]:
-    """How many users asked more than once, and how many of them met more than one variant."""
+def returning_users(answers: Sequence[Answer]) -> tuple[int, int]:
+    """Return how many users asked more than once, and how many of them met more than one variant."""
     requests = Counter(answer.user for answer in answers)
     variants = _variants_by_user(answers)
     again = [user for user, count in requests.items() if count > 1]
