@@ -50,7 +50,7 @@ def _aliases(home: Path) -> list[str]:
         ("raise SystemExit(0)", "the gate of plugin strict (fake-strict 1.0) failed: SystemExit: 0"),
         (
             "return True",
-            "the gate of plugin strict (fake-strict 1.0) failed: ftreg_check_promotion returned bool, not a list of Problem",
+            "the gate of plugin strict (fake-strict 1.0) failed: ftreg_check_promotion returned bool, not a list",
         ),
     ],
 )

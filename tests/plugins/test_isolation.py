@@ -33,7 +33,10 @@ BROKEN = {
     "unknown-hook": ("@hookimpl\ndef entirely_else():\n    return []", "no hook is called 'entirely_else'"),
     "unmarked-hook": ("def ftreg_methods():\n    return []", "ftreg_methods is not marked with @hookimpl"),
     "no-hook": ("x = 1", "implements no hook"),
-    "wrapper": ("@hookimpl(wrapper=True)\ndef ftreg_methods():\n    return (yield)", "is a hook wrapper, which ftreg does not support"),
+    "wrapper": (
+        "@hookimpl(wrapper=True)\ndef ftreg_methods():\n    return (yield)",
+        "is a hook wrapper, which ftreg does not support",
+    ),
     "extra-argument": ("@hookimpl\ndef ftreg_check_version(version, mood):\n    return []", "mood"),
     "argument-to-none": ("@hookimpl\ndef ftreg_methods(config):\n    return []", "config"),
     "raises-in-hook": ("@hookimpl\ndef ftreg_methods():\n    raise RuntimeError('boom')", "RuntimeError: boom"),
