@@ -58,7 +58,8 @@ def prepare(folder: Path) -> None:
 
     from ftreg.core.types import Example, Message
     from ftreg.data import Encoder, stdlib_docstrings
-    from ftreg.training import BaseConfig, create_base, load_tokenizer
+    from ftreg.models.tokenizer import load_tokenizer
+    from ftreg.training import BaseConfig, create_base
 
     texts = [example.text or "" for example in stdlib_docstrings()]
     create_base(folder, texts, BaseConfig(vocab_size=8192, hidden_size=64, layers=1, heads=2), 0)
@@ -82,7 +83,7 @@ def prepare(folder: Path) -> None:
     encoder = Encoder(load_tokenizer(folder), max_length=MAX_LENGTH)
     encoded = encoder.encode_batch([Example(messages=(Message("user", a), Message("assistant", b))) for a, b in rows])
     # A row of which the cut leaves nothing to learn is left out for all.
-    kept = [(row, item) for row, item in zip(rows, encoded, strict=True) if item.learnt]
+    kept = [(row, item) for row, item in zip(rows, encoded, strict=True) if item.labelled]
     rows = [row for row, _ in kept]
     examples = [{"input_ids": item.input_ids, "labels": item.labels} for _, item in kept]
     (folder / "rows.json").write_text(json.dumps(rows))
@@ -234,6 +235,7 @@ def run_ftreg(settings: dict[str, Any], folder: Path, rows: list[dict], steps: i
     for path in folders.values():
         path.mkdir()
     job = TrainJob(
+        name="benchmark",
         base=folder,
         data=Splits(train=examples),
         config=LoraConfig(rank=16, alpha=32, target_modules="all-linear"),

@@ -1,6 +1,6 @@
 """ftreg: fine-tune, register, ship. Everything the command line does, as functions.
 
-The names below are loaded when they are used, so that ``import ftreg`` stays cheap.
+The names below are loaded when they are used, so that ``import ftreg`` stays cheap. ``ftreg.api`` has the others.
 """
 
 from __future__ import annotations
@@ -9,39 +9,70 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftreg.api import apply, deploy, evaluate, export, init, merge, prune, quantize, run, train
+    from ftreg.api.deployments import deploy, serve
+    from ftreg.api.evaluation import compare, evaluate
+    from ftreg.api.experiments import promote, report, rollback, set_weights, status
+    from ftreg.api.steps import apply, export, merge, prune, quantize
+    from ftreg.api.training import init, plan, run, train
+    from ftreg.api.versions import card, lineage
     from ftreg.core.errors import FtregError
+    from ftreg.core.host import PluginHost
+    from ftreg.core.types import Version
     from ftreg.registry import Registry
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "FtregError": "ftreg.core.errors",
+    "PluginHost": "ftreg.core.host",
     "Registry": "ftreg.registry",
-    "apply": "ftreg.api",
-    "deploy": "ftreg.api",
-    "evaluate": "ftreg.api",
-    "export": "ftreg.api",
-    "init": "ftreg.api",
-    "merge": "ftreg.api",
-    "prune": "ftreg.api",
-    "quantize": "ftreg.api",
-    "run": "ftreg.api",
-    "train": "ftreg.api",
+    "Version": "ftreg.core.types",
+    "apply": "ftreg.api.steps",
+    "card": "ftreg.api.versions",
+    "compare": "ftreg.api.evaluation",
+    "deploy": "ftreg.api.deployments",
+    "evaluate": "ftreg.api.evaluation",
+    "export": "ftreg.api.steps",
+    "init": "ftreg.api.training",
+    "lineage": "ftreg.api.versions",
+    "merge": "ftreg.api.steps",
+    "plan": "ftreg.api.training",
+    "promote": "ftreg.api.experiments",
+    "prune": "ftreg.api.steps",
+    "quantize": "ftreg.api.steps",
+    "report": "ftreg.api.experiments",
+    "rollback": "ftreg.api.experiments",
+    "run": "ftreg.api.training",
+    "serve": "ftreg.api.deployments",
+    "set_weights": "ftreg.api.experiments",
+    "status": "ftreg.api.experiments",
+    "train": "ftreg.api.training",
 }
 
 __all__ = [
     "FtregError",
+    "PluginHost",
     "Registry",
+    "Version",
     "apply",
+    "card",
+    "compare",
     "deploy",
     "evaluate",
     "export",
     "init",
+    "lineage",
     "merge",
+    "plan",
+    "promote",
     "prune",
     "quantize",
+    "report",
+    "rollback",
     "run",
+    "serve",
+    "set_weights",
+    "status",
     "train",
 ]
 
@@ -50,3 +81,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'ftreg' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,9 @@
-"""The example scripts run as they are shown."""
+"""The example scripts and the notebook run as they are shown."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,20 @@ def test_scripts_run(tmp_path: Path) -> None:
     assert reader.returncode == 0, reader.stderr
     assert "@champion is" in reader.stdout
     assert reader.stdout.rstrip().endswith("sound")
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """The ten code cells run one after the other, and the last value is the count of sound versions."""
+    cells = json.loads((EXAMPLES / "chain.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) == 10
+    script = tmp_path / "notebook.py"
+    script.write_text("\n".join([*code, 'print(f"{report.versions} versions, {exported.ref}")']), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "7 versions, colours-merged-onnx:1\n"
 
 
 def test_the_deployment_validates() -> None:

@@ -1,1 +1,1 @@
-"""The room cli."""
+"""The command line: parses, calls one function of ``ftreg.api`` or one method of the registry, and prints."""

@@ -1,64 +1,18 @@
-"""The card of a version: all that ``ftreg models show`` tells."""
+"""The card of a version as lines of text: everything that ``ftreg models show`` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftreg.cli.session import human_size
-from ftreg.core.errors import CorruptRegistry, UnknownName
 from ftreg.core.manifest import Json
-
-if TYPE_CHECKING:
-    from ftreg.registry import Registry
 
 _LABEL = 12
 
 
-def facts_of(registry: Registry, ref: str) -> dict[str, Any]:
-    """All that is known of the version ``ref``, as JSON can hold it; raise ``UnknownName`` where there is none."""
-    version = registry.get(ref)
-    manifest = version.manifest
-    try:
-        folder: str | None = str(registry.source(version.digest).path)
-        damage = None
-    except CorruptRegistry as error:
-        folder, damage = None, str(error)
-    return {
-        "ref": version.ref,
-        "name": version.name,
-        "number": version.number,
-        "digest": version.digest,
-        "kind": version.kind,
-        "task": manifest.task,
-        "size": version.size,
-        "created": version.created,
-        "aliases": list(version.aliases),
-        "tags": dict(version.tags),
-        "folder": folder,
-        "damage": damage,
-        "producer": asdict(manifest.producer),
-        "parents": [asdict(parent) | {"ref": _ref(registry, parent.digest)} for parent in manifest.parents],
-        "files": [asdict(entry) for entry in manifest.files],
-        "facts": dict(manifest.facts),
-        "environment": dict(manifest.environment),
-        "evidence": [
-            asdict(record) | {"files": {name: str(path) for name, path in record.files.items()}}
-            for record in registry.evidence(version.digest)
-        ],
-    }
-
-
-def _ref(registry: Registry, digest: str) -> str | None:
-    try:
-        return registry.get(digest).ref
-    except (UnknownName, CorruptRegistry):
-        return None
-
-
 def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
-    """The card as lines of text."""
+    """Yield the lines of the card whose facts ``ftreg.api.versions.card`` returns."""
     producer = facts["producer"]
     aliases = " ".join(f"@{alias}" for alias in facts["aliases"])
     yield f"{facts['ref']}  {aliases}".rstrip()
@@ -71,6 +25,8 @@ def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
         yield _line("tag", f"{key}={value}")
     for parent in facts["parents"]:
         yield _line(parent["role"], f"{parent['ref'] or 'MISSING'}  {parent['digest'][:15]}")
+    if facts["capabilities"]:
+        yield _line("can be", ", ".join(facts["capabilities"]))
     yield from _section("configuration", producer["config"])
     yield from _section("facts", facts["facts"])
     yield from _section("packages", facts["environment"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# name -> (import string, the line that `ftreg --help` shows). The line stands here so that help imports no command.
+# Name -> import string, and the line that `ftreg --help` shows: it is repeated here so that help imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("ftreg.cli.quickstart:command", "Run the whole chain, offline, on a tiny model."),
     "init": ("ftreg.cli.init:command", "Create an untrained base model with a tokenizer of its own."),
@@ -21,7 +21,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "experiment": ("ftreg.cli.experiment:command", "Follow an A/B experiment, steer it, and decide it."),
     "models": ("ftreg.cli.models:command", "List, show, tag, alias and delete versions."),
     "lineage": ("ftreg.cli.lineage:command", "Show what a version was made from, and what was made from it."),
-    "verify": ("ftreg.cli.upkeep:verify", "Check that the registry holds what it says."),
-    "gc": ("ftreg.cli.upkeep:gc", "Free the bytes that nothing refers to."),
-    "plugins": ("ftreg.cli.plugins:command", "List plugins and what they bring."),
+    "verify": ("ftreg.cli.upkeep:verify", "Check that the registry's files are complete and unchanged."),
+    "gc": ("ftreg.cli.upkeep:gc", "Free the bytes that no version refers to."),
+    "plugins": ("ftreg.cli.plugins:command", "List plugins and what they provide."),
+    "settings": ("ftreg.cli.settings:command", "List what --set and recipes can change."),
+    "completion": ("ftreg.cli.completion:command", "Print the script that switches on completion in a shell."),
 }

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import CommandT, set_option
+from ftreg.cli.command import Group
+from ftreg.cli.completion import complete_plugins, complete_refs
+from ftreg.cli.options import CommandT, column_option, set_option
 from ftreg.cli.session import Session, json_option
-from ftreg.core.errors import DataError, InputError
+from ftreg.core.errors import DataError
 
 if TYPE_CHECKING:
-    from ftreg.core.recipe import DataConfig
-    from ftreg.data import Encoder
     from ftreg.data.check import Finding
     from ftreg.data.stats import Lengths
 
 _PATH = click.argument("path", type=click.Path(path_type=Path))
 _ROWS_SHOWN = 8
+_SETTINGS = ["ftreg settings data    (without the leading data.)"]
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Check, summarize and preview training data.
 
@@ -33,186 +36,130 @@ def command() -> None:
 def _data_options(command: CommandT) -> CommandT:
     """Add the options that say how to read a file, and with which base."""
     for option in (
-        click.option("--format", "format_name", default="auto", show_default=True, help="Row format; auto detects it."),
-        click.option("--base", help="Model whose tokenizer and template to use: a registry reference or a folder."),
-        click.option("--max-length", type=click.IntRange(8), help="Tokens per sequence, as in train.max_length."),
+        json_option,
         set_option,
-    ):
+        column_option,
+        click.option("--max-length", type=click.IntRange(8), help="Tokens per sequence, as in train.max_length."),
+        click.option("--format", default="auto", show_default=True, help="Row format; auto detects it.",
+                     shell_complete=complete_plugins("format")),
+    ):  # fmt: skip
         command = option(command)
     return command
 
 
-@command.command()
+def _base_option(*, required: bool) -> Callable[[CommandT], CommandT]:
+    return click.option(
+        "--base",
+        required=required,
+        shell_complete=complete_refs,
+        help="Model whose tokenizer and template to use: a registry reference or a folder.",
+    )
+
+
+def _where(session: Session, base: str | None) -> dict[str, Any]:
+    """What the functions of ``ftreg.api.data`` work with: the registry only if a base may have to be found in it."""
+    registry = session.registry if base is not None else None
+    return {"host": session.host, "registry": registry, "progress": session.progress}
+
+
+@command.command(
+    settings=_SETTINGS,
+    examples=["ftreg data check faq.jsonl", "ftreg data check faq.jsonl --base ./Qwen3-0.6B --set group_by=intent"],
+)
 @_PATH
+@_base_option(required=False)
 @_data_options
-@json_option
 @click.pass_obj
-def check(
-    session: Session,
-    path: Path,
-    format_name: str,
-    base: str | None,
-    max_length: int | None,
-    settings: dict[str, str],
-    as_json: bool,
-) -> None:
+def check(session: Session, /, path: Path, base: str | None, as_json: bool, **options: Any) -> None:
     """Name every row of PATH that cannot be used, and what is likely to spoil a training.
 
-    Exits with 2 where a row is bad. With --base, what the model's tokenizer and chat template make of the rows is
+    The exit code is 2 if a row is bad. With --base, what the model's tokenizer and chat template make of the rows is
     checked too.
     """
-    from ftreg.data import read_data
-    from ftreg.data.check import check_content, check_tokens
-    from ftreg.data.rows import place
+    from ftreg.api import data
 
-    config = _config(path, settings)
-    data = read_data(path, format=format_name, host=session.host)
-    findings, bad = check_content(data, config), list(data.bad)
-    if base is not None:
-        about_tokens, refused = check_tokens(data, _encoder(session, base, max_length, config))
-        findings += about_tokens
-        bad = sorted([*bad, *refused], key=lambda row: row.row)
-    total = len(data.examples) + len(data.bad)
+    report = data.check(path, base=base, **options, **_where(session, base))
     if as_json:
-        session.json(
-            {
-                "path": str(path),
-                "format": data.format,
-                "rows": total,
-                "bad": [asdict(row) for row in bad],
-                "warnings": [asdict(finding) for finding in findings],
-            }
-        )
+        session.json({**asdict(report), "path": str(path)})
     else:
-        for row in bad:
-            click.echo(f"{place(path, row.row)}: {row.message}")
-        for finding in findings:
-            click.echo(f"warning: {finding.message}{_some_rows(finding)}")
-        if not bad:
-            click.echo(f"{path}: {total} rows, format {data.format}, all can be used")
-    if bad:
-        raise DataError(f"{len(bad)} of {total} rows cannot be used", where=str(path), hint="Mend or remove them.")
+        for row in report.bad:
+            session.print(f"{report.place(row.row)}: {row.message}")
+        for finding in report.warnings:
+            session.print(f"warning: {finding.message}{_some_rows(finding)}")
+        if not report.bad:
+            session.print(f"{path}: {report.rows} rows, format {report.format}, all can be used")
+    if report.bad:
+        bad = len(report.bad)
+        raise DataError(f"{bad} of {report.rows} rows cannot be used", where=str(path), hint="Mend or remove them.")
 
 
-@command.command()
+@command.command(
+    settings=_SETTINGS,
+    examples=["ftreg data stats faq.jsonl", "ftreg data stats faq.jsonl --base ./Qwen3-0.6B --max-length 512"],
+)
 @_PATH
+@_base_option(required=False)
 @_data_options
-@json_option
 @click.pass_obj
-def stats(
-    session: Session,
-    path: Path,
-    format_name: str,
-    base: str | None,
-    max_length: int | None,
-    settings: dict[str, str],
-    as_json: bool,
-) -> None:
+def stats(session: Session, /, path: Path, base: str | None, as_json: bool, **options: Any) -> None:
     """Summarize PATH: rows, lengths, repeated rows, and the sizes of its splits. With --base, lengths in tokens too."""
-    from ftreg.data import load_examples, split_examples
-    from ftreg.data.check import repeated
-    from ftreg.data.stats import characters, measure
+    from ftreg.api import data
 
-    config = _config(path, settings)
-    examples, name = load_examples(path, format=format_name, host=session.host)
-    splits = split_examples(examples, config, session.progress)
-    lengths = {"characters": measure([characters(example) for example in examples])}
-    if base is not None:
-        encoded = _encoder(session, base, max_length, config).encode_batch(examples)
-        lengths["tokens"] = measure([len(item.input_ids) + item.cut for item in encoded])
-        lengths["learnt tokens"] = measure([item.learnt for item in encoded])
-    facts = {
-        "path": str(path),
-        "format": name,
-        "rows": len(examples),
-        "duplicates": len(repeated(examples)),
-        "train": len(splits.train),
-        "validation": len(splits.validation),
-        "test": len(splits.test),
-    }
+    facts = asdict(measured := data.stats(path, base=base, **options, **_where(session, base)))
+    facts["path"] = str(path)
     if as_json:
-        session.json({**facts, "lengths": {what: asdict(measured) for what, measured in lengths.items()}})
+        session.json(facts)
         return
-    session.table(["", ""], facts.items())
-    _show_lengths(session, lengths)
+    session.table(["", ""], [(key, value) for key, value in facts.items() if key != "lengths"])
+    _show_lengths(session, measured.lengths)
 
 
-@command.command()
+@command.command(
+    settings=_SETTINGS,
+    examples=[
+        "ftreg data preview faq.jsonl --base ./Qwen3-0.6B",
+        "ftreg data preview faq.jsonl --base support-bot:2 --rows 1",
+    ],
+)
 @_PATH
-@_data_options
+@_base_option(required=True)
 @click.option("--rows", type=click.IntRange(1), default=3, show_default=True, help="How many rows to show.")
-@json_option
+@_data_options
 @click.pass_obj
-def preview(
-    session: Session,
-    path: Path,
-    format_name: str,
-    base: str | None,
-    max_length: int | None,
-    settings: dict[str, str],
-    rows: int,
-    as_json: bool,
-) -> None:
-    """Show the tokens of PATH's first rows as --base will see them: what is learnt, and what is masked."""
-    from ftreg.data import read_data
-    from ftreg.data.preview import preview as tokens_of
-    from ftreg.data.preview import runs
+def preview(session: Session, /, path: Path, base: str, as_json: bool, **options: Any) -> None:
+    """Show the tokens of PATH's first rows as --base will see them: which are labelled, and which are masked."""
+    from ftreg.api import data
 
-    if base is None:
-        raise InputError("--base is missing", where="ftreg data preview", hint="Name the model that you will train.")
-    encoder = _encoder(session, base, max_length, _config(path, settings))
-    data = read_data(path, format=format_name, host=session.host)
-    shown = [(row, tokens_of(encoder, example)) for row, example in zip(data.rows[:rows], data.examples, strict=False)]
+    shown = data.preview(path, base, **options, **_where(session, base))
     if as_json:
-        session.json([{"row": row, "tokens": [asdict(token) for token in tokens]} for row, tokens in shown])
+        session.json([asdict(row) for row in shown])
         return
     from rich.text import Text
 
-    for row, tokens in shown:
-        session.out.print(
-            f"row {row}: {len(tokens)} tokens, {sum(token.learnt for token in tokens)} learnt", style="bold"
-        )
-        for learnt, run in runs(tokens):
-            line = Text("  learnt  " if learnt else "  masked  ", style="bold green" if learnt else "dim")
-            for token in run:
+    for row in shown:
+        count = sum(token.labelled for token in row.tokens)
+        session.print(f"row {row.row}: {len(row.tokens)} tokens, {count} labelled", style="bold")
+        for labelled, tokens in groupby(row.tokens, key=lambda token: token.labelled):
+            line = Text("  labelled  " if labelled else "  masked    ", style="bold green" if labelled else "dim")
+            for token in tokens:
                 line.append("|", style="dim")
-                line.append(_visible(token.text), style="green" if learnt else "dim")
+                line.append(_visible(token.text), style="green" if labelled else "dim")
             session.out.print(line.append("|", style="dim"))
 
 
-@command.command()
+@command.command(examples=["ftreg data stdlib stdlib.jsonl"])
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
 @click.pass_obj
-def stdlib(session: Session, out: Path) -> None:
+def stdlib(session: Session, out: Path, as_json: bool) -> None:
     """Write the docstrings of Python's standard library to OUT: real English text that needs no download."""
-    from ftreg.core.manifest import canonical_json
-    from ftreg.data import stdlib_docstrings
+    from ftreg.api import data
 
-    examples = stdlib_docstrings()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("wb") as file:
-        file.writelines(canonical_json({"text": example.text}) + b"\n" for example in examples)
-    session.progress.say(f"{len(examples)} texts written to {out}")
-
-
-def _config(path: Path, settings: dict[str, str]) -> DataConfig:
-    from ftreg.core.recipe import DataConfig, apply_settings, validate
-
-    return validate(DataConfig, {**apply_settings({}, settings), "path": str(path)}, where="--set")
-
-
-def _encoder(session: Session, base: str, max_length: int | None, config: DataConfig) -> Encoder:
-    """The encoder of a base; raise ``InputError`` where nothing goes by that name, or it has no tokenizer."""
-    from ftreg.core.recipe import TrainConfig
-    from ftreg.data import Encoder, read_template
-    from ftreg.pipeline.inputs import is_path
-    from ftreg.training import load_tokenizer
-
-    folder = Path(base).expanduser() if is_path(base) else session.registry.source(base).path
-    if not folder.is_dir():
-        raise InputError("no such folder", where=f"--base {base}", hint="Give a registry reference or a folder.")
-    length = max_length or TrainConfig().max_length
-    return Encoder(load_tokenizer(folder), max_length=length, template=read_template(config.template))
+    rows = data.write_stdlib(out)
+    if as_json:
+        session.json({"path": str(out), "rows": rows})
+    else:
+        session.progress.say(f"{rows} texts written to {out}")
 
 
 def _some_rows(finding: Finding) -> str:
@@ -223,7 +170,7 @@ def _some_rows(finding: Finding) -> str:
     return f" (row{'s' * (len(finding.rows) > 1)} {', '.join(map(str, finding.rows[:_ROWS_SHOWN]))}{more})"
 
 
-def _show_lengths(session: Session, lengths: dict[str, Lengths]) -> None:
+def _show_lengths(session: Session, lengths: Mapping[str, Lengths]) -> None:
     columns = ["length in", "min", "median", "mean", "p90", "p99", "max", "total"]
     session.table(
         columns,

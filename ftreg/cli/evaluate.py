@@ -2,105 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ftreg.cli.command import Command
+from ftreg.cli.completion import complete_plugins, complete_refs
 from ftreg.cli.session import Session, human_size, json_option
 
 if TYPE_CHECKING:
     from ftreg.evaluation import Evaluation
-    from ftreg.pipeline.evaluations import HeldOut
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-@click.command()
-@click.argument("ref")
-@click.option("--data", help="A file, or a dataset in the registry; by default what the version was trained on.")
-@click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Which part of the dataset.")
-@click.option("--limit", type=click.IntRange(1), help="Use only the first so many examples.")
-@click.option("--engine", help="Engine to run the model with.")
-@click.option("--answers", type=click.IntRange(0), default=3, show_default=True, help="How many answers to show.")
-@json_option
+def _options(command: CommandT) -> CommandT:
+    """Add the options that both commands share."""
+    for option in (
+        json_option,
+        click.option(
+            "--answers", type=click.IntRange(0), default=3, show_default=True, help="How many answers to show."
+        ),
+        click.option("--engine", help="Engine to run the models with.", shell_complete=complete_plugins("engine")),
+        click.option("--limit", type=click.IntRange(1), help="Use only the first so many examples."),
+        click.option(
+            "--split", type=click.Choice(["test", "validation", "train"]), help="Which part of the dataset to use."
+        ),
+        click.option("--data", help="A file, or a dataset in the registry; by default the one that was trained on."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(
+    cls=Command, examples=["ftreg eval support-bot:2", "ftreg eval support-bot:2 --data test.jsonl --limit 100 --json"]
+)
+@click.argument("ref", shell_complete=complete_refs)
+@_options
 @click.pass_obj
-def evaluate(
-    session: Session,
-    ref: str,
-    data: str | None,
-    split: str | None,
-    limit: int | None,
-    engine: str | None,
-    answers: int,
-    as_json: bool,
-) -> None:
+def evaluate(session: Session, /, ref: str, **options: Any) -> None:
     """Measure the version REF on held-out data; the figures are kept with it as evidence."""
-    _compare(session, [ref], data, split, limit, engine, answers, as_json)
+    _compare(session, [ref], **options)
 
 
-@click.command()
-@click.argument("refs", nargs=-1, required=True)
-@click.option("--data", help="A file, or a dataset in the registry; by default the first one in their lineage.")
-@click.option("--split", type=click.Choice(["test", "validation", "train"]), help="Which part of the dataset.")
-@click.option("--limit", type=click.IntRange(1), help="Use only the first so many examples.")
-@click.option("--answers", type=click.IntRange(0), default=3, show_default=True, help="How many answers to show.")
-@json_option
+@click.command(
+    cls=Command,
+    examples=[
+        "ftreg compare support-bot:1 support-bot:2",
+        "ftreg compare support-bot:2 support-bot-merged --split validation --answers 0",
+    ],
+)
+@click.argument("refs", nargs=-1, required=True, shell_complete=complete_refs)
+@_options
 @click.pass_obj
-def compare(
-    session: Session,
-    refs: tuple[str, ...],
-    data: str | None,
-    split: str | None,
-    limit: int | None,
-    answers: int,
-    as_json: bool,
-) -> None:
+def compare(session: Session, /, refs: tuple[str, ...], **options: Any) -> None:
     """Measure the versions REFS side by side on the same held-out data."""
-    _compare(session, list(refs), data, split, limit, None, answers, as_json)
+    _compare(session, refs, **options)
 
 
-def _compare(
-    session: Session,
-    refs: list[str],
-    data: str | None,
-    split: str | None,
-    limit: int | None,
-    engine: str | None,
-    answers: int,
-    as_json: bool,
-) -> None:
-    """Evaluate each of ``refs`` on the same examples, and show the figures and a few answers."""
-    from ftreg.pipeline.evaluations import evaluate_version, held_out
+def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json: bool, **options: Any) -> None:
+    """Measure versions, and print the figures and a few answers."""
+    from ftreg.api import evaluation
 
-    context = session.context
-    examples = held_out(context, refs, data=data, split=split)
-    results = {}
-    for ref in refs:
-        session.progress.say(f"evaluating {ref}")
-        results[ref] = evaluate_version(context, ref, examples, limit=limit, engine=engine)
+    comparison = evaluation.compare(refs, **options, **session.api_arguments)
     if as_json:
-        session.json({ref: asdict(result) for ref, result in results.items()})
+        session.json({ref: asdict(result) for ref, result in comparison.results.items()})
         return
-    _show_figures(session, results, examples)
-    _show_answers(session, results, answers)
+    session.print(f"{comparison.split} split of {comparison.dataset}")
+    _show_figures(session, comparison.results)
+    _show_answers(session, comparison.results, answers)
 
 
-def _show_figures(session: Session, results: dict[str, Evaluation], data: HeldOut) -> None:
-    metrics = list(next(iter(results.values())).metrics)
+def _show_figures(session: Session, results: Mapping[str, Evaluation]) -> None:
+    metrics = list(dict.fromkeys(metric for result in results.values() for metric in result.metrics))
     rows: list[list[Any]] = []
     for ref, result in results.items():
         version = session.registry.get(ref)
-        figures = [f"{result.metrics[metric]:.3f}" for metric in metrics]
+        figures = [f"{result.metrics[metric]:.3f}" if metric in result.metrics else None for metric in metrics]
         rows.append([version.ref, version.kind, human_size(version.size), f"{result.loss:.4f}", *figures])
-    session.out.print(f"{data.split} split of {data.dataset}")
-    session.table(["version", "kind", "size", "loss", *metrics], rows, right=["size", "loss", *metrics])
+    session.table(
+        ["version", "kind", "size", "loss", *metrics], rows, right=["size", "loss", *metrics], optional=["size", "kind"]
+    )
 
 
-def _show_answers(session: Session, results: dict[str, Evaluation], count: int) -> None:
+def _show_answers(session: Session, results: Mapping[str, Evaluation], count: int) -> None:
     """Print what each version answers to a few questions, taken from all over the examples."""
     first = next(iter(results.values())).answers
     count = min(count, len(first))
     for index in (number * len(first) // count for number in range(count)):
         rows = [["question", first[index].prompt], ["expected", first[index].reference]]
         rows += [[ref, result.answers[index].answer] for ref, result in results.items()]
-        session.out.print()
+        session.print("")
         session.table(["", f"example {index + 1}"], [[who, " ".join(text.split())] for who, text in rows])

@@ -1,8 +1,8 @@
-"""Shows the status and the report of an experiment to people."""
+"""Tables of an experiment's status and report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,30 +11,28 @@ from ftreg.cli.session import Session
 if TYPE_CHECKING:
     from ftreg.serving.experiment.history import Usage
     from ftreg.serving.experiment.report import Arm, Estimate, Report
+    from ftreg.serving.experiment.status import Status
 
 _USAGE = ["requests", "errors", "p50 s", "p95 s", "first token s", "tokens"]
 
 
-def show_status(session: Session, facts: Mapping[str, Any]) -> None:
+def show_status(session: Session, status: Status) -> None:
     """Print the variants, the requests, the epochs, and the record's other experiments."""
     session.table(
         ["version", "weight", "share", "units", "requests"],
-        [
-            [row["ref"], f"{row['weight']:g}", f"{row['share']:.1%}", row["units"], row["requests"]]
-            for row in facts["variants"]
-        ],
+        [[one.ref, f"{one.weight:g}", f"{one.share:.1%}", one.units, one.requests] for one in status.variants],
         right=["weight", "share", "units", "requests"],
     )
-    routes = ", ".join(f"{count} {route}" for route, count in facts["requests"].items())
-    session.out.print(f"\nexperiment {facts['experiment']} ({facts['id']}): {routes or 'no'} requests", markup=False)
-    for epoch in facts["epochs"]:
-        weights = " ".join(f"{ref}={weight:g}" for ref, weight in epoch["weights"].items())
-        session.out.print(f"epoch {epoch['epoch']} since {_moment(epoch['at'])}: {weights}", markup=False)
-    if facts["others"]:
-        session.out.print()
+    routes = ", ".join(f"{count} {route}" for route, count in status.requests.items())
+    session.print(f"\nexperiment {status.experiment} ({status.id}): {routes or 'no'} requests")
+    for epoch in status.epochs:
+        weights = " ".join(f"{ref}={weight:g}" for ref, weight in epoch.weights.items())
+        session.print(f"epoch {epoch.epoch} since {_moment(epoch.at)}: {weights}")
+    if status.others:
+        session.print("")
         session.table(
             ["other experiments", "name", "since", "requests"],
-            [[one["id"], one["name"], _moment(one["created"]), one["requests"]] for one in facts["others"]],
+            [[one.id, one.name, _moment(one.created), one.requests] for one in status.others],
             right=["requests"],
         )
 
@@ -45,11 +43,12 @@ def _moment(at: float) -> str:
 
 
 def show_report(session: Session, report: Report) -> None:
-    """Print the variants, the comparisons, what stands apart, and the verdict."""
-    columns = ["version", *_USAGE, "units", "expected", "observed", "rated", "score"]
-    session.table(columns, [_arm_row(arm) for arm in report.arms], right=columns[1:])
+    """Print the variants, the comparisons, pinned and shadow requests, and the verdict."""
+    _show_figures(
+        session, [*_USAGE, "units", "expected", "observed", "rated", "score"], [_arm_row(arm) for arm in report.arms]
+    )
     if report.comparisons:
-        session.out.print()
+        session.print("")
         session.table(
             [f"against {report.control}", "score", "errors", "verdict"],
             [
@@ -58,12 +57,24 @@ def show_report(session: Session, report: Report) -> None:
             ],
         )
     if report.apart:
-        session.out.print()
-        columns = ["apart from it", "route", *_USAGE]
-        session.table(columns, [_apart_row(usage) for usage in report.apart], right=columns[2:])
-    session.out.print()
+        session.print("\nnot part of the comparison")
+        _show_figures(session, ["route", *_USAGE], [_apart_row(usage) for usage in report.apart])
+    session.print("")
     for line in _remarks(report):
-        session.out.print(line, markup=False)
+        session.print(line)
+
+
+def _show_figures(session: Session, figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a row of figures for each version; where that is too wide, a column for each version."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    columns = ["version", *figures]
+    widths = [max(len(title), *(len(row[index]) for row in texts)) for index, title in enumerate(columns)]
+    if session.width is None or sum(widths) + 2 * (len(widths) - 1) <= session.width:
+        session.table(columns, texts, right=figures)
+    else:
+        refs = [row[0] for row in texts]
+        turned = [[figure, *(row[index] for row in texts)] for index, figure in enumerate(figures, start=1)]
+        session.table(["version", *refs], turned, right=refs)
 
 
 def _remarks(report: Report) -> list[str]:

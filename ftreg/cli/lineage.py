@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftreg.cli.command import Command
+from ftreg.cli.completion import complete_refs
 from ftreg.cli.session import Session, json_option
 
 if TYPE_CHECKING:
@@ -14,18 +16,18 @@ if TYPE_CHECKING:
     from ftreg.registry import Lineage
 
 
-@click.command()
-@click.argument("ref")
-@click.option("--format", "style", type=click.Choice(["tree", "mermaid", "json"]), default="tree", show_default=True)
+@click.command(cls=Command, examples=["ftreg lineage support-bot-merged", "ftreg lineage support-bot:2 --mermaid"])
+@click.argument("ref", shell_complete=complete_refs)
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart.")
 @json_option
 @click.pass_obj
-def command(session: Session, ref: str, style: str, as_json: bool) -> None:
+def command(session: Session, ref: str, mermaid: bool, as_json: bool) -> None:
     """Show what REF was made from, and what was made from it, over all generations."""
     lineage = session.registry.lineage(ref)
-    if as_json or style == "json":
+    if as_json:
         session.json(as_facts(lineage))
-    elif style == "mermaid":
-        click.echo(as_mermaid(lineage))
+    elif mermaid:
+        session.print(as_mermaid(lineage))
     else:
         session.out.print(as_tree(lineage))
 
@@ -95,7 +97,7 @@ def _label(lineage: Lineage, digest: str) -> str:
 
 
 def _order(lineage: Lineage) -> list[str]:
-    """All digests, those of parents that are missing too; the oldest first."""
+    """All digests, the oldest first, including those of parents that are missing."""
     digests = {lineage.root, *lineage.nodes, *(end for edge in lineage.edges for end in (edge.child, edge.parent))}
     return sorted(
         digests, key=lambda digest: (lineage.nodes[digest].created if digest in lineage.nodes else "", digest)

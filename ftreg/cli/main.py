@@ -7,14 +7,16 @@ import sys
 import click
 
 from ftreg import __version__
+from ftreg.cli.command import Group
 from ftreg.cli.commands import COMMANDS
 from ftreg.cli.session import Session
-from ftreg.core.errors import FtregError, UnknownName
+from ftreg.core.errors import FtregError
 from ftreg.core.host import resolve_import
+from ftreg.core.signals import Terminated, raising_on_sigterm
 from ftreg.core.specs import CommandSpec
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands, built in or from plugins, are imported only when one of them is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -22,20 +24,12 @@ class LazyGroup(click.Group):
         return [*COMMANDS, *sorted(set(self._from_plugins(ctx)) - set(COMMANDS))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command; None where there is none of that name."""
+        """Import one command; return None if there is none of that name."""
         if cmd_name in COMMANDS:
             found: click.Command = resolve_import(COMMANDS[cmd_name][0])
             return found
         spec = self._from_plugins(ctx).get(cmd_name)
         return _load_command(_session(ctx), spec) if spec else None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command to run; a name that is none's gets the nearest ones."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise UnknownName("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table and the plugins' summaries."""
@@ -92,19 +86,23 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``ftreg`` and exit: 0 done, 1 the work failed, 2 bad usage or input, 130 interrupted."""
+    """Run ``ftreg`` and exit: 0 done, 1 the work failed, 2 bad usage or input, 130 interrupted, 143 terminated."""
     session = Session()
     try:
         # A command that calls ctx.exit(code) returns the code here; all others return None.
-        code = cli.main(arguments, prog_name="ftreg", standalone_mode=False, obj=session)
+        with raising_on_sigterm():
+            code = cli.main(arguments, prog_name="ftreg", standalone_mode=False, obj=session)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ftreg"
         session.fail(f"{error.format_message()}\n  See: {path} --help")
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        session.fail("interrupted; nothing was published")
-        sys.exit(130)
+    except (KeyboardInterrupt, click.Abort) as error:  # click turns the former into the latter
+        terminated = isinstance(error.__cause__ or error, Terminated)
+        published = ", ".join(session.published)
+        done = f"published before that: {published}" if published else "nothing was published"
+        session.fail(f"{'terminated' if terminated else 'interrupted'}; {done}")
+        sys.exit(143 if terminated else 130)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

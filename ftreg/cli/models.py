@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftreg.cli.command import Group
+from ftreg.cli.completion import complete_refs
+from ftreg.cli.options import version_facts
 from ftreg.cli.session import Session, human_size, json_option
 from ftreg.core.errors import CorruptRegistry, InputError, UnknownName
 from ftreg.core.names import parse_ref
 
 if TYPE_CHECKING:
-    from ftreg.registry import Event, Summary
+    from ftreg.registry import Event, Registry, Summary
+
+_ref_argument = click.argument("ref", shell_complete=complete_refs)
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """List, show, tag, alias and delete versions.
 
@@ -24,7 +29,9 @@ def command() -> None:
     """
 
 
-@command.command("list")
+@command.command(
+    "list", examples=["ftreg models list", "ftreg models list --name support-bot --kind adapter --tag stage=test"]
+)
 @click.option("--name", help="Only versions of this name.")
 @click.option("--kind", help="Only this kind, such as checkpoint, adapter, onnx or dataset.")
 @click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="Only with this tag; may be given again.")
@@ -36,6 +43,10 @@ def list_command(
 ) -> None:
     """List versions, newest first."""
     registry = session.registry
+    if kind is not None:
+        from ftreg.api.versions import check_kind
+
+        check_kind(kind, registry=registry)
     found = registry.summaries(name=name, kind=kind, tags=_read_tags(tags, "--tag"), limit=limit)
     if as_json:
         session.json([{"ref": version.ref, **asdict(version)} for version in found])
@@ -47,6 +58,7 @@ def list_command(
         ["version", "aliases", "kind", "made by", "size", "created (UTC)", "tags"],
         [_row(version) for version in found],
         right=["size"],
+        optional=["created (UTC)", "made by", "tags"],
     )
     if len(found) == limit < registry.count():
         session.progress.say(f"the newest {limit}; --limit shows more")
@@ -59,25 +71,26 @@ def _row(version: Summary) -> list[str]:
     return [version.ref, aliases, version.kind, version.producer, human_size(version.size), created, tags]
 
 
-@command.command("show")
-@click.argument("ref")
+@command.command("show", examples=["ftreg models show support-bot@champion", "ftreg models show support-bot:2 --json"])
+@_ref_argument
 @json_option
 @click.pass_obj
 def show_command(session: Session, ref: str, as_json: bool) -> None:
     """Show all that is known of REF: files, parents, how it was made, what was measured, where it is."""
-    from ftreg.cli.card import facts_of, lines_of
+    from ftreg.api.versions import card
+    from ftreg.cli.card import lines_of
 
-    facts = facts_of(session.registry, ref)
+    facts = card(ref, registry=session.registry)
     if as_json:
         session.json(facts)
         return
     for line in lines_of(facts):
-        session.out.print(line, markup=False)
+        session.print(line)
 
 
-@command.command("log")
-@click.argument("name", required=False)
-@click.option("--at", metavar="DATE", help="Where the aliases of NAME pointed at that time, such as 2026-03-03.")
+@command.command("log", examples=["ftreg models log", "ftreg models log support-bot --at 2026-03-03"])
+@click.argument("name", required=False, shell_complete=complete_refs)
+@click.option("--at", metavar="DATE", help="Show where the aliases of NAME pointed at that time, such as 2026-03-03.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
 @click.pass_obj
@@ -85,7 +98,7 @@ def log_command(session: Session, name: str | None, at: str | None, limit: int, 
     """Show who did what and when, newest first: to all versions, or to those of NAME (or to one, NAME:3)."""
     if at is not None:
         if name is None:
-            raise InputError("needs a NAME", where="--at", hint="Write: ftreg models log NAME --at DATE")
+            raise InputError("NAME is missing", where="--at", hint="Write: ftreg models log NAME --at DATE")
         events = _aliases_at(session, name, at)
     else:
         events = session.registry.events(name, limit=limit)
@@ -99,10 +112,11 @@ def log_command(session: Session, name: str | None, at: str | None, limit: int, 
                 _moment(event.at),
                 f"{event.user}@{event.host}",
                 _subject(session, event),
-                _deed(session, event),
+                _action(session, event),
             ]
             for event in events
         ],
+        optional=["who"],
     )
 
 
@@ -113,7 +127,7 @@ def _aliases_at(session: Session, name: str, at: str) -> list[Event]:
     try:
         moment = datetime.fromisoformat(at)
     except ValueError:
-        raise InputError(f"{at!r} is no date", where="--at", hint="Write 2026-03-03 or 2026-03-03T14:30.") from None
+        raise InputError(f"{at!r} is not a date", where="--at", hint="Write 2026-03-03 or 2026-03-03T14:30.") from None
     if len(at) <= len("2026-03-03"):
         moment += timedelta(days=1, microseconds=-1)
     aliases = {event.detail["alias"] for event in session.registry.events(name) if event.action == "alias_set"}
@@ -121,12 +135,15 @@ def _aliases_at(session: Session, name: str, at: str) -> list[Event]:
     return [event for event in found if event is not None]
 
 
-@command.command("tag")
-@click.argument("ref")
+@command.command(
+    "tag", examples=["ftreg models tag support-bot:2 stage=test", "ftreg models tag support-bot:2 --remove stage"]
+)
+@_ref_argument
 @click.argument("tags", metavar="KEY=VALUE...", nargs=-1)
 @click.option("--remove", metavar="KEY", multiple=True, help="Remove a tag; may be given again.")
+@json_option
 @click.pass_obj
-def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple[str, ...]) -> None:
+def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
     """Set tags of REF, or remove them."""
     given = _read_tags(tags, "KEY=VALUE")
     if not given and not remove:
@@ -136,44 +153,78 @@ def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple
         session.registry.untag(ref, key)
     for key, value in given.items():
         session.registry.tag(ref, key, value)
-    session.progress.say(
-        f"{ref}: " + " ".join(f"{key}={value}" for key, value in session.registry.get(ref).tags.items())
-    )
+    version = session.registry.get(ref)
+    if as_json:
+        session.json(version_facts(session, version) | {"tags": dict(version.tags)})
+    else:
+        session.progress.say(f"{ref}: " + " ".join(f"{key}={value}" for key, value in version.tags.items()))
 
 
-@command.command("alias")
-@click.argument("ref")
+@command.command(
+    "alias",
+    examples=["ftreg models alias support-bot:2 champion", "ftreg models alias support-bot champion --remove"],
+)
+@_ref_argument
 @click.argument("alias")
 @click.option("--remove", is_flag=True, help="Remove the alias instead; REF may be the name alone.")
+@json_option
 @click.pass_obj
-def alias_command(session: Session, ref: str, alias: str, remove: bool) -> None:
+def alias_command(session: Session, ref: str, alias: str, remove: bool, as_json: bool) -> None:
     """Point ALIAS, such as champion, at REF. Gates of plugins may refuse."""
+    registry = session.registry
+    _refuse_swapped(registry, ref, alias)
     if remove:
-        name = parse_ref(ref).name or session.registry.get(ref).name
-        session.registry.remove_alias(name, alias)
-        session.progress.say(f"{name}@{alias} points nowhere now")
+        name = parse_ref(ref).name or registry.get(ref).name
+        registry.remove_alias(name, alias)
+        facts: dict[str, object] = {"name": name, "alias": alias, "removed": True}
+        told = f"{name}@{alias} no longer exists"
     else:
-        version = session.registry.set_alias(ref, alias)
-        session.progress.say(f"{version.name}@{alias} is {version.ref}")
+        version = registry.set_alias(ref, alias)
+        facts = version_facts(session, version) | {"name": version.name, "alias": alias}
+        told = f"{version.name}@{alias} is {version.ref}"
+    if as_json:
+        session.json(facts)
+    else:
+        session.progress.say(told)
 
 
-@command.command("delete")
-@click.argument("ref")
-@click.option("--force", is_flag=True, help="Although other versions were made from it.")
+def _refuse_swapped(registry: Registry, ref: str, alias: str) -> None:
+    """Raise ``InputError`` if what stands in the place of the alias is a version, and the reference is not."""
+    try:
+        registry.get(alias)
+    except InputError:
+        return
+    try:
+        registry.get(ref)
+    except InputError:
+        hint = f"Write: ftreg models alias {alias} {ref}"
+        raise InputError(f"{ref!r} is not a version, but {alias!r} is: the version comes first", hint=hint) from None
+
+
+@command.command("delete", examples=["ftreg models delete support-bot:1", "ftreg models delete support-bot:1 --force"])
+@_ref_argument
+@click.option("--force", is_flag=True, help="Delete it even if other versions were made from it.")
+@json_option
 @click.pass_obj
-def delete_command(session: Session, ref: str, force: bool) -> None:
+def delete_command(session: Session, ref: str, force: bool, as_json: bool) -> None:
     """Delete the version REF, given by number or digest; `ftreg gc` frees its bytes."""
+    version = session.registry.get(ref)
     session.registry.delete(ref, force=force)
-    session.progress.say(f"{ref} is deleted; ftreg gc frees its bytes")
+    if as_json:
+        session.json(
+            {"ref": version.ref, "kind": version.kind, "digest": version.digest, "size": version.size, "deleted": True}
+        )
+    else:
+        session.progress.say(f"{ref} is deleted; ftreg gc frees its bytes")
 
 
 def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:
-    """Read ``key=value`` strings; raise ``InputError`` for one that is none, or a key given twice."""
+    """Read ``key=value`` strings; raise ``InputError`` for one without ``=``, or a key given twice."""
     read: dict[str, str] = {}
     for tag in tags:
         key, equals, value = tag.partition("=")
         if not equals:
-            raise InputError(f"{tag!r} is no tag", where=where, hint="Write key=value.")
+            raise InputError(f"{tag!r} is not a tag", where=where, hint="Write key=value.")
         if key in read:
             raise InputError(f"{key!r} is given twice", where=where, hint="Keep one of the two.")
         read[key] = value
@@ -188,14 +239,14 @@ def _subject(session: Session, event: Event) -> str:
 
 
 def _ref(session: Session, digest: str) -> str:
-    """A digest as people know it; its beginning where its version is gone."""
+    """The reference of a digest; the beginning of the digest if its version is gone."""
     try:
         return session.registry.get(digest).ref
     except (UnknownName, CorruptRegistry):
         return digest[:15]
 
 
-def _deed(session: Session, event: Event) -> str:
+def _action(session: Session, event: Event) -> str:
     """What an event did, in words."""
     detail: Mapping[str, str] = event.detail
     match event.action:
@@ -218,5 +269,5 @@ def _deed(session: Session, event: Event) -> str:
 
 
 def _moment(at: str) -> str:
-    """A stored time to the second, as people read it."""
+    """Return a stored time to the second, for people to read."""
     return at[:19].replace("T", " ")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ftreg.cli.completion import complete_settings
 from ftreg.cli.session import Session, human_size
-from ftreg.core.errors import InputError, RecipeError
+from ftreg.core.errors import InputError
 
 if TYPE_CHECKING:
     from ftreg.core.types import Version
@@ -20,24 +21,58 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 def set_option(command: CommandT) -> CommandT:
     """Add ``--set KEY=VALUE``, passed on as the mapping ``settings``."""
     return click.option(
-        "--set", "settings", metavar="KEY=VALUE", multiple=True, callback=_read_settings, help="Change a setting."
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=_read_settings,
+        shell_complete=complete_settings,
+        help="Change a setting; may be given again.",
     )(command)
 
 
-def _read_settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
-    settings: dict[str, str] = {}
+def _read_settings(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Any]:  # noqa: ARG001
+    if not values:
+        return {}
+    from ftreg.core.recipe import read_setting
+
+    settings: dict[str, Any] = {}
     for value in values:
         key, equals, text = value.partition("=")
         if not equals or not all(key.split(".")):
-            raise RecipeError(f"{value!r} is no setting", where="--set", hint="Write --set train.epochs=3")
+            raise InputError(f"{value!r} is not a setting", where="--set", hint="Write --set train.epochs=3")
         if key in settings:
-            raise RecipeError(f"{key!r} is set twice", where="--set", hint="Keep one of the two.")
-        settings[key] = text
+            raise InputError(f"{key!r} is set twice", where="--set", hint="Keep one of the two.")
+        settings[key] = read_setting(key, text)
     return settings
 
 
+def column_option(command: CommandT) -> CommandT:
+    """Add ``--column FIELD=COLUMN``, passed on as the mapping ``columns``."""
+    return click.option(
+        "--column",
+        "columns",
+        metavar="FIELD=COLUMN",
+        multiple=True,
+        callback=_read_columns,
+        help="Read a field of the row format from this column, such as prompt=Question; may be given again.",
+    )(command)
+
+
+def _read_columns(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:  # noqa: ARG001
+    columns: dict[str, str] = {}
+    for value in values:
+        field, _, column = value.partition("=")
+        if not field or not column:
+            raise InputError(f"{value!r} names no column", where="--column", hint="Write --column prompt=Question")
+        if field in columns:
+            raise InputError(f"{field!r} is given twice", where="--column", hint="Keep one of the two.")
+        columns[field] = column
+    return columns
+
+
 def read_weights(texts: Sequence[str], *, where: str, default: float | None = None) -> dict[str, float]:
-    """Read ``REF=WEIGHT`` several times over; a reference alone has the weight ``default``, if there is one."""
+    """Read several ``REF=WEIGHT``; a reference alone has the weight ``default``, if there is one."""
     weights: dict[str, float] = {}
     for text in texts:
         ref, equals, number = text.partition("=")
@@ -46,7 +81,9 @@ def read_weights(texts: Sequence[str], *, where: str, default: float | None = No
         except ValueError:
             weight = math.nan
         if not ref or not math.isfinite(weight) or weight < 0:
-            raise InputError(f"{text!r} gives no weight", where=where, hint="Write support-bot:1=80")
+            raise InputError(
+                f"{text!r} gives no weight", where=where, hint="Write REF=WEIGHT, such as support-bot:1=80"
+            )
         if ref in weights:
             raise InputError(f"{ref!r} is given twice", where=where, hint="Keep one of the two.")
         weights[ref] = weight
@@ -54,7 +91,7 @@ def read_weights(texts: Sequence[str], *, where: str, default: float | None = No
 
 
 def version_facts(session: Session, version: Version) -> dict[str, Any]:
-    """What is told of a version that a command has made."""
+    """The facts that every command prints of a version that it made or changed."""
     return {
         "ref": version.ref,
         "kind": version.kind,
@@ -64,28 +101,26 @@ def version_facts(session: Session, version: Version) -> dict[str, Any]:
     }
 
 
-def show_versions(session: Session, versions: list[Version], *, as_json: bool) -> None:
-    """Print the versions that a command has made."""
-    facts = [version_facts(session, version) for version in versions]
+def show_versions(session: Session, versions: Sequence[Version], *, as_json: bool) -> None:
+    """Print the versions that a command made."""
     if as_json:
+        facts = [version_facts(session, version) for version in versions]
         session.json(facts if len(facts) != 1 else facts[0])
         return
     session.table(
         ["version", "kind", "size", "digest", "parity with its source"],
-        [
-            [v.ref, v.kind, human_size(v.size), v.digest[:15], parity_line(session, v.digest)]
-            for v in versions
-        ],
+        [[v.ref, v.kind, human_size(v.size), v.digest[:15], parity_line(session, v.digest)] for v in versions],
         right=["size"],
-    )  # fmt: skip
+        optional=["digest"],
+    )
 
 
 def parity_line(session: Session, ref: str) -> str:
-    """The newest certificate of a version in a few words; empty where it has none."""
+    """The newest certificate of a version in a few words; empty if it has none."""
     records = [record for record in session.registry.evidence(ref) if record.type == "certificate"]
     if not records:
         return ""
-    parity = records[-1].body["parity"]
+    parity: Mapping[str, float] = records[-1].body["parity"]
     verdict = "  ACCEPTED OUT OF TOLERANCE" if records[-1].body["accepted"] else ""
     return (
         f"KL {parity['kl']:.2g}  top-1 {parity['top1']:.1%}  loss {parity['loss_delta']:+.3f}  "

@@ -1,4 +1,4 @@
-"""``ftreg plugins``: which plugins there are, what they bring, and how each of these is set."""
+"""``ftreg plugins``: the installed plugins, what they provide, and the settings of what they provide."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from typing import Any
 
 import click
 
+from ftreg.cli.command import Group
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import FtregError, UnknownName
 from ftreg.core.host import KINDS, PluginHost, PluginInfo
 from ftreg.core.specs import MethodSpec, Spec, StepSpec
 
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    host: PluginHost = ctx.find_root().obj.host
+    names = {*(plugin.name for plugin in host.plugins), *(spec.name for spec in _all_specs(host))}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 _KINDS: Mapping[str, type[Spec]] = {kind.what: kind for kind in KINDS.values()}
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
-    """List plugins and what they bring."""
+    """List plugins and what they provide."""
 
 
-@command.command("list")
-@click.option("--kind", type=click.Choice(list(_KINDS)), help="List what all plugins provide of one kind instead.")
+@command.command("list", examples=["ftreg plugins list", "ftreg plugins list --kind method"])
+@click.option("--kind", type=click.Choice(list(_KINDS)), help="List the contributions of one kind instead.")
 @json_option
 @click.pass_obj
 def list_(session: Session, kind: str | None, as_json: bool) -> None:
-    """List the installed plugins, those that failed to load too, with the reason."""
+    """List the installed plugins, including those that failed to load, with the reason."""
     if kind is not None:
         _list_kind(session, _KINDS[kind], as_json)
     elif as_json:
@@ -38,14 +46,15 @@ def list_(session: Session, kind: str | None, as_json: bool) -> None:
                 [plugin.name, plugin.distribution, plugin.version, plugin.state, ", ".join(plugin.provides)]
                 for plugin in session.host.plugins
             ],
+            optional=("version", "distribution"),
         )
         for plugin in session.host.plugins:
             if plugin.reason:
-                session.out.print(_plain(f"{_title(plugin)} {plugin.state}: {plugin.reason}"))
+                session.print(f"{_title(plugin)} {plugin.state}: {plugin.reason}")
 
 
-@command.command()
-@click.argument("name")
+@command.command(examples=["ftreg plugins info lora", "ftreg plugins info quantize --json"])
+@click.argument("name", shell_complete=_complete)
 @json_option
 @click.pass_obj
 def info(session: Session, name: str, as_json: bool) -> None:
@@ -65,12 +74,12 @@ def info(session: Session, name: str, as_json: bool) -> None:
     else:
         for index, entry in enumerate(facts):
             if index:
-                session.out.print()
+                session.print("")
             _show(session, entry)
 
 
-@command.command()
-@click.argument("name")
+@command.command(examples=["ftreg plugins release licence-gate"])
+@click.argument("name", shell_complete=_complete)
 @json_option
 @click.pass_obj
 def release(session: Session, name: str, as_json: bool) -> None:
@@ -108,6 +117,7 @@ def _list_kind(session: Session, kind: type[Spec], as_json: bool) -> None:
         session.table(
             (kind.what, "summary", "plugin", "distribution", "still to install"),
             [[row["name"], row["summary"], row["plugin"], row["distribution"], _once(row["missing"])] for row in rows],
+            optional=("distribution", "plugin"),
         )
 
 
@@ -135,7 +145,7 @@ def _facts(host: PluginHost, spec: Spec) -> dict[str, Any]:
 
 
 def _schema(host: PluginHost, spec: MethodSpec | StepSpec) -> tuple[dict[str, Any] | None, str]:
-    """The JSON schema of a contribution's settings; None, and why, where it cannot be loaded."""
+    """The JSON schema of a contribution's settings; None and the reason if it cannot be loaded."""
     try:
         return host.config_model(spec).model_json_schema(), ""
     except FtregError as error:
@@ -144,8 +154,11 @@ def _schema(host: PluginHost, spec: MethodSpec | StepSpec) -> tuple[dict[str, An
 
 def _show(session: Session, entry: Mapping[str, Any]) -> None:
     """Print one thing's facts for a person."""
+    from ftreg.api.settings import describe
+    from ftreg.cli.settings import show_settings
+
     hidden = ("what", "name", "config", "config_error", "requires")
-    session.out.print(_plain(f"{entry['what']} {entry['name']}"), style="bold")
+    session.print(f"{entry['what']} {entry['name']}", style="bold")
     lines = {key: value for key, value in entry.items() if key not in hidden and value not in ("", (), [])}
     if entry.get("requires"):
         lines["requires"] = [
@@ -154,47 +167,11 @@ def _show(session: Session, entry: Mapping[str, Any]) -> None:
         ]
     for key, value in lines.items():
         shown = ", ".join(value) if isinstance(value, list | tuple) else value
-        session.out.print(_plain(f"  {key:<13} {shown}"))
+        session.print(f"  {key:<13} {shown}")
     if entry.get("config_error"):
-        session.out.print(_plain(f"  {'settings':<13} cannot be shown: {entry['config_error']}"))
-    elif properties := (entry.get("config") or {}).get("properties"):
-        session.table(("setting", "type", "default", "what it does"), _settings(entry["config"], properties))
-
-
-def _settings(schema: Mapping[str, Any], properties: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of a configuration's table."""
-    required = schema.get("required", ())
-    return [
-        [
-            name,
-            _type(schema),
-            "(required)" if name in required else _value(schema.get("default")),
-            schema.get("description", ""),
-        ]
-        for name, schema in properties.items()
-    ]
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    """The type of one setting in a few words: ``integer``, ``number or null``, ``int8 | nf4``, ``list of string``."""
-    if "enum" in schema:
-        return " | ".join(_value(value) for value in schema["enum"])
-    if "const" in schema:
-        return _value(schema["const"])
-    if "anyOf" in schema:
-        return " or ".join(_type(option) for option in schema["anyOf"])
-    if "$ref" in schema:
-        return str(schema["$ref"]).rsplit("/", 1)[-1]
-    if schema.get("type") == "array" and "items" in schema:
-        return f"list of {_type(schema['items'])}"
-    return str(schema.get("type", "any"))
-
-
-def _value(value: Any) -> str:
-    """A default as it would stand in a recipe."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+        session.print(f"  {'settings':<13} cannot be shown: {entry['config_error']}")
+    elif found := list(describe(entry.get("config") or {})):
+        show_settings(session, found)
 
 
 def _title(plugin: PluginInfo) -> str:
@@ -203,10 +180,3 @@ def _title(plugin: PluginInfo) -> str:
 
 def _once(values: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(values))
-
-
-def _plain(text: str) -> str:
-    """Text that the console shows as it is, brackets included."""
-    from rich.markup import escape
-
-    return escape(text)

@@ -12,23 +12,27 @@ from pathlib import Path
 import click
 
 import ftreg
+from ftreg.cli.command import Command
 from ftreg.cli.session import Session
+from ftreg.core.extras import require_extras
 
 FILES = ("data/support_faq.jsonl", "recipes/stdlib-base.yaml", "recipes/support-bot.yaml", "recipes/support-bot-2.yaml")
 
 
-@click.command()
-@click.option("--home", default="ftreg-quickstart", show_default=True, type=click.Path(path_type=Path, file_okay=False),
+@click.command(cls=Command, examples=["ftreg quickstart", "ftreg quickstart --smoke --folder try"])
+@click.option("--folder", default="ftreg-quickstart", show_default=True,
+              type=click.Path(path_type=Path, file_okay=False),
               help="Folder to work in; a finished one is gone through again, reusing what is there.")  # fmt: skip
 @click.option("--smoke", is_flag=True, help="Train for a few steps only: the whole chain in a minute, and poor models.")
 @click.pass_obj
-def command(session: Session, home: Path, smoke: bool) -> None:
+def command(session: Session, folder: Path, smoke: bool) -> None:
     """Run the whole chain, offline, on a tiny model: pre-train, fine-tune, merge, quantize, prune, export, serve.
 
     Takes under ten minutes on two CPU cores. Every step is shown as the command that does it.
     """
+    require_extras("ftreg quickstart", "train", "onnx", "serve")
     started = time.monotonic()
-    shown, home = home, home.absolute()
+    shown, home = folder, folder.absolute()
     home.mkdir(parents=True, exist_ok=True)
     (home / ".ftreg").mkdir(exist_ok=True)
     examples = _examples_folder()
@@ -71,16 +75,14 @@ def command(session: Session, home: Path, smoke: bool) -> None:
 
 def _serve(act: _Act, session: Session) -> None:
     """Deploy the two versions as an experiment, put users to it, and show what came of it."""
+    from ftreg.api.evaluation import held_out
     from ftreg.cli import quickstart_serving as serving
-    from ftreg.data import read_dataset
     from ftreg.registry import Registry
 
     os.environ["BENTOML_HOME"] = str(Path(".bentoml").absolute())
     act.run("deploy", NAME, "--variant", f"{NAME}:1=80", "--variant", f"{NAME}:2=20")
     with Registry(".ftreg") as registry:
-        dataset = registry.lineage(f"{NAME}:1")
-        data = next(node for node in dataset.nodes.values() if node.kind == "dataset" and node.name == "support_faq")
-        examples = read_dataset(registry.source(data.digest).path).test
+        examples = held_out([f"{NAME}:1"], registry=registry).examples
     rows = [(example.messages[0].content, example.messages[-1].content) for example in examples]
     port = serving.free_port()
     act.command(f"bentoml serve {NAME}:latest --port {port}")

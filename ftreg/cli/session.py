@@ -1,4 +1,4 @@
-"""What one run of the command line shares: the plugin host, the registry, and how things are shown."""
+"""The session: what one run of the command line shares, the plugins, the registry, and how things are shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +20,6 @@ from ftreg.core.specs import CommandSpec
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ftreg.context import Context
     from ftreg.core.types import Progress
     from ftreg.registry import Registry
 
@@ -51,10 +49,15 @@ class Session:
 
     @cached_property
     def out(self) -> Console:
-        """Standard output: facts. Plain text without colour or width limits where it is no terminal."""
+        """Standard output: facts. Plain text without colour or width limits if it is not a terminal."""
         from rich.console import Console
 
         return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+    @property
+    def width(self) -> int | None:
+        """Characters that fit on a line of standard output; None if it is not a terminal."""
+        return self.out.width if sys.stdout.isatty() else None
 
     @cached_property
     def err(self) -> Console:
@@ -70,12 +73,16 @@ class Session:
 
         return ConsoleProgress(self.err)
 
-    @cached_property
-    def context(self) -> Context:
-        """What the functions of ``ftreg.api`` work with: the registry, its plugins, and the progress above."""
-        from ftreg.context import Context
+    @property
+    def api_arguments(self) -> dict[str, Any]:
+        """The arguments of every function of ``ftreg.api``: the registry, and where to report progress."""
+        return {"registry": self.registry, "progress": self.progress}
 
-        return Context(self.registry, self.progress)
+    @property
+    def published(self) -> tuple[str, ...]:
+        """References of the versions that this run of the command line has published."""
+        registry = self.__dict__.get("registry")
+        return () if registry is None else registry.published
 
     def close(self) -> None:
         """Close the registry, if it was opened."""
@@ -83,22 +90,29 @@ class Session:
         if registry is not None:
             registry.close()
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-        """Print a table, drawn on a terminal and plain elsewhere; ``right`` names columns aligned to the right."""
-        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-        if not sys.stdout.isatty():
-            click.echo(_plain_table(columns, cells, right))
-            return
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        right: Sequence[str] = (),
+        optional: Sequence[str] = (),
+    ) -> None:
+        """Print a table: fitted to a terminal, as wide as it is elsewhere; the arguments are those of ``layout``."""
+        from ftreg.cli.table import layout
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, justify="right" if column in right else "left")
-        for row in cells:
-            table.add_row(*map(Text, row))
-        self.out.print(table)
+        cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        table = layout(columns, cells, right=right, optional=optional, width=self.width)
+        if table.header.strip():
+            self.print(table.header, style="bold")
+        for line in table.lines:
+            self.print(line)
+        if table.dropped:
+            self.progress.say(f"left out for lack of room: {', '.join(table.dropped)}; --json shows all")
+
+    def print(self, text: str, style: str | None = None) -> None:
+        """Print a line of facts as it is: brackets are not markup, and nothing is wrapped or cut."""
+        self.out.print(text, style=style, markup=False, soft_wrap=True)
 
     def json(self, value: Any) -> None:
         """Print facts as JSON, and nothing else."""
@@ -117,24 +131,9 @@ class Session:
             return error
         if self.plugin_command is not None:
             return self.host.broken(self.plugin_command, f"it raised {type(error).__name__}: {error}")
-        return FtregError(f"{type(error).__name__}: {error}", hint="This is a defect of ftreg; --debug shows where.")
-
-
-def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:
-    """A table as text: columns two spaces apart, a cell of several lines continued below itself."""
-    lines = [
-        columns,
-        *(line for row in rows for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue="")),
-    ]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    aligned = [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join(aligned)
+        return FtregError(
+            f"{type(error).__name__}: {error}", hint="This is a bug in ftreg; `ftreg --debug ...` shows where."
+        )
 
 
 def json_option(command: CommandT) -> CommandT:
@@ -143,7 +142,7 @@ def json_option(command: CommandT) -> CommandT:
 
 
 def human_size(size: float) -> str:
-    """Bytes as people read them: ``1.5 MB``."""
+    """Return a number of bytes for people to read: ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftreg.cli.options import set_option, show_versions
+from ftreg.cli.command import Command
+from ftreg.cli.completion import complete_plugins, complete_refs
+from ftreg.cli.options import column_option, set_option, show_versions, version_facts
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import InputError
 
 if TYPE_CHECKING:
-    from ftreg.pipeline.plan import Plan
+    from ftreg.api.training import TrainingFigures
+    from ftreg.core.types import Version
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    settings=["ftreg settings train", "ftreg settings data", "ftreg settings lora    (or another method)"],
+    examples=[
+        "ftreg train --base hf:Qwen/Qwen3-0.6B --data faq.jsonl",
+        "ftreg train recipe.yaml --set train.epochs=3 --set lora.rank=32",
+    ],
+)
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--base", help="Base model: a registry reference, a folder, or hf:org/name[@revision].")
+@click.option(
+    "--base", help="Base model: a reference, a folder, or hf:org/name[@revision].", shell_complete=complete_refs
+)
 @click.option("--data", help="Training data: a file, or a dataset in the registry.")
-@click.option("--method", help="Training method, such as full, lora, qlora or prefix.")
-@click.option("--name", help="Name of the result.")
+@click.option("--method", help="Training method, such as full, lora, qlora or prefix; by default lora.",
+              shell_complete=complete_plugins("method"))  # fmt: skip
+@click.option("--name", help="Name of the result; by default made of the data's and the method's.")
+@column_option
 @set_option
-@click.option("--dry-run", is_flag=True, help="Check everything and say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print what would be done.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run.")
 @json_option
 @click.pass_obj
@@ -30,7 +48,8 @@ def command(
     session: Session,
     /,
     recipe: Path | None,
-    settings: dict[str, str],
+    columns: dict[str, str],
+    settings: dict[str, Any],
     dry_run: bool,
     resume: bool,
     as_json: bool,
@@ -38,42 +57,87 @@ def command(
 ) -> None:
     """Fine-tune a base model and register the result.
 
-    Everything can come from a RECIPE file, from flags, or from both; flags win. The steps under `then:` are left to
-    `ftreg run`.
+    Everything can come from a RECIPE file, from options, or from both; options win. `ftreg run` does the same and then
+    applies the steps under `then:`, which this command leaves out.
     """
-    from ftreg.pipeline.training import train
-
-    space = session.context
-    plan = read_plan(session, recipe, flags, settings)
-    if dry_run:
-        show_plan(session, plan, as_json=as_json)
-        return
-    show_versions(session, [train(space, plan, resume=resume)], as_json=as_json)
-
-
-def read_plan(session: Session, recipe: Path | None, flags: dict[str, str | None], settings: dict[str, str]) -> Plan:
-    """The checked plan that a recipe file, the flags and the settings add up to."""
-    from ftreg.api import load_recipe
-    from ftreg.pipeline.plan import make_plan
+    from ftreg.api import training
 
     given = {("data.path" if flag == "data" else flag): value for flag, value in flags.items() if value is not None}
-    if recipe is None:
-        missing = [f"--{flag}" for flag, value in flags.items() if value is None]
-        if missing:
-            raise InputError(f"{', '.join(missing)} missing", where="ftreg train", hint="Give them, or a RECIPE file.")
-    loaded = load_recipe(recipe if recipe is not None else {}, {**given, **settings})
-    return make_plan(session.host, loaded, where=str(recipe or "recipe"))
+    if recipe is None and not (flags["base"] and flags["data"]):
+        missing = " and ".join(f"--{flag}" for flag in ("base", "data") if not flags[flag])
+        raise InputError(f"{missing} missing", where="ftreg train", hint="Give both, or a RECIPE file.")
+    mapping = {f"data.columns.{field}": column for field, column in columns.items()}
+    wanted = {**given, **mapping, **settings}
+    source: Path | dict[str, Any] = recipe if recipe is not None else {}
+    if dry_run:
+        show_preview(session, training.preview(source, settings=wanted, **session.api_arguments), as_json=as_json)
+        return
+    left_out = [step.spec.name for step in training.plan(source, settings=wanted, **session.api_arguments).steps]
+    version = training.train(source, settings=wanted, resume=resume, **session.api_arguments)
+    figures = training.training_figures(version.ref, registry=session.registry)
+    following = _next_commands(version, figures)
+    if left_out:
+        following.insert(0, (_run_command(recipe, wanted), f"the steps that were left out: {', '.join(left_out)}"))
+    if as_json:
+        session.json(
+            version_facts(session, version)
+            | {"training": asdict(figures) if figures else None, "left_out": left_out}
+            | {"next": [line for line, _ in following]}
+        )
+        return
+    show_versions(session, [version], as_json=False)
+    if figures is not None:
+        _show_figures(session, figures)
+    _show_next(session, following)
 
 
-def show_plan(session: Session, plan: Plan, *, as_json: bool) -> None:
-    """Print what a plan would do, after checking that its inputs are there."""
-    from ftreg.pipeline.preview import preview
-
-    facts = preview(session.context, plan)
+def show_preview(session: Session, facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a recipe would do."""
     if as_json:
         session.json(facts)
-        return
-    session.table(["", "dry run: nothing is changed"], [[key, _cell(value)] for key, value in facts.items()])
+    else:
+        session.table(["", "dry run: nothing is changed"], [[key, _cell(value)] for key, value in facts.items()])
+
+
+def _show_figures(session: Session, figures: TrainingFigures) -> None:
+    """Print the losses, and where the curves are."""
+    line = f"\n{figures.steps} steps, training loss {figures.loss:.4f}"
+    if figures.validation_loss is not None and figures.best_validation_loss is not None:
+        line += f", validation loss {figures.validation_loss:.4f}"
+        line += f" (best {figures.best_validation_loss:.4f} at step {figures.best_step})"
+    session.print(line)
+    if figures.plot is not None:
+        session.print(f"loss curves: {figures.plot}")
+
+
+def _show_next(session: Session, commands: list[tuple[str, str]]) -> None:
+    width = max(len(line) for line, _ in commands)
+    session.print("\nNext:")
+    for line, purpose in commands:
+        session.print(f"  {line:<{width}}  {purpose}")
+
+
+def _next_commands(version: Version, figures: TrainingFigures | None) -> list[tuple[str, str]]:
+    """What to type after a training run, with what it is for."""
+    commands = []
+    if figures is not None and figures.validation_loss is not None:
+        commands.append((f"ftreg eval {version.ref}", "measure it on held-out examples"))
+    if version.kind == "adapter" and "mergeable" in version.manifest.capabilities:
+        commands.append((f"ftreg merge {version.ref}", "make it a model of its own"))
+    return [*commands, (f"ftreg serve {version.ref}", "answer over HTTP")]
+
+
+def _run_command(recipe: Path | None, settings: Mapping[str, Any]) -> str:
+    """The ``ftreg run`` that goes on from this training: with the same settings, so that it is reused."""
+    changes = [part for key, value in settings.items() for part in ("--set", f"{key}={_as_yaml(value)}")]
+    return shlex.join(["ftreg", "run", str(recipe), *changes])
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as ``--set`` reads it."""
+    from ftreg.core.yaml12 import read_yaml
+
+    return value if isinstance(value, str) and read_yaml(value) == value else json.dumps(value, ensure_ascii=False)
 
 
 def _cell(value: Any) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftreg.cli.command import Command
+from ftreg.cli.completion import complete_refs
 from ftreg.cli.session import Session, human_size, json_option
 
 if TYPE_CHECKING:
@@ -23,17 +25,17 @@ class Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read a duration; fail with click's usage error for what is none."""
+        """Return the seconds; fail with click's usage error for a text that is not a duration."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
         if found is None:
-            self.fail(f"{value!r} is no duration; write 90, 30m, 12h or 7d.", param, ctx)
+            self.fail(f"{value!r} is not a duration; write 90, 30m, 12h or 7d.", param, ctx)
         return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-@click.command()
-@click.argument("ref", required=False)
-@click.option("--quick", is_flag=True, help="Look at sizes and seals only; hash what looks touched.")
-@click.option("--rebuild", is_flag=True, help="First make the catalog anew from the manifests and the event log.")
+@click.command(cls=Command, examples=["ftreg verify", "ftreg verify support-bot:2", "ftreg verify --quick"])
+@click.argument("ref", required=False, shell_complete=complete_refs)
+@click.option("--quick", is_flag=True, help="Compare sizes and timestamps only; hash what has changed.")
+@click.option("--rebuild", is_flag=True, help="First rebuild the catalog from the manifests and the event log.")
 @json_option
 @click.pass_obj
 def verify(session: Session, ref: str | None, quick: bool, rebuild: bool, as_json: bool) -> None:
@@ -48,11 +50,11 @@ def verify(session: Session, ref: str | None, quick: bool, rebuild: bool, as_jso
         session.json(asdict(report) | {"ok": report.ok})
     else:
         for damage in report.damages:
-            session.out.print(f"{damage.where}\n  {damage.problem}\n  {damage.hint}", markup=False)
+            session.print(f"{damage.where}\n  {damage.problem}\n  {damage.hint}")
         looked = "looked at" if quick else "hashed"
         verdict = "all is well" if report.ok else f"{len(report.damages)} damaged"
         counts = f"{report.versions} versions, {report.files} files, {human_size(report.size)} {looked}"
-        session.out.print(f"{counts}: {verdict}", markup=False)
+        session.print(f"{counts}: {verdict}")
     if not report.ok:
         sys.exit(1)
 
@@ -66,9 +68,9 @@ def _rebuild(session: Session) -> None:
         session.progress.say(f"{lost} is lost: its manifest is missing or damaged")
 
 
-@click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
-@click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep what was touched since: 30m, 7d.")
+@click.command(cls=Command, examples=["ftreg gc --dry-run", "ftreg gc --grace 7d"])
+@click.option("--dry-run", is_flag=True, help="Only print what would be freed.")
+@click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep what was written since: 30m, 7d.")
 @json_option
 @click.pass_obj
 def gc(session: Session, dry_run: bool, grace: float, as_json: bool) -> None:
@@ -80,7 +82,7 @@ def gc(session: Session, dry_run: bool, grace: float, as_json: bool) -> None:
     if as_json:
         session.json(asdict(report))
     else:
-        session.out.print(_summary(report), markup=False)
+        session.print(_summary(report))
 
 
 def _summary(report: GcReport) -> str:

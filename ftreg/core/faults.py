@@ -1,4 +1,4 @@
-"""Faults of the machine, said in ftreg's own errors: a full disk, no permission, no memory."""
+"""Faults of the machine, as ftreg's own errors: a full disk, no permission, no memory, a package not installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from ftreg.core.errors import DiskFull, FtregError, OutOfMemory, PluginError
+from ftreg.core.extras import missing_extra
 
 _NO_ROOM = 1 << 16  # bytes; a library that could not write for lack of space leaves less than this free
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
@@ -26,6 +27,8 @@ def fault_of(error: BaseException, folder: Path) -> FtregError | None:
     if isinstance(error, PluginError) and error.__cause__ is not None:
         error = error.__cause__
     kind = type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error)
     if isinstance(error, OSError):
         return _of_system(error, folder)
     if kind in _MEMORY_ERRORS or "can't allocate memory" in str(error):
@@ -52,7 +55,7 @@ def read_only(where: str) -> FtregError:
     return FtregError(
         "the registry cannot be written here: it is read-only",
         where=where,
-        hint="Choose another with --home or FTREG_HOME, or change the permissions.",
+        hint="Choose another with `home` or $FTREG_HOME, or change the permissions.",
     )
 
 
@@ -64,7 +67,7 @@ def _of_system(error: OSError, folder: Path) -> FtregError | None:
         return read_only(where)
     if error.errno in (errno.EACCES, errno.EPERM):
         return FtregError(
-            "permission denied", where=where, hint="Check who owns it, or choose another registry with --home."
+            "permission denied", where=where, hint="Check who owns it, or choose another registry with `home`."
         )
     return None
 

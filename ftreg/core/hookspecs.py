@@ -130,7 +130,7 @@ def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[
     Example::
 
         if "license" not in version.tags:
-            return [Problem("no licence tag", hint="add --tag license=apache-2.0")]
+            return [Problem("no licence tag", hint="Add it: ftreg models tag REF license=apache-2.0")]
         return []
     """
 

@@ -23,14 +23,25 @@ def check_name(name: str, *, what: str = "name", where: str | None = None) -> st
     A name has 1-96 characters of a-z, 0-9, ``.``, ``_`` and ``-``, starts and ends with a letter or digit, and does not
     contain ``..``. Upper case is not allowed, so that no two names collide on a file system that ignores case.
     """
+    article = "an" if what[0] in "aeiou" else "a"
     if not _is_well_formed(name):
-        near = re.sub(r"[^a-z0-9._-]+", "-", name.lower())[:96].strip("-._")
+        near = _near(name)
         hint = "Use 1-96 of a-z, 0-9, '.', '_', '-', starting and ending with a letter or digit"
         hint += f", such as {near!r}." if _is_well_formed(near) and not _is_reserved(near) else "."
-        raise InputError(f"{name!r} cannot be a {what}", where=where, hint=hint)
+        raise InputError(f"{name!r} cannot be {article} {what}", where=where, hint=hint)
     if _is_reserved(name):
-        raise InputError(f"{name!r} cannot be a {what}: it is reserved", where=where, hint="Choose another.")
+        raise InputError(f"{name!r} cannot be {article} {what}: it is reserved", where=where, hint="Choose another.")
     return name
+
+
+def nearest_name(text: str) -> str:
+    """Return the allowed name that is most like ``text``; ``unnamed`` if nothing of it can be kept."""
+    near = _near(text)
+    return near if _is_well_formed(near) and not _is_reserved(near) else "unnamed"
+
+
+def _near(text: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"\.{2,}", "-", text.lower()))[:96].strip("-._")
 
 
 def _is_well_formed(name: str) -> bool:

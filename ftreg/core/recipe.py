@@ -11,7 +11,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ftreg.core.errors import RecipeError
-from ftreg.core.names import check_name
+from ftreg.core.names import check_name, nearest_name
+from ftreg.core.validation import first_problem
+from ftreg.core.yaml12 import read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -37,15 +39,32 @@ class NoConfig(Config):
 class DataConfig(Config):
     """Which examples to train on and which to hold out."""
 
-    path: str = Field(description="a JSONL, JSON, CSV or Parquet file, or a dataset in the registry")
-    format: str = Field("auto", description="row format; auto detects it")
-    template: str = Field("auto", description="chat template: auto (the tokenizer's, else plain), or a Jinja file")
-    validation: Fraction = Field(0.1, description="share of examples held out to watch the training")
-    test: Fraction = Field(0.0, description="share of examples held out for the final evaluation")
-    group_by: str | None = Field(None, description="column whose values must each stay within one split")
-    stratify_by: str | None = Field(None, description="column whose values are each spread over all splits")
-    split_by: str | None = Field(None, description="column that names each row's split: train, validation or test")
-    seed: int = Field(0, description="seed of the split")
+    path: str = Field(description="a JSONL, JSON, CSV, TSV or Parquet file, or a dataset in the registry")
+    format: str = Field("auto", description="row format; auto detects it from the columns")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="field of the row format -> column of the file, such as {prompt: Question, response: Answer}; "
+        "only for columns with other names than the format's",
+    )
+    template: str = Field(
+        "auto", description="chat template: auto (the tokenizer's own, or else a plain one) or the path of a Jinja file"
+    )
+    validation: Fraction = Field(
+        0.1, description="share of the examples held out to watch the training; 0.05 to 0.2, or 0 for none"
+    )
+    test: Fraction = Field(
+        0.0, description="share of the examples held out for the final evaluation; 0.1 to 0.2, or 0 for none"
+    )
+    group_by: str | None = Field(
+        None, description="column whose values each stay within one split, such as a user or a document"
+    )
+    stratify_by: str | None = Field(
+        None, description="column whose values are each spread over all splits, such as a topic"
+    )
+    split_by: str | None = Field(
+        None, description="column that names each row's split: train, validation or test; replaces the shares"
+    )
+    seed: int = Field(0, description="seed of the split; any whole number")
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataConfig:
@@ -57,38 +76,77 @@ class DataConfig(Config):
 
 
 class TrainConfig(Config):
-    """The one trainer's configuration, the same for every method."""
+    """The trainer's configuration, the same for every method."""
 
-    epochs: float = Field(1.0, gt=0, description="passes over the training examples")
-    max_steps: int | None = Field(None, gt=0, description="stop after this many optimizer steps, whatever the epochs")
-    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
+    epochs: float = Field(
+        1.0, gt=0, description="passes over the training examples; 1 to 3 for thousands, 5 to 20 for a few hundred"
+    )
+    max_steps: int | None = Field(
+        None, gt=0, description="stop after this many optimizer steps, whatever epochs says; for tries, 10 to 100"
+    )
+    learning_rate: float = Field(
+        2e-4,
+        gt=0,
+        description="peak learning rate; lora and qlora 1e-4 to 5e-4, full 1e-5 to 5e-5, prefix 1e-3 to 3e-2",
+    )
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "one_cycle"] = Field(
-        "cosine", description="learning-rate schedule"
+        "cosine", description="how the learning rate changes over the steps; linear, cosine and one_cycle end near 0"
     )
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps during which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0)
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
-    adam_beta2: float = Field(0.999, gt=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    batch_size: int = Field(8, gt=0, description="sequences per device and forward pass")
-    gradient_accumulation: int = Field(1, gt=0, description="forward passes per optimizer step")
-    max_length: int = Field(1024, ge=8, description="tokens per sequence; longer examples are cut at the end")
+    warmup: float = Field(
+        0.03, ge=0, lt=1, description="share of the steps during which the learning rate rises; 0 to 0.1"
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, description="decay of the weights per step, times the learning rate; 0 to 0.1, 0 for adapters"
+    )
+    optimizer: Literal["adamw", "sgd", "adafactor"] = Field(
+        "adamw",
+        description="adamw fits nearly always; adafactor and sgd need less memory, sgd a far higher learning rate",
+    )
+    adam_beta2: float = Field(
+        0.999, gt=0, lt=1, description="decay of AdamW's second moment; 0.95 to 0.999, lower if the loss spikes"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="norm that gradients are clipped to; 0.3 to 1, lower if the loss spikes"
+    )
+    batch_size: int = Field(8, gt=0, description="sequences per forward pass; 1 to 64, as many as fit into memory")
+    gradient_accumulation: int = Field(
+        1, gt=0, description="forward passes per optimizer step; raise it to 2 to 32 when batch_size must be small"
+    )
+    max_length: int = Field(
+        1024, ge=8, description="tokens per sequence, 256 to the model's limit; longer examples are cut at the end"
+    )
     batching: Literal["grouped", "packed", "random"] = Field(
-        "grouped", description="grouped: similar lengths together; packed: several examples per sequence; random"
+        "grouped",
+        description="grouped: sequences of similar length together; packed: several examples per sequence, faster for "
+        "many short ones; random: any order",
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 on GPUs that have it")
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the matrix products; auto: bf16 on CUDA GPUs that have it, else fp16; fp32 elsewhere"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="what to train on; auto: a CUDA GPU, else Apple's, else the CPU"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations instead of keeping them: less memory, about 30% more time"
+    )
     eval_every: float | None = Field(
-        None, gt=0, description="steps (or share of them, below 1) between evaluations; by default a tenth of them"
+        None,
+        gt=0,
+        description="steps (below 1: share of all steps) between evaluations on the validation split; 0.02 to 0.25, "
+        "by default 0.1",
     )
     save_every: float | None = Field(
-        None, gt=0, description="steps (or share of them, below 1) between checkpoints; by default ten minutes"
+        None,
+        gt=0,
+        description="steps (below 1: share of all steps) between checkpoints; by default every one to ten minutes, so "
+        "that writing them takes about 2% of the time",
     )
     early_stopping_patience: int | None = Field(
-        None, gt=0, description="stop after this many evaluations without a better validation loss; keep the best"
+        None,
+        gt=0,
+        description="stop after so many evaluations without a better validation loss and keep the best weights; 2 to 5",
     )
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random: order, dropout, fresh weights")
 
 
 class StepCall(Config):
@@ -131,31 +189,40 @@ class Recipe(Config):
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
+_SHORT_FORMS: Mapping[str, str] = {"lr": "learning_rate", "bs": "batch_size", "wd": "weight_decay"}
+"""What other tools call a setting, and its key here; only to suggest the key."""
+
 
 def validate(model: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
     """Validate ``values`` as ``model``; raise ``RecipeError`` naming the first bad key, with a "did you mean"."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        location = [str(part) for part in first["loc"]]
+        location, message, others = first_problem(model, error)
+        kind = error.errors()[0]["type"]
         place = ".".join([where, *location]) if where else ".".join(location)
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
-            known = _keys_at(model, location[:-1])
-            near = difflib.get_close_matches(location[-1], known, n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
+        more = f" (and {others} more)" if others else ""
+        if kind == "extra_forbidden":
+            hint = _nearest_keys(model, location)
             raise RecipeError(f"unknown key {location[-1]!r}{more}", where=place, hint=hint) from None
-        if first["type"] == "missing":
+        if kind == "missing":
             raise RecipeError(f"{location[-1]!r} is missing{more}", where=place, hint="Add it.") from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = first["input"]
-        shown = f", not {given!r}" if isinstance(given, str | int | float | bool) and location else ""
-        raise RecipeError(f"{message}{shown}{more}", where=place) from None
+        raise RecipeError(f"{message}{more}", where=place) from None
+
+
+def _nearest_keys(model: type[BaseModel], location: list[str]) -> str:
+    """The hint for an unknown key: the same key elsewhere, else the nearest ones beside it, else all beside it."""
+    *section, key = location
+    wanted = _SHORT_FORMS.get(key, key)
+    known = _keys_at(model, section)
+    inner = [f"{name}.{field}" for name in known for field in _keys_at(model, [*section, name])]
+    near = [path for path in (*known, *inner) if path.rsplit(".", 1)[-1] == wanted]
+    near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys that ``model`` allows at ``location``."""
+    """The keys that ``model`` allows at ``location``; none if a plain value is there."""
     current = model
     for part in location:
         field = current.model_fields.get(part)
@@ -167,9 +234,13 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
 
 
 def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """Turn a recipe's raw mapping into a ``Recipe``; raise ``RecipeError`` for one that does not validate."""
+    """Turn a recipe's raw mapping into a ``Recipe``; raise ``RecipeError`` if it does not validate.
+
+    The method is ``lora`` by default, and the name is made of the data's and the method's: ``faq-lora`` for
+    ``faq.jsonl``.
+    """
     raw = dict(values)
-    method = raw.get("method")
+    method = raw.setdefault("method", "lora")
     if isinstance(method, str) and method not in Recipe.model_fields:
         section = raw.pop(method, None)
         if section is not None and not isinstance(section, Mapping):
@@ -178,6 +249,8 @@ def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     raw["then"] = [_parse_call(item, f"{where}.then[{index}]") for index, item in enumerate(_list(raw, "then", where))]
     if isinstance(raw.get("data"), str):
         raw["data"] = {"path": raw["data"]}
+    if "name" not in raw and isinstance(raw.get("data"), Mapping) and isinstance(raw["data"].get("path"), str):
+        raw["name"] = nearest_name(f"{Path(raw['data']['path']).stem.split(':')[0]}-{method}")
     return validate(Recipe, raw, where=where)
 
 
@@ -205,7 +278,7 @@ def _parse_call(item: Any, where: str) -> StepCall:
             if step == "export":
                 step = config.pop("format", "onnx")
             return validate(StepCall, {"step": step, "config": config, **call}, where=where)
-    raise RecipeError("is no step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
+    raise RecipeError("not a step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
 
 
 def _weights(given: Any) -> Any:
@@ -216,9 +289,9 @@ def _weights(given: Any) -> Any:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe file into a raw mapping; raise ``RecipeError`` for a file that is no YAML mapping."""
+    """Read a recipe file into a raw mapping; raise ``RecipeError`` if the file does not hold a YAML mapping."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError("no such recipe", where=str(path), hint="Give the path of a YAML file.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -226,26 +299,35 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"is not YAML: {getattr(error, 'problem', error)}", where=place) from None
+        raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
     if not isinstance(raw, dict):
         raise RecipeError("a recipe is a mapping of keys to values", where=str(path), hint="See README: A recipe.")
     return raw
 
 
-def apply_settings(raw: dict[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
-    """Return ``raw`` with each ``--set a.b=value`` put in; values are read as YAML, so ``3`` is a number."""
+def read_setting(key: str, text: str) -> Any:
+    """Read the value of ``--set key=text``: YAML, so that ``3`` is a number and ``[q, v]`` is a list."""
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"{text!r} cannot be read as a value", where=f"--set {key}") from None
+
+
+def apply_settings(raw: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``raw`` with the value of each dotted key, such as ``train.epochs``, put in.
+
+    Raises:
+        RecipeError: A key leads into something that is not a section.
+    """
     result: dict[str, Any] = dict(raw)
-    for key, text in settings.items():
+    for key, value in settings.items():
         *sections, last = key.split(".")
         target = result
         for section in sections:
             inner = target.get(section)
-            if inner is not None and not isinstance(inner, dict):
-                raise RecipeError(f"{section!r} holds a value, not settings", where=f"--set {key}")
+            if inner is not None and not isinstance(inner, Mapping):
+                raise RecipeError(f"{section!r} holds a value, not settings", where=key)
             target[section] = dict(inner or {})
             target = target[section]
-        try:
-            target[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise RecipeError(f"{text!r} cannot be read as a value", where=f"--set {key}") from None
+        target[last] = value
     return result

@@ -172,7 +172,7 @@ class FormatSpec(Spec):
     """A dataset row format; ``impl`` is a ``Format``.
 
     Attributes:
-        columns: Example columns, for help.
+        columns: The columns that it reads, also those that a row may lack; for help, and to check column mappings.
     """
 
     what: ClassVar[str] = "format"

@@ -54,6 +54,10 @@ class Version:
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        aliases = "".join(f" @{alias}" for alias in self.aliases)
+        return f"<Version {self.ref} {self.kind} {self.digest[:15]}{aliases}>"
+
     @property
     def ref(self) -> str:
         """``name:number``."""
@@ -226,6 +230,7 @@ class TrainJob:
     """Everything that a training method gets, and may use.
 
     Attributes:
+        name: Name that the result will have, for reports and pictures.
         base: Folder of the base checkpoint, with its tokenizer; read-only.
         data: The examples, split.
         config: The method's own validated configuration.
@@ -238,6 +243,7 @@ class TrainJob:
         progress: Where to report progress.
     """
 
+    name: str
     base: Path
     data: Splits
     config: BaseModel

@@ -1,4 +1,4 @@
-"""Checking: what is likely to spoil a training although every row can be read."""
+"""Checking: problems that spoil a training although every row can be read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Finding:
     """Something worth a look.
 
     Attributes:
-        kind: What it is, in a word.
-        message: What it is, in a sentence.
-        rows: The rows concerned; empty where it is not about rows.
+        kind: Its identifier, such as ``duplicate``.
+        message: What was found, in a sentence.
+        rows: Numbers of the rows concerned; empty if it does not concern single rows.
     """
 
     kind: str
@@ -33,10 +33,14 @@ class Finding:
 
 
 def check_content(data: DataFile, config: DataConfig) -> list[Finding]:
-    """Look for repeated rows, and for prompts that are in train and also held out when split as ``config`` says.
+    """Look for repeated rows, and for held-out prompts that the train split has too.
+
+    Args:
+        data: The file.
+        config: How the rows are split.
 
     Raises:
-        DataError: The rows cannot be split so.
+        DataError: The rows cannot be split that way.
     """
     findings = []
     if copies := tuple(data.rows[index] for index in repeated(data.examples)):
@@ -53,7 +57,11 @@ def check_content(data: DataFile, config: DataConfig) -> list[Finding]:
 
 
 def check_tokens(data: DataFile, encoder: Encoder) -> tuple[list[Finding], list[BadRow]]:
-    """Look for what a base's tokenizer and template make of the rows; bad are those that the template refuses."""
+    """Look for problems of the rows with a base's tokenizer and chat template.
+
+    Returns:
+        The findings, and the rows that the template refuses.
+    """
     encoded: list[Encoded] = []
     rows, bad = [], []
     for row, result in zip(data.rows, encoder.encode_each(data.examples), strict=True):
@@ -66,7 +74,7 @@ def check_tokens(data: DataFile, encoder: Encoder) -> tuple[list[Finding], list[
 
 
 def repeated(examples: Sequence[Example]) -> list[int]:
-    """Indices of the examples whose content an earlier one has; their other columns do not count."""
+    """Return the indices of examples with the content of an earlier one, whatever their other columns."""
     seen: set[bytes] = set()
     found = []
     for index, example in enumerate(examples):
@@ -78,7 +86,7 @@ def repeated(examples: Sequence[Example]) -> list[int]:
 
 
 def _leaked(data: DataFile, config: DataConfig) -> tuple[int, ...]:
-    """Held-out rows whose prompt is also in the train split."""
+    """Return the held-out rows whose prompt is also in the train split."""
     if not data.examples:
         return ()
     splits = split_examples(data.examples, config)
@@ -89,7 +97,7 @@ def _leaked(data: DataFile, config: DataConfig) -> tuple[int, ...]:
 
 
 def _prompt_key(example: Example) -> Json:
-    """What is asked: a text itself, a chat up to its last turn."""
+    """Return what identifies a prompt: a text itself, or a chat up to its last turn."""
     return example.text if example.text is not None else example.messages[:-1]
 
 
@@ -98,28 +106,30 @@ def _about_tokenizer(encoder: Encoder) -> Iterator[Finding]:
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         yield Finding(
             "pad-is-eos",
-            f"the tokenizer pads with its end-of-sequence token {tokenizer.eos_token!r}; ftreg learns it all the same, "
-            "but tools that mask padding by its id do not",
+            f"the tokenizer pads with its end-of-sequence token {tokenizer.eos_token!r}; ftreg trains on that token "
+            "nevertheless, but tools that mask padding by its id do not",
         )
     if "strftime_now" in encoder.template.source:
-        yield Finding("dated-template", "the chat template writes today's date: another day, another training set")
+        yield Finding(
+            "dated-template", "the chat template writes today's date: the training set differs from day to day"
+        )
 
 
 def _about_rows(encoder: Encoder, encoded: Sequence[Encoded], rows: Sequence[int], data: DataFile) -> Iterator[Finding]:
     limit = encoder.max_length
-    if cut := _rows_where((item.cut > 0 and item.learnt > 0 for item in encoded), rows):
+    if cut := _rows_where((item.cut > 0 and item.labelled > 0 for item in encoded), rows):
         yield Finding(
             "cut", f"{_count(cut, 'is', 'are')} longer than {limit} tokens: the end of the answer is cut off", cut
         )
-    if lost := _rows_where((not item.learnt for item in encoded), rows):
+    if lost := _rows_where((not item.labelled for item in encoded), rows):
         yield Finding(
-            "nothing-learnt", f"{_count(lost, 'is', 'are')} left out: the answer starts beyond {limit} tokens", lost
+            "nothing-labelled", f"{_count(lost, 'is', 'are')} left out: the answer starts beyond {limit} tokens", lost
         )
     if skipped := _rows_where((item.skipped > 0 for item in encoded), rows):
         yield Finding(
             "answers-skipped",
-            f"{_count(skipped, 'has', 'have')} earlier answers that are not learnt: the chat template writes them "
-            "otherwise once the chat goes on",
+            f"{_count(skipped, 'has', 'have')} earlier answers that are not trained on: the chat template renders them "
+            "differently once the chat goes on",
             skipped,
         )
     control = re.compile("|".join(map(re.escape, sorted(special_tokens(encoder.tokenizer)))))

@@ -1,4 +1,4 @@
-"""What row formats share: reading a column as text, and keeping the columns that they do not use."""
+"""Columns: helpers for row formats, which read a column as text and keep the columns that they do not use."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def text_of(row: Mapping[str, Json], column: str, *, required: bool = True) -> s
     Args:
         row: Column names and values.
         column: The column to read.
-        required: Refuse a column that is missing or holds no text; otherwise it counts as the empty text.
+        required: Raise for a column that is missing or blank; otherwise it is read as the empty text.
 
     Raises:
-        DataError: The column is missing or empty although it is required, or holds what is not text.
+        DataError: The column is missing or blank although it is required, or its value is not text.
     """
     value = row.get(column)
     if isinstance(value, str):
@@ -32,12 +32,12 @@ def text_of(row: Mapping[str, Json], column: str, *, required: bool = True) -> s
 
 
 def other_fields(row: Mapping[str, Json], used: Collection[str]) -> dict[str, Json]:
-    """The columns of ``row`` that its format does not use; an example keeps them, for splits and reports."""
+    """Return the columns of ``row`` that its format does not use; an example keeps them, for splits and reports."""
     return {column: value for column, value in row.items() if column not in used}
 
 
 def kind_of(value: Json) -> str:
-    """Name a JSON value's type as people call it, with its article."""
+    """Describe a JSON value for a message: its type, and the value itself if it is short."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Encoding: from examples to token ids and labels, the response learnt and the rest not."""
+"""Encoding: from examples to token ids and labels; only answers (or whole plain texts) are labelled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftreg.core.types import Example, Message, NullProgress, Progress
 from ftreg.data.template import Rendered, Template
 
 IGNORED = -100
-"""The label of a token that is not learnt."""
+"""The label of a token that the loss leaves out."""
 
 _BATCH = 512
 
@@ -23,9 +23,9 @@ class Encoded:
 
     Attributes:
         input_ids: The token ids.
-        labels: The same ids where they are learnt, ``IGNORED`` elsewhere; not shifted.
-        cut: Tokens that ``max_length`` cut off the end.
-        skipped: Answers of earlier turns that are not learnt (``Rendered.skipped``).
+        labels: The same ids where the loss counts them, ``IGNORED`` elsewhere; not shifted.
+        cut: Number of tokens that ``max_length`` cut off the end.
+        skipped: Number of answers of earlier turns without labels (``Rendered.skipped``).
     """
 
     input_ids: list[int]
@@ -34,30 +34,30 @@ class Encoded:
     skipped: int = 0
 
     @property
-    def learnt(self) -> int:
-        """Number of tokens that the model learns to predict; the first of a sequence never is."""
+    def labelled(self) -> int:
+        """Number of tokens that the loss counts; the first token of a sequence is never predicted."""
         return len(self.labels[1:]) - self.labels[1:].count(IGNORED)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
     ids: list[int]
-    learnt: list[tuple[int, int]]
+    labelled: list[tuple[int, int]]
     prompt: int
     skipped: int = 0
 
 
 class Encoder:
-    """Turns examples into what a model is trained on, and into the prompts that it is asked with.
+    """Turns examples into labelled token sequences for training, and into prompts for generation.
 
-    Chats are rendered by the tokenizer's chat template and tokenized without further special tokens. Learnt are all
-    answers of the assistant, each with the token that ends its turn. Plain text is tokenized as the tokenizer does by
-    itself, and all of it is learnt. Every sequence ends in EOS, and EOS is learnt, whatever the pad token is: where the
-    template ends turns with another token, EOS follows that one after the last answer, so generation always stops. A
-    sequence that ``max_length`` cuts gets no EOS, for the answer does not end there.
+    Chats are rendered by the tokenizer's chat template and tokenized without further special tokens. All answers of the
+    assistant are labelled, each with the token that ends its turn. Plain text is tokenized with the tokenizer's own
+    special tokens, and all of it is labelled. Every sequence ends in EOS, and EOS is labelled, whatever the pad token
+    is: if the template ends turns with another token, EOS follows that one after the last answer, so that generation
+    always stops. A sequence that ``max_length`` cuts gets no EOS, because the answer does not end there.
 
-    The prompt of an answer is, token for token, the beginning of what is trained. Where tokens would reach across the
-    border between prompt and answer, the two are tokenized apart.
+    The prompt of an answer is, token for token, the beginning of the training sequence. If a token would span the
+    boundary between prompt and answer, the two are tokenized separately.
 
     Args:
         tokenizer: A ``transformers`` tokenizer with an EOS token; the chat template that is used is set on it.
@@ -79,15 +79,15 @@ class Encoder:
         self.template = Template(tokenizer, template)
 
     def encode(self, example: Example) -> Encoded:
-        """Encode one example; raise ``DataError`` where the template cannot render it."""
+        """Encode one example; raise ``DataError`` if the template cannot render it."""
         return self.encode_batch([example])[0]
 
     def encode_batch(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Encode examples, one result for each; raise ``DataError`` where the template cannot render one of them."""
+        """Encode examples, one result for each; raise ``DataError`` if the template cannot render one of them."""
         return [self._label(tokens) for tokens in self._tokenize(examples)]
 
     def encode_each(self, examples: Sequence[Example]) -> Iterator[Encoded | DataError]:
-        """Encode examples in batches; yield for each its encoding, or why the template cannot render it."""
+        """Encode examples in batches; yield for each its encoding, or the error if the template cannot render it."""
         for start in range(0, len(examples), _BATCH):
             batch = examples[start : start + _BATCH]
             try:
@@ -98,10 +98,11 @@ class Encoder:
     def encode_all(self, examples: Sequence[Example], progress: Progress | None = None) -> list[Encoded]:
         """Encode examples for training.
 
-        Examples of which ``max_length`` leaves nothing to learn are left out, and counted to ``progress``.
+        Examples in which ``max_length`` leaves no labelled token are left out, and their number is reported to
+        ``progress``.
 
         Raises:
-            DataError: The template cannot render an example, or nothing is left to learn in any of them.
+            DataError: The template cannot render an example, or no example has a labelled token left.
         """
         progress = progress or NullProgress()
         progress.begin("tokenize", len(examples), "examples")
@@ -114,20 +115,20 @@ class Encoder:
             if number % _BATCH == 0 or number == len(examples):
                 progress.update(number)
         progress.end()
-        kept = [item for item in encoded if item.learnt]
+        kept = [item for item in encoded if item.labelled]
         for remark in _remarks(encoded, len(encoded) - len(kept), self.max_length):
             progress.say(remark)
         if encoded and not kept:
             raise DataError(
-                f"every answer lies beyond the first {self.max_length} tokens: nothing is left to learn",
+                f"every answer lies beyond the first {self.max_length} tokens: nothing is left to train on",
                 hint="Raise train.max_length, or shorten the prompts.",
             )
         return kept
 
     def prompt(self, example: Example) -> tuple[list[int], str]:
-        """Return the token ids that ask for an example's last answer, and that answer.
+        """Return the token ids of the prompt for an example's last answer, and that answer.
 
-        A chat without an answer is asked as it stands, and the answer is empty. The ids are not cut.
+        If a chat has no answer, all of it is the prompt and the answer is empty. The ids are not cut to ``max_length``.
 
         Raises:
             DataError: The example is plain text, or the template cannot render it.
@@ -146,10 +147,10 @@ class Encoder:
             return error
 
     def _label(self, tokens: _Tokens) -> Encoded:
-        """Label what is learnt, see to EOS, and cut."""
+        """Build labels, append EOS, and truncate to ``max_length``."""
         ids, eos = tokens.ids, self.tokenizer.eos_token_id
         labels = [IGNORED] * len(ids)
-        for start, end in tokens.learnt:
+        for start, end in tokens.labelled:
             labels[start:end] = ids[start:end]
         if ids[-1:] != [eos]:
             ids, labels = [*ids, eos], [*labels, eos]
@@ -161,7 +162,7 @@ class Encoder:
         texts = iter(self._ids([example.text for example in examples if example.text is not None], special=True))
         chats = [_upto_answer(example) for example in examples if example.text is None]
         if not all(chats):
-            raise DataError("a chat without an answer of the assistant has nothing to learn")
+            raise DataError("a chat without an answer of the assistant has nothing to train on")
         rendered = iter(self._tokenize_chats(self.template.render(chats)) if chats else ())
         for example in examples:
             if example.text is None:
@@ -171,10 +172,10 @@ class Encoder:
                 yield _Tokens(ids, [(0, len(ids))], 0)
 
     def _tokenize_chats(self, chats: Sequence[Rendered]) -> Iterator[_Tokens]:
-        """Tokenize whole chats where that puts borders between tokens at all cuts, else piece by piece.
+        """Tokenize chats as a whole if no token spans a cut, otherwise piece by piece.
 
-        The cuts are where answers start and end. Where the pieces' tokens are the whole's, each prompt's tokens are the
-        beginning of the whole's.
+        The cuts are where answers start and end. If the tokens of the pieces make up those of the whole, the tokens of
+        each prompt are the beginning of the whole.
         """
         cuts = [[0, *(position for span in chat.spans for position in span)] for chat in chats]
         whole = self._ids([chat.text for chat in chats])
@@ -188,12 +189,12 @@ class Encoder:
             borders = list(accumulate((len(piece) for piece in mine), initial=0))
             together = list(chain.from_iterable(mine))
             if together != ids:
-                # Tokenizers that begin every text in their own way (Llama 2) differ in the pieces only.
+                # Tokenizers that add a prefix to every text (Llama 2) differ in the pieces only.
                 prefixes = self._ids([chat.text[:cut] for cut in at])
                 if all(ids[: len(prefix)] == prefix for prefix in prefixes):
                     together, borders = ids, [len(prefix) for prefix in prefixes]
-            learnt = list(zip(borders[1::2], borders[2::2], strict=True))
-            yield _Tokens(together, learnt, borders[at.index(chat.prompt, 1)], chat.skipped)
+            labelled = list(zip(borders[1::2], borders[2::2], strict=True))
+            yield _Tokens(together, labelled, borders[at.index(chat.prompt, 1)], chat.skipped)
 
     def _ids(self, texts: Sequence[str | None], *, special: bool = False) -> list[list[int]]:
         if not texts:
@@ -206,16 +207,16 @@ class Encoder:
 
 
 def _upto_answer(example: Example) -> tuple[Message, ...]:
-    """The turns up to the last answer; none where there is no answer."""
+    """Return the turns up to the last answer; none if there is no answer."""
     last = max((index for index, turn in enumerate(example.messages) if turn.role == "assistant"), default=-1)
     return example.messages[: last + 1]
 
 
 def _remarks(encoded: Sequence[Encoded], dropped: int, max_length: int) -> Iterator[str]:
-    """What is worth telling of a batch that was encoded."""
+    """Yield remarks about encoded examples that the user should see."""
     if cut := sum(item.cut > 0 for item in encoded):
         yield f"{cut} of {len(encoded)} examples have more than {max_length} tokens and were cut"
     if dropped:
-        yield f"{dropped} of them were left out: nothing of their answers is within {max_length} tokens"
+        yield f"{dropped} of them were left out: their answers start beyond {max_length} tokens"
     if skipped := sum(item.skipped for item in encoded):
-        yield f"{skipped} answers of earlier turns are not learnt: the chat template writes them otherwise later"
+        yield f"{skipped} answers of earlier turns are not trained on: the template renders them differently later"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 from ftreg.core.errors import DataError
 from ftreg.core.host import PluginHost
 from ftreg.core.specs import FormatSpec
 from ftreg.core.types import Example, Format
+from ftreg.data.mapping import check_fields, rename_columns, with_origin
 from ftreg.data.rows import NumberedRow, Row, place, read_rows
 
 _ROWS_TO_DETECT_BY = 1000
@@ -20,7 +22,7 @@ _ROWS_TO_DETECT_BY = 1000
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: its number in the file, and what is wrong with it."""
+    """A row that cannot be used: its number in the file, and what is wrong."""
 
     row: int
     message: str
@@ -45,15 +47,28 @@ class DataFile:
     bad: Sequence[BadRow]
 
 
-def load_examples(path: Path, *, format: str = "auto", host: PluginHost) -> tuple[list[Example], str]:  # noqa: A002
+def load_examples(
+    path: Path,
+    *,
+    format: str = "auto",  # noqa: A002
+    columns: Mapping[str, str] = MappingProxyType({}),
+    host: PluginHost,
+) -> tuple[list[Example], str]:
     """Load the examples of a data file, and the name of its row format.
+
+    Args:
+        path: The file.
+        format: Name of the row format; ``auto`` detects it.
+        columns: For fields of the row format, the columns of the file to read them from, such as
+            ``{"prompt": "Question"}``. A column that is mapped is not read under its own name.
+        host: The plugins that bring the formats.
 
     Raises:
         DataError: The file, or the first bad row of it, cannot be used; no format, or more than one, fits its columns.
         MissingExtra: Reading it needs a package that is not installed.
-        UnknownName: No format is called ``format``.
+        UnknownName: No format is called ``format``, no format reads a field of ``columns``, or the file lacks a column.
     """
-    data = read_data(path, format=format, host=host)
+    data = read_data(path, format=format, columns=columns, host=host)
     if data.bad:
         first, others = data.bad[0], len(data.bad) - 1
         more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
@@ -63,12 +78,21 @@ def load_examples(path: Path, *, format: str = "auto", host: PluginHost) -> tupl
     return list(data.examples), data.format
 
 
-def read_data(path: Path, *, format: str = "auto", host: PluginHost) -> DataFile:  # noqa: A002
-    """Read a data file, bad rows and all; raise as ``load_examples`` does for the file as a whole."""
+def read_data(
+    path: Path,
+    *,
+    format: str = "auto",  # noqa: A002
+    columns: Mapping[str, str] = MappingProxyType({}),
+    host: PluginHost,
+) -> DataFile:
+    """Read a data file, bad rows and all; arguments and errors that concern the whole file as in ``load_examples``."""
+    specs = host.specs(FormatSpec) if format == "auto" else [host.get(FormatSpec, format, where="format")]
+    check_fields(columns, specs)
     numbered = list(read_rows(path))
     if not numbered:
         raise DataError("the file holds no rows", where=str(path))
-    name = _detect(path, numbered, host) if format == "auto" else host.get(FormatSpec, format, where="format").name
+    numbered = rename_columns(numbered, columns)
+    name = _detect(path, numbered, host) if format == "auto" else format
     spec = host.get(FormatSpec, name)
     rules = _load_format(host, spec)
     examples, rows, bad = [], [], []
@@ -79,12 +103,12 @@ def read_data(path: Path, *, format: str = "auto", host: PluginHost) -> DataFile
             examples.append(_convert(host, spec, rules, row, place(path, number)))
             rows.append(number)
         except DataError as error:
-            bad.append(BadRow(number, error.message))
+            bad.append(BadRow(number, with_origin(error.message, columns)))
     return DataFile(path, name, examples, rows, bad)
 
 
 def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> str:
-    """Name the one format that at least half of the rows match; raise ``DataError`` where none does, or several do."""
+    """Return the one format that at least half of the rows match; raise ``DataError`` if none does, or several do."""
     sample = list(islice((row for _, row in numbered if not isinstance(row, DataError)), _ROWS_TO_DETECT_BY))
     if not sample:
         number, error = numbered[0]
@@ -102,7 +126,7 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
         raise DataError(
             f"the columns {found} fit more than one format: {', '.join(fitting)}",
             where=str(path),
-            hint=f"Name the one that is meant: --format {fitting[0]}, or format: {fitting[0]} in a recipe's data.",
+            hint=f"Name the one that is meant with `format`, such as {fitting[0]}; in a recipe, under data.",
         )
     raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.")
 

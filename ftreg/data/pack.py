@@ -1,4 +1,4 @@
-"""Packing: several short examples into one sequence, so that little of a batch is padding."""
+"""Packing: putting several short examples into one sequence, so that little of a batch is padding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """
     bins: list[list[int]] = []
     by_space: list[list[list[int]]] = [[] for _ in range(capacity + 1)]
-    spaces = 0  # bit s is set where by_space[s] holds a bin
+    spaces = 0  # bit s is set if by_space[s] holds a bin
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         length = lengths[index]
         if not 0 < length <= capacity:

@@ -1,4 +1,4 @@
-"""Preview: an example as the model will see it, token by token, with what is learnt."""
+"""Preview: an example as the model sees it, token by token, with its labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ftreg.data.encode import IGNORED, Encoder
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an example: its id, the text it stands for, and whether the model learns to write it."""
+    """A token of an example: its id, its text, and whether the loss counts it."""
 
     id: int
     text: str
-    learnt: bool
+    labelled: bool
 
 
 def preview(encoder: Encoder, example: Example) -> list[Token]:
-    """The tokens of an example as they are trained; raise ``DataError`` where the template cannot render it."""
+    """Return the tokens of an example as trained on; raise ``DataError`` if the template cannot render it."""
     encoded = encoder.encode(example)
     return [
         Token(token, token_text(encoder.tokenizer, token), label != IGNORED)
@@ -29,12 +29,12 @@ def preview(encoder: Encoder, example: Example) -> list[Token]:
 
 
 def runs(tokens: list[Token]) -> list[tuple[bool, list[Token]]]:
-    """Neighbouring tokens that are all learnt, or all not."""
-    return [(learnt, list(run)) for learnt, run in groupby(tokens, key=lambda token: token.learnt)]
+    """Group neighbouring tokens that are all labelled, or all not."""
+    return [(labelled, list(run)) for labelled, run in groupby(tokens, key=lambda token: token.labelled)]
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """The text of one token, with its leading space; the vocabulary's own spelling where it is part of a character."""
+    """Return the text of one token with its leading space, or its vocabulary entry if it is part of a character."""
     spelling: str = tokenizer.convert_ids_to_tokens(token)
     text: str = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if "\N{REPLACEMENT CHARACTER}" in text:

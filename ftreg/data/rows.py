@@ -1,7 +1,7 @@
-"""Reading data files into rows: JSON Lines, JSON, CSV and Parquet, told apart by their names.
+"""Reading data files into rows: JSON Lines, JSON, CSV and Parquet, told apart by file suffix.
 
 A row is a mapping of column names to JSON values. A row that cannot be read does not end the reading: an error takes
-its place, so that a check can name all of them.
+its place, so that a check can list all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ftreg.data.columns import kind_of
 
 Row = dict[str, Json]
 NumberedRow = tuple[int, Row | DataError]
-"""A row, or why it is none, with its number from 1: its first line in JSON Lines and CSV, elsewhere its position."""
+"""A row, or what is wrong with it, with its number from 1: its first line in JSON Lines and CSV, else its position."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -38,14 +38,16 @@ def read_rows(path: Path) -> Iterator[NumberedRow]:
     if not path.exists():
         raise DataError("no such data file", where=str(path), hint="Check the path.")
     if reader is None:
-        raise DataError(f"{path.suffix or 'no suffix'} is no known kind of data file", where=str(path), hint=_kinds())
+        raise DataError(
+            f"{path.suffix or 'no suffix'} is not a known kind of data file", where=str(path), hint=_kinds()
+        )
     if path.stat().st_size == 0:
         raise DataError("the file is empty", where=str(path))
     return reader(path)
 
 
 def place(path: Path, number: int) -> str:
-    """Where a row is, as people look for it: ``data.jsonl:17``, ``data.parquet, row 17``."""
+    """Return where a row is, as a user looks for it: ``data.jsonl:17`` or ``data.parquet, row 17``."""
     return f"{path}, row {number}" if path.suffix.lower() in (".json", ".parquet") else f"{path}:{number}"
 
 
@@ -61,7 +63,7 @@ def _read_jsonl(path: Path) -> Iterator[NumberedRow]:
 
 
 def _parse_line(line: bytes) -> Row | DataError:
-    """Parse one line into a row, or say what is wrong with it."""
+    """Parse one line into a row, or return what is wrong with it."""
     try:
         return _as_row(_parse_json(line.decode("utf-8")))
     except UnicodeDecodeError as error:
@@ -71,7 +73,7 @@ def _parse_line(line: bytes) -> Row | DataError:
 
 
 def _parse_json(text: str) -> Json:
-    """Parse JSON strictly; raise ``DataError`` for what is not JSON, NaN among it."""
+    """Parse JSON strictly; raise ``DataError`` for anything else, such as NaN."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
         if "\\ud" in text or "\\uD" in text:
@@ -80,14 +82,14 @@ def _parse_json(text: str) -> Json:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise DataError(f"is not JSON: {error.msg} ({line}column {error.colno})") from None
     except UnicodeEncodeError:
-        raise DataError("holds half of a surrogate pair (\\ud800-\\udfff), which is no character") from None
+        raise DataError("holds half of a surrogate pair (\\ud800-\\udfff), which is not a character") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"is not usable JSON: {error}") from None
     return value
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise DataError(f"is not JSON: {constant} is no JSON value; write null where there is none")
+    raise DataError(f"is not JSON: {constant} is not a JSON value; write null for a missing number")
 
 
 def _as_row(value: Json) -> Row | DataError:
@@ -95,7 +97,7 @@ def _as_row(value: Json) -> Row | DataError:
 
 
 def _read_json(path: Path) -> Iterator[NumberedRow]:
-    """Read a JSON list of objects; files called .json that hold JSON Lines are read as such."""
+    """Read a JSON list of objects, or JSON Lines in a file called .json."""
     text = _decode(path)
     if not text.lstrip().startswith("["):
         yield from _read_jsonl(path)
@@ -109,7 +111,7 @@ def _read_json(path: Path) -> Iterator[NumberedRow]:
 
 
 def _read_csv(path: Path) -> Iterator[NumberedRow]:
-    """Read a table with a header; tabs part the cells of .tsv files."""
+    """Read a table with a header; the cells of .tsv files are separated by tabs."""
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
@@ -122,7 +124,7 @@ def _read_csv(path: Path) -> Iterator[NumberedRow]:
             if len(cells) == len(header):
                 yield line, dict(zip(header, cells, strict=True))
             elif cells:
-                yield line, DataError(f"has {len(cells)} cells where the header names {len(header)} columns")
+                yield line, DataError(f"has {len(cells)} cells, but the header names {len(header)} columns")
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"is not CSV: {error}", where=f"{path}:{line}") from None
@@ -136,7 +138,7 @@ def _check_header(path: Path, header: list[str], delimiter: str) -> None:
             raise DataError(f"the header names column {column!r} twice", where=str(path))
     if len(header) == 1 and any(mark in header[0] for mark in ";\t,"):
         expected = "tabs" if delimiter == "\t" else "commas"
-        raise DataError(f"the header {header[0]!r} is not parted by {expected}", where=str(path))
+        raise DataError(f"the header {header[0]!r} is not separated by {expected}", where=str(path))
 
 
 def _read_parquet(path: Path) -> Iterator[NumberedRow]:
@@ -160,7 +162,7 @@ def _read_parquet(path: Path) -> Iterator[NumberedRow]:
 
 
 def _plain(value: Any, column: str) -> Json:
-    """Turn a Parquet value into a JSON value: NaN means none, and dates and decimals become text."""
+    """Turn a Parquet value into a JSON value: NaN becomes null, dates and decimals become text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Splitting: which examples are trained on, which watch the training, which are kept for the final evaluation."""
+"""Splitting: which examples are for training, for validation during it, and for the final evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SYNONYMS = {
 
 @dataclass
 class _Unit:
-    """Examples that stay together: a group's, or the copies of one example."""
+    """Examples that stay together: those of a group, or the copies of one example."""
 
     stratum: bytes
     key: bytes
@@ -36,15 +36,15 @@ class _Unit:
 
 
 def split_examples(examples: Sequence[Example], config: DataConfig, progress: Progress | None = None) -> Splits:
-    """Split examples as ``config`` asks.
+    """Split examples as ``config`` says.
 
-    Who goes where depends on the examples' content and the seed alone, neither on their order nor on the process.
-    Copies of one example stay in one split. Every split that is asked for gets at least one example, or group, as long
-    as train keeps one too; where it cannot, ``progress`` is told. Within a split the examples keep their order.
+    The split of an example depends on its content and the seed alone, not on the order of the examples. Copies of one
+    example stay in one split. Every requested split gets at least one example (or group) if train keeps one too;
+    otherwise ``progress`` reports the empty split. Within a split the examples keep their order.
 
     Raises:
         DataError: There are no examples, one has no value in the column to split by, or train would be empty.
-        UnknownName: There is no such column, besides those that are learnt.
+        UnknownName: There is no such column, besides those that the row format uses.
     """
     if not examples:
         raise DataError("there are no examples to split")
@@ -53,7 +53,7 @@ def split_examples(examples: Sequence[Example], config: DataConfig, progress: Pr
     for example, name in zip(examples, chosen, strict=True):
         members[name].append(example)
     if not members["train"]:
-        raise DataError(f"no row's {config.split_by!r} says train: there is nothing to train on")
+        raise DataError(f"no row has train in column {config.split_by!r}: there is nothing to train on")
     for name in ("validation", "test"):
         if config.split_by is None and getattr(config, name) and not members[name]:
             (progress or NullProgress()).say(
@@ -63,14 +63,14 @@ def split_examples(examples: Sequence[Example], config: DataConfig, progress: Pr
 
 
 def _by_name(examples: Sequence[Example], column: str) -> list[str]:
-    """The split that each example names itself."""
+    """Return the split that each example names in ``column``."""
     chosen = []
     for number, example in enumerate(examples, start=1):
         value = _field(example, column, number, "split_by")
         name = _SYNONYMS.get(value.strip().lower()) if isinstance(value, str) else None
         if name is None:
             raise DataError(
-                f"column {column!r} names no split in example {number}: {value!r}",
+                f"column {column!r} of example {number} is {value!r}, which is not the name of a split",
                 where="data.split_by",
                 hint=f"Known: {', '.join(_SYNONYMS)}.",
             )
@@ -79,10 +79,10 @@ def _by_name(examples: Sequence[Example], column: str) -> list[str]:
 
 
 def _by_share(examples: Sequence[Example], config: DataConfig) -> list[str]:
-    """Assign units, in an order that looks random, to the split that is furthest behind its share.
+    """Assign units, in a pseudo-random order, to the split that is furthest behind its share.
 
-    This is error diffusion: over any stretch of that order each split is within one unit of its share, and so within
-    each stratum too, whose units are neighbours. A stratum's first unit goes to train.
+    This is error diffusion: over any stretch of that order each split is within one unit of its share. The units of a
+    stratum are neighbours, so that holds within each stratum too. A stratum's first unit goes to train.
     """
     shares = {"train": 1 - config.validation - config.test, "validation": config.validation, "test": config.test}
     units = _units(examples, config)
@@ -112,7 +112,7 @@ def _by_share(examples: Sequence[Example], config: DataConfig) -> list[str]:
 
 
 def _units(examples: Sequence[Example], config: DataConfig) -> list[_Unit]:
-    """The units to split, strata side by side, in an order that follows from the seed and their content."""
+    """Return the units to split, stratum by stratum, in an order that depends on the seed and their content."""
     units: dict[tuple[bytes, bytes], _Unit] = {}
     for index, example in enumerate(examples):
         stratum, key = b"", b""
@@ -131,9 +131,9 @@ def _hash(seed: int, value: Json) -> bytes:
 
 
 def _field(example: Example, column: str, number: int, setting: str) -> Json:
-    """An example's value in ``column``; raise ``UnknownName`` or ``DataError`` where it has none."""
+    """Return an example's value in ``column``; raise ``UnknownName`` or ``DataError`` if it has none."""
     if column not in example.fields:
-        hint = None if example.fields else "The rows have no columns besides those that are learnt."
+        hint = None if example.fields else "The rows have no columns besides those that their format uses."
         raise UnknownName("column", column, example.fields, where=f"data.{setting}", hint=hint)
     value = example.fields[column]
     if value is None or value == "":

@@ -13,10 +13,10 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class Lengths:
-    """How lengths are distributed; percentiles are lengths that occur (nearest rank).
+    """The distribution of lengths; percentiles are lengths that occur (nearest rank).
 
     Attributes:
-        histogram: For each of ten equally wide ranges its lower end (inclusive), upper end (inclusive), and the count.
+        histogram: For each of at most ten equally wide ranges: lower end and upper end (both inclusive), and the count.
     """
 
     minimum: int
@@ -30,7 +30,7 @@ class Lengths:
 
 
 def measure(lengths: Sequence[int]) -> Lengths:
-    """Describe how ``lengths``, of which there is at least one, are distributed."""
+    """Return the distribution of ``lengths``, of which there must be at least one."""
     ordered = sorted(lengths)
 
     def percentile(percent: int) -> int:
@@ -49,7 +49,7 @@ def measure(lengths: Sequence[int]) -> Lengths:
 
 
 def characters(example: Example) -> int:
-    """The characters of an example's text, or of all its turns."""
+    """Return the number of characters in an example's text, or in all of its turns."""
     return len(example.text) if example.text is not None else sum(len(turn.content) for turn in example.messages)
 
 

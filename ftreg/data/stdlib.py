@@ -1,4 +1,4 @@
-"""Real English that every machine with Python carries: the docstrings of its standard library."""
+"""English text that needs no download: the docstrings of Python's standard library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftreg.core.types import Example
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
-_SHORTEST = 60  # characters: a third of the docstrings are shorter, and they teach little English
+_SHORTEST = 60  # characters; a third of the docstrings are shorter, and hold little English
 
 
 def stdlib_docstrings() -> list[Example]:
@@ -22,12 +22,14 @@ def stdlib_docstrings() -> list[Example]:
     Tests and the shortest docstrings are left out. Python 3.11 has 5,430 of them with 1.65 million characters.
 
     Raises:
-        FtregError: The standard library's source files are not there.
+        FtregError: This Python was installed without the source files of its standard library.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     texts = dict.fromkeys(text for path in _sources(folder) for text in _docstrings(path))
     if not texts:
-        raise FtregError("the standard library of this Python has no source files", where=str(folder))
+        raise FtregError(
+            "this Python was installed without the source files of its standard library", where=str(folder)
+        )
     return [Example(text=text) for text in texts]
 
 
@@ -51,7 +53,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _definitions(node: ast.AST) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yield what can have a docstring, in the order of lines; expressions, most of a tree, are not gone into."""
+    """Yield the nodes that can have a docstring, in the order of lines; expressions, most of a tree, are skipped."""
     if isinstance(node, _DOCUMENTED):
         yield node
     for child in ast.iter_child_nodes(node):

@@ -1,7 +1,7 @@
-"""The files of a dataset version: examples in one form, whatever format they came in.
+"""The files of a dataset version: examples in one form, whatever format they were read from.
 
 A dataset's folder holds ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, one example a line, and
-``dataset.json``, which says where they come from. The same splits make the same bytes.
+``dataset.json``, which says where they come from. The same splits are written as the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NAMES = ("train", "validation", "test")
 
 
 def write_dataset(splits: Splits, folder: Path, *, about: Mapping[str, Json]) -> None:
-    """Write ``splits`` into ``folder``; ``about`` says where they come from: file, its hash, format, split settings."""
+    """Write ``splits`` into ``folder``; ``about`` records their origin: file, its hash, format, split settings."""
     counts = {}
     for name in _NAMES:
         examples = getattr(splits, name)
@@ -32,18 +32,18 @@ def write_dataset(splits: Splits, folder: Path, *, about: Mapping[str, Json]) ->
 
 
 def read_dataset(folder: Path) -> Splits:
-    """Read what ``write_dataset`` wrote; raise ``DataError`` for a folder that is no dataset."""
+    """Read what ``write_dataset`` wrote; raise ``DataError`` for a folder that is not a dataset."""
     try:
         schema = json.loads((folder / ABOUT).read_bytes())["schema"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError("is no dataset", where=str(folder), hint=f"A dataset has a file {ABOUT}.") from None
+        raise DataError("is not a dataset", where=str(folder), hint=f"A dataset has a file {ABOUT}.") from None
     if schema != SCHEMA:
         raise DataError(f"has the schema {schema!r}; this ftreg reads {SCHEMA!r}", where=str(folder / ABOUT))
     return Splits(**{name: tuple(_read(folder / f"{name}.jsonl")) for name in _NAMES})
 
 
 def to_json(example: Example) -> dict[str, Json]:
-    """An example as JSON; the inverse of ``from_json``."""
+    """Return an example as JSON; the inverse of ``from_json``."""
     fields = {"fields": dict(example.fields)} if example.fields else {}
     if example.text is not None:
         return {"text": example.text, **fields}
@@ -51,7 +51,7 @@ def to_json(example: Example) -> dict[str, Json]:
 
 
 def from_json(value: Mapping[str, Json]) -> Example:
-    """An example from what ``to_json`` made of it; raise ``KeyError`` or ``TypeError`` for anything else."""
+    """Return the example that ``to_json`` wrote; raise ``KeyError`` or ``TypeError`` for anything else."""
     fields = value.get("fields", {})
     if "text" in value:
         return Example(text=value["text"], fields=fields)
@@ -65,6 +65,6 @@ def _read(path: Path) -> Iterator[Example]:
                 try:
                     yield from_json(json.loads(line))
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise DataError(f"is no example: {error}", where=f"{path}:{number}") from None
+                    raise DataError(f"is not an example: {error}", where=f"{path}:{number}") from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from None

@@ -1,8 +1,8 @@
-"""Chat templates: from the turns of a chat to text, and to the stretches of it that the model should learn to write.
+"""Chat templates: from the turns of a chat to text, and to the spans of it that are labelled.
 
-A stretch starts where the prompt for generation ends, so that what is trained is what is asked later, and ends with the
-marker that ends the turn. Templates with ``{% generation %}`` markers say themselves what the assistant writes; for
-others it follows from rendering the chat up to each answer.
+A span starts where the prompt for generation ends, so that training and generation see the same prompt, and ends with
+the marker that ends the turn. Templates with ``{% generation %}`` markers mark the assistant's text themselves; for
+others it is found by rendering the chat up to each answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLAIN = (
     "{{ eos_token if message['role'] == 'assistant' else '' }}{% endfor %}"
     "{{ '\\n\\nAssistant:\\n' if add_generation_prompt else '' }}"
 )
-"""The template of models that have none: roles in words, answers ended by the end-of-sequence token."""
+"""The template for models without one: roles in words, answers ended by the end-of-sequence token."""
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -35,10 +35,10 @@ class Rendered:
 
     Attributes:
         text: The whole chat, up to the end of its last answer.
-        spans: Start and end, in characters, of each stretch that is learnt, in order.
+        spans: Start and end, in characters, of each labelled span, in order.
         prompt: Where the prompt of the last answer ends.
-        skipped: Answers of earlier turns that are not learnt, because the template renders them otherwise once the chat
-            goes on.
+        skipped: Number of answers of earlier turns without a span, because the template renders them differently once
+            the chat goes on.
     """
 
     text: str
@@ -69,15 +69,15 @@ class Template:
         self._special = tuple(sorted(special_tokens(tokenizer), key=len, reverse=True))
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
-        """The text that asks for the answer to ``messages``."""
+        """Return the prompt for the answer to ``messages``."""
         return self._texts([_chat(messages)], prompt=True)[0]
 
     def render(self, chats: Sequence[Sequence[Message]]) -> list[Rendered]:
         """Render chats, each of which ends with an answer.
 
         Raises:
-            DataError: The template refuses a chat, marks no answer, marks everything, or writes the last answer after
-                another text than its prompt.
+            DataError: The template refuses a chat, marks no answer, marks everything, or renders the last answer after
+                a text that differs from its prompt.
         """
         turns = [_chat(messages) for messages in chats]
         answers = [[index for index, turn in enumerate(chat) if turn["role"] == "assistant"] for chat in turns]
@@ -107,8 +107,8 @@ class Template:
     ) -> Rendered:
         """Find the answers of a chat by rendering it up to each of them.
 
-        ``closings`` are the texts up to the end of each answer but the last. Where one is no beginning of the whole,
-        the answer may still stand right after its prompt, as in templates that drop the thoughts of earlier turns.
+        ``closings`` are the texts up to the end of each answer but the last. If one is not a beginning of the whole,
+        the answer may still follow its prompt, as in templates that drop the reasoning of earlier turns.
         """
         self._check_prompt(text, prompts[-1])
         last = (len(prompts[-1]), self._turn_end(text, len(prompts[-1])))
@@ -125,19 +125,19 @@ class Template:
         return Rendered(text[: last[1]], (*spans, last), last[0], skipped=len(closings) - len(spans))
 
     def _from_marks(self, chat: Chat, text: str, marks: Sequence[tuple[int, int]], prompt: str) -> Rendered:
-        """Find the answers of a chat where the template marks them; the end of each turn is added to its mark."""
+        """Find the answers of a chat that the template marks; the marker that ends a turn is added to its mark."""
         self._check_prompt(text, prompt)
         marks = [(start, end) for start, end in marks if end > start]
         earlier = [mark for mark in marks if mark[1] <= len(prompt)]
         own = marks[len(earlier) :]
         if not own:
             raise DataError(
-                "the chat template marks nothing of the answer as the assistant's",
+                "the chat template marks no part of the answer as the assistant's",
                 hint="Put {% generation %} and {% endgeneration %} around the assistant's content, or leave them out.",
             )
         if own[0][0] < len(prompt) and (len(chat) == 1 or own[0][0] < len(self._texts([chat[:-1]])[0])):
             raise DataError(
-                "the chat template marks what comes before the answer as the assistant's too",
+                "the chat template also marks text before the answer as the assistant's",
                 hint="Put {% generation %} and {% endgeneration %} around the assistant's content only.",
             )
         end = own[-1][1]
@@ -147,22 +147,23 @@ class Template:
         return Rendered(text[: spans[-1][1]], tuple(spans), len(prompt))
 
     def _check_prompt(self, text: str, prompt: str) -> None:
-        """Raise ``DataError`` where the chat does not begin with the prompt that asks for its last answer."""
+        """Raise ``DataError`` if the chat does not begin with the prompt for its last answer."""
         if text.startswith(prompt) and len(text) > len(prompt):
             return
         same = next(
             (i for i, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), min(len(text), len(prompt))
         )
         raise DataError(
-            f"the chat template asks for an answer with {prompt[same:][-60:]!r} where a chat with that answer goes on "
-            f"with {text[same:][:60]!r}: the model would be trained on another text than it is asked with",
-            hint="Give a template that writes both alike: data.template=my_template.jinja",
+            f"the chat template ends the prompt for an answer with {prompt[same:][-60:]!r}, but renders "
+            f"{text[same:][:60]!r} there in a chat with that answer: the model would be trained on another prompt than "
+            "it gets later",
+            hint="Give a template that renders both alike: data.template=my_template.jinja",
         )
 
     def _turn_end(self, text: str, start: int) -> int:
-        """The end of the answer that starts at ``start`` and goes to the end of ``text``.
+        """Return the end of the answer that starts at ``start`` and goes to the end of ``text``.
 
-        What stands after the special token that ends the turn, such as a line break, is not the model's to write.
+        What follows the special token that ends the turn, such as a line break, is not part of the answer.
         """
         stripped = text.rstrip()
         return len(stripped) if len(stripped) > start and self._ends_special(stripped) else len(text)
@@ -179,7 +180,7 @@ class Template:
     def _render(
         self, chats: Sequence[Chat], *, prompt: bool = False, marks: bool = False
     ) -> tuple[list[str], list[list[tuple[int, int]]]]:
-        """Render chats, with the marked stretches where ``marks`` asks for them."""
+        """Render chats; if ``marks``, with the spans that the template marks."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -190,7 +191,7 @@ class Template:
                 return_assistant_tokens_mask=marks,
                 **self._tokenizer.special_tokens_map,
             )
-        except Exception as error:  # what a template raises is its author's choice
+        except Exception as error:  # a template can raise anything
             raise DataError(f"the chat template refuses the chat: {error}") from error
         return texts, found
 
@@ -241,13 +242,13 @@ def _source(tokenizer: Any) -> str:
 
 
 def _plain_for(tokenizer: Any) -> str:
-    """The plain template, beginning with BOS where the tokenizer begins texts with it."""
+    """Return the plain template, beginning with BOS if the tokenizer begins texts with it."""
     bos = tokenizer.bos_token_id
     begins = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
     return "{{ bos_token }}" + PLAIN if begins else PLAIN
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
-    """The texts that ``tokenizer`` reads as special tokens."""
+    """Return the texts that ``tokenizer`` reads as special tokens."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return added | set(tokenizer.all_special_tokens)

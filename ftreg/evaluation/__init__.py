@@ -1,4 +1,4 @@
-"""The room evaluation: measures models on held-out data, and how far one has moved from another."""
+"""Evaluation: a model's quality on held-out data, and how much two models differ."""
 
 from ftreg.evaluation.evaluate import Answer, Evaluation, evaluate, held_out_loss
 from ftreg.evaluation.parity import Parity, check, measure_parity

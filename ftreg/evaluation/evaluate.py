@@ -1,4 +1,4 @@
-"""Evaluation: a model's loss on held-out examples, its greedy answers to their prompts, and metrics over these."""
+"""A model's loss on held-out examples, its greedy answers to their prompts, and metrics over the answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from ftreg.core.types import Engine, Example, Metric, NullProgress, Progress
 from ftreg.data import Encoder
 from ftreg.evaluation.numerics import batches, chunks, log_softmax, predicted
 
-_LONGEST_ANSWER = 512
+_LONGEST_ANSWER = 512  # tokens
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to one example: the prompt without special tokens, the expected and the given answer."""
+    """What a model answered to one example.
+
+    Attributes:
+        prompt: The rendered prompt, without special tokens.
+        reference: The expected answer.
+        answer: The model's answer.
+    """
 
     prompt: str
     reference: str
@@ -27,14 +33,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth on held-out examples.
+    """A model's results on held-out examples.
 
     Attributes:
         loss: Mean loss in nats per labelled token.
         perplexity: ``exp(loss)``.
         tokens: How many tokens are labelled.
-        metrics: Each metric's figure over ``answers``; empty if the examples have no prompts.
-        failed_metrics: Why a metric has no figure.
+        metrics: Each metric's figure over ``answers``; empty if no example has a prompt.
+        failed_metrics: Why a metric has no figure, by its name.
         answers: The greedy answers, in the order of the examples.
     """
 
@@ -60,16 +66,18 @@ def evaluate(
     Args:
         engine: The loaded model.
         examples: Held-out examples.
-        metrics: What to compute over the greedy answers; one that raises ``FtregError`` costs its own figure only.
+        metrics: Metrics to compute over the greedy answers, by name; one that raises ``FtregError`` only lacks its own
+            figure.
         max_length: Longest example in tokens; never more than the tokenizer's ``model_max_length``.
-        max_new_tokens: Longest answer; by default half as much again as the longest expected one, at most 512.
-        progress: Where to say how far the work is.
+        max_new_tokens: Longest answer in tokens; by default 1.5 times the longest reference and a few, at most 512.
+        progress: Is told how far the work is.
 
     Raises:
-        DataError: There is no example, or none has a labelled token.
+        DataError: There are no examples, or none has a labelled token.
+        FtregError: The model's loss is not finite.
     """
     if not examples:
-        raise DataError("there is no example to evaluate on")
+        raise DataError("there are no examples to evaluate on")
     progress = progress or NullProgress()
     encoder = Encoder(engine.tokenizer, max_length=min(max_length, engine.tokenizer.model_max_length))
     loss, tokens = _loss(engine, encoder, examples, progress)
@@ -85,13 +93,13 @@ def evaluate(
 
 
 def held_out_loss(engine: Engine, examples: Sequence[Example], *, max_length: int = 1024) -> float:
-    """Mean loss in nats per labelled token of ``examples``."""
+    """Return the mean loss of ``examples``, in nats per labelled token; raises as ``evaluate`` does."""
     encoder = Encoder(engine.tokenizer, max_length=min(max_length, engine.tokenizer.model_max_length))
     return _loss(engine, encoder, examples, NullProgress())[0]
 
 
 def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progress: Progress) -> tuple[float, int]:
-    """Mean loss in nats per labelled token, and how many these are."""
+    """Return the mean loss in nats per labelled token, and the number of labelled tokens."""
     encoded = [encoder.encode(example) for example in examples]
     progress.begin("loss on held-out examples", len(encoded), unit="examples")
     total, tokens, done = 0.0, 0, 0
@@ -116,7 +124,7 @@ def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progres
 def _answers(
     engine: Engine, encoder: Encoder, examples: Sequence[Example], max_new_tokens: int | None, progress: Progress
 ) -> tuple[Answer, ...]:
-    """The greedy answers to the prompts of ``examples``."""
+    """Answer the prompts of ``examples`` greedily."""
     if not examples:
         return ()
     prompts = [encoder.prompt(example) for example in examples]
@@ -124,7 +132,7 @@ def _answers(
         longest = max(len(engine.tokenizer.encode(reference, add_special_tokens=False)) for _, reference in prompts)
         max_new_tokens = min(longest + longest // 2 + 8, _LONGEST_ANSWER)
     progress.begin("answering held-out prompts", len(prompts), unit="prompts")
-    # What of a prompt does not fit beside its answer is cut at its beginning.
+    # A prompt that leaves no room for its answer loses its beginning.
     room = max(1, engine.tokenizer.model_max_length - max_new_tokens)
     answers: dict[int, Answer] = {}
     for batch in batches([len(ids) for ids, _ in prompts], 1, largest=32):

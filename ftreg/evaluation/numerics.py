@@ -1,4 +1,4 @@
-"""Numerics that stay exact for near-equal distributions and bounded in memory for large vocabularies."""
+"""Numerics that stay accurate for nearly equal distributions, and within bounded memory for large vocabularies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _BATCH_VALUES = 1 << 25
 """Logits of one forward pass: 128 MB in float32."""
 
 _CHUNK_VALUES = 1 << 21
-"""Logits that are worked on at a time: 16 MB in float64."""
+"""Logits that are converted to float64 at a time: 16 MB."""
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities in float64 of ``logits`` of shape (positions, vocabulary)."""
+    """Return the log-probabilities of ``logits`` in float64; both have the shape (positions, vocabulary)."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
@@ -22,14 +22,14 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def chunks(positions: int, vocabulary: int) -> Iterator[slice]:
-    """Slices over ``positions`` that hold few enough logits to be worked on at a time."""
+    """Yield slices over ``positions`` whose logits fit in bounded memory."""
     step = max(1, _CHUNK_VALUES // vocabulary)
     for start in range(0, positions, step):
         yield slice(start, start + step)
 
 
 def batches(lengths: Sequence[int], vocabulary: int, *, largest: int = 16) -> Iterator[list[int]]:
-    """Indexes of sequences to be computed together, shortest first, so that padded logits stay within bounds.
+    """Yield the indexes of sequences to compute together, shortest first, so that padded logits fit in bounded memory.
 
     Args:
         lengths: Tokens of each sequence.
@@ -47,7 +47,7 @@ def batches(lengths: Sequence[int], vocabulary: int, *, largest: int = 16) -> It
 
 
 def predicted(labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The positions whose next token is labelled, and those labels; -100 marks a token that is not."""
+    """Return the positions whose next token is labelled, and those labels; -100 marks tokens that are not."""
     following = np.asarray(labels[1:], dtype=np.int64)
     positions = np.flatnonzero(following != -100)
     return positions, following[positions]

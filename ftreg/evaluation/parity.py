@@ -1,4 +1,4 @@
-"""Parity: how far a derived model's answers are from those of the model that it comes from."""
+"""Parity: how much a derived model differs from the model that it was made from."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ftreg.evaluation.probe import Probe
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a child is from its parent on a probe.
+    """How much a derived model (the child) differs from its parent on a probe.
 
     Attributes:
         kl: Mean KL(parent ‖ child) in nats per compared token.
         kl_max: The largest KL of any compared token.
-        top1: Share of compared tokens for which both rank the same token first.
+        top1: Share of compared tokens at which both models rank the same token first.
         loss_parent: Mean loss of the parent, in nats per token.
         loss_child: Mean loss of the child.
         loss_delta: ``loss_child - loss_parent``.
@@ -41,17 +41,17 @@ class Parity:
 
 
 class _Sums:
-    """Running sums over compared tokens."""
+    """Running sums over the compared tokens."""
 
     def __init__(self) -> None:
         self.tokens = 0
         self.kl = self.kl_max = self.top1 = self.parent = self.child = self.logit_error = 0.0
 
     def add(self, parent: np.ndarray, child: np.ndarray, labels: np.ndarray) -> None:
-        """Add tokens: their logits in both models, of shape (tokens, vocabulary), and their true ids."""
+        """Add tokens, given the logits of both models, of shape (tokens, vocabulary), and the true ids."""
         places = np.arange(len(labels))
         ours, theirs = log_softmax(parent), log_softmax(child)
-        # Rounding can make the divergence of equal distributions a tiny negative number.
+        # Rounding can make the divergence of equal distributions slightly negative.
         kl = np.maximum((np.exp(ours) * (ours - theirs)).sum(axis=-1), 0.0)
         self.kl += float(kl.sum())
         self.kl_max = max(self.kl_max, float(kl.max()))
@@ -65,17 +65,17 @@ class _Sums:
 def measure_parity(
     parent: Engine, child: Engine, probe: Probe, *, max_new_tokens: int = 32, progress: Progress | None = None
 ) -> Parity:
-    """Measure how far ``child`` is from ``parent`` on ``probe``.
+    """Measure how much ``child`` differs from ``parent`` on ``probe``.
 
     Args:
-        parent: The model that the other comes from.
+        parent: The model that the child was made from.
         child: The derived model; both share the token ids of the probe.
         probe: The text to compare on.
         max_new_tokens: Longest greedy continuation.
-        progress: Where to say how far the work is.
+        progress: Is told how far the work is.
 
     Raises:
-        FtregError: The models have different vocabularies, or one gives logits that are not finite.
+        FtregError: The models have different vocabularies, or one computes logits that are not finite.
     """
     progress = progress or NullProgress()
     progress.begin("comparing with the source", len(probe.sequences), unit="texts")
@@ -106,7 +106,7 @@ def measure_parity(
 
 
 def check(parity: Parity, tolerance: Tolerance) -> list[str]:
-    """Say what in ``parity`` is outside ``tolerance``, one sentence for each figure; empty where nothing is."""
+    """Return a sentence for each figure of ``parity`` that is outside ``tolerance``."""
     limits = [
         ("KL", parity.kl, tolerance.kl, "above"),
         ("top-1 agreement", parity.top1, tolerance.top1, "below"),
@@ -122,7 +122,7 @@ def check(parity: Parity, tolerance: Tolerance) -> list[str]:
 
 
 def _check_logits(parent: np.ndarray, child: np.ndarray) -> None:
-    """Raise ``FtregError`` for logits that cannot be compared."""
+    """Raise ``FtregError`` if the logits cannot be compared."""
     if parent.shape != child.shape:
         raise FtregError(
             f"the vocabularies differ: {parent.shape[-1]} tokens in the source, {child.shape[-1]} in the result"
@@ -133,7 +133,7 @@ def _check_logits(parent: np.ndarray, child: np.ndarray) -> None:
 
 
 def _greedy_prefix(parent: Engine, child: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> float:
-    """Share of the tokens that either model writes before the first that differs; 1 where neither writes any."""
+    """Return the share of generated tokens before the first that differs; 1 if neither model generates any."""
     if not prompts:
         return 1.0
     same = longest = 0

@@ -1,4 +1,4 @@
-"""Probes: the text on which a derived version is compared with the version that it comes from."""
+"""Probes: the text on which a derived model is compared with the model that it was made from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Probe:
 
     Attributes:
         sequences: Token ids of each text.
-        labels: For each token of each text its id where it is compared, -100 where it is not.
+        labels: For each token of each text, its id if it is compared, -100 if not.
         prompts: Token ids of prompts that both models continue greedily.
         source: Where the text comes from: ``held-out`` or ``built-in``.
     """
@@ -46,17 +46,20 @@ class Probe:
 def make_probe(
     tokenizer: Any, examples: Sequence[Example], *, sequences: int = 64, prompts: int = 8, max_length: int = 512
 ) -> Probe:
-    """Make a probe of held-out ``examples``, or of built-in text where there are none.
+    """Make a probe of held-out ``examples``, or of built-in text if there are none.
 
-    Compared are the tokens that training learns: the answers of chats, all of plain text. What the model never has to
-    write says nothing about it.
+    The tokens that training labels are compared: the answers of chats, and all of plain text. How a model continues
+    text that it never has to write does not matter.
 
     Args:
         tokenizer: The tokenizer that both models share.
-        examples: Held-out examples; taken evenly from the whole list where there are more than needed.
+        examples: Held-out examples; if there are more than needed, they are taken evenly from the whole list.
         sequences: Most texts to compare.
         prompts: Most prompts to continue.
         max_length: Longest text in tokens; never more than the tokenizer's ``model_max_length``.
+
+    Raises:
+        DataError: No example has a token to compare within ``max_length``.
     """
     source = "held-out" if examples else "built-in"
     examples = examples or [Example(text=text) for text in _BUILT_IN]

@@ -63,8 +63,9 @@ def check_kind(plan: Plan, kind: str) -> None:
 
 
 def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:
-    """Check the trainer's settings, and encode a few examples with the base's tokenizer."""
-    from ftreg.training import check_settings, load_tokenizer
+    """Check settings, and encode a few examples with the base's tokenizer."""
+    from ftreg.models.tokenizer import load_tokenizer
+    from ftreg.training import check_settings
 
     train = plan.recipe.train
     check_settings(train, data)

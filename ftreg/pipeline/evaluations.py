@@ -67,22 +67,22 @@ def held_out(context: Context, refs: Sequence[str], *, data: str | None = None, 
                 return HeldOut(dataset.ref, dataset.digest, wanted, getattr(splits, wanted))
     raise InputError(
         f"no {split or 'held-out'} examples are in the lineage of {', '.join(refs)}",
-        hint="Name some: --data test.jsonl",
+        hint="Name a file or a dataset with `data`.",
     )
 
 
 def _named(context: Context, data: str, split: str | None) -> HeldOut:
     """Read the examples of a file, or of a split of a registered dataset."""
     with ExitStack() as stack:
-        dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="--data")
+        dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="data")
     if dataset.prepared is not None or Path(data).is_file():
         if split is not None:
-            raise InputError(f"{data} is a file and has no splits", where="--split", hint="Leave --split out.")
+            raise InputError(f"{data} is a file and has no splits", where="split", hint="Leave `split` out.")
         return HeldOut(data, dataset.digest, "all", splits.train)
     wanted = split or ("test" if splits.test else "validation")
     examples = getattr(splits, wanted)
     if not examples:
-        raise InputError(f"{data} has no {wanted} examples", where="--data", hint="Name another with --split.")
+        raise InputError(f"{data} has no {wanted} examples", where="data", hint="Name another split with `split`.")
     return HeldOut(data, dataset.digest, wanted, examples)
 
 

@@ -25,6 +25,7 @@ from ftreg.data import load_examples, read_dataset, split_examples, write_datase
 from ftreg.registry import Draft, Prepared
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # The files of a model that are imported: never code, which would be executed, and never pickles, which can hold code.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*", "*.md")
 
@@ -101,7 +102,7 @@ def open_data(
     """
     path = Path(config.path).expanduser()
     if path.is_file():
-        examples, format_name = load_examples(path, format=config.format, host=context.host)
+        examples, format_name = load_examples(path, format=config.format, columns=config.columns, host=context.host)
         splits = split_examples(examples, config)
         return _stage_data(context, stack, path, config, format_name, splits), splits
     if is_path(config.path) or path.suffix:
@@ -111,6 +112,12 @@ def open_data(
     known = _registered(context, config.path)
     if known.manifest.kind != DATASET:
         raise InputError(f"{config.path} is not a dataset; it is of kind {known.manifest.kind}", where=where)
+    if config.columns:
+        raise InputError(
+            f"{config.path} is a registered dataset, whose columns were read when it was registered",
+            where=f"{where}.columns",
+            hint="Name columns for a file only.",
+        )
     return known, read_dataset(known.path)
 
 
@@ -140,7 +147,10 @@ def is_uri(text: str) -> bool:
 def check_model_folder(folder: Path, where: str) -> None:
     """Raise ``InputError`` if a folder does not hold a checkpoint in safetensors."""
     if not folder.is_dir():
-        raise InputError("no such folder", where=f"{where}: {folder}", hint="Give a registry reference or a folder.")
+        hint = "Give a registry reference or a folder."
+        if _HUB_NAME.fullmatch(str(folder)):
+            hint = f"Give a registry reference or a folder; or hf:{folder} for a model on the Hugging Face Hub."
+        raise InputError("no such folder", where=f"{where}: {folder}", hint=hint)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise InputError(
             "this folder does not hold a model: it needs config.json and *.safetensors",
@@ -171,8 +181,8 @@ def _stage(context: Context, name: str, draft: Draft) -> OpenedInput:
 def _stage_base(
     context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
 ) -> OpenedInput:
-    """Copy a model's folder into staging; raise ``InputError`` if transformers could not load it."""
-    from ftreg.training import describe
+    """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
+    from ftreg.models.facts import describe
 
     check_model_folder(folder, where)
     staging = stack.enter_context(context.registry.staging())

@@ -65,7 +65,7 @@ class _Base:
 def _base(context: Context, base: str) -> _Base:
     """Look at a base without importing it; raise what opening it would raise."""
     if is_path(base):
-        from ftreg.training import describe
+        from ftreg.models.facts import describe
 
         folder = Path(base).expanduser()
         check_model_folder(folder, "base")

@@ -28,13 +28,14 @@ def create_base_version(
         RecipeError: ``settings`` do not describe a model, such as a hidden size that the heads do not divide.
         InputError: ``data`` cannot be used, or ``name`` is not a valid name.
     """
-    # Imports torch, so only when a model is really created.
-    from ftreg.training import BaseConfig, create_base, describe
+    # Brings torch, which a command that only mentions this module must not.
+    from ftreg.models.facts import describe
+    from ftreg.training import BaseConfig, create_base
 
     check_name(name)
     config = validate(BaseConfig, settings, where=name)
     if not data.is_file():
-        raise InputError("no such file", where=f"--data {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
+        raise InputError("no such file", where=f"data: {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
     producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})
     with ExitStack() as stack:
         dataset, splits = open_data(context, stack, DataConfig(path=str(data.absolute()), validation=0.0))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
-from pathlib import Path
 
 from blake3 import blake3
 
 from ftreg.context import Context
-from ftreg.core.errors import InputError
 from ftreg.core.manifest import Parent
-from ftreg.core.specs import MethodSpec
-from ftreg.core.types import Artifact, RunInfo, Splits, TrainJob, Version
+from ftreg.core.types import RunInfo, Splits, TrainJob, Version
 from ftreg.data import read_template
 from ftreg.pipeline.checks import check_before_work, check_kind
 from ftreg.pipeline.inputs import OpenedInput, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import capabilities_of, run_plugin
+from ftreg.pipeline.resuming import run_folder
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
 from ftreg.registry import Draft, cache_key
 
@@ -63,10 +60,15 @@ def _train(
         context.progress.say(f"{known.ref} is the same run; reused")
         return known
 
-    scratch = _scratch(context.registry.home / "runs" / key, resume=resume)
     run = RunInfo("method", method.name, recipe.name, parents, config)
-    with observed(context, run) as published, context.registry.staging() as staging:
+    folder = context.registry.home / "runs" / key
+    with (
+        run_folder(folder, resume=resume, progress=context.progress) as scratch,
+        observed(context, run) as published,
+        context.registry.staging() as staging,
+    ):
         job = TrainJob(
+            name=recipe.name,
             base=base.path,
             data=splits,
             config=plan.method_config,
@@ -78,7 +80,7 @@ def _train(
             resume=resume,
             progress=context.progress,
         )
-        artifact = _train_or_keep(context, method, job)
+        artifact = run_plugin(context.host, method, job)
         draft = Draft(
             folder=staging.files,
             report=staging.report,
@@ -96,30 +98,4 @@ def _train(
         dataset.publish(context)
         version = context.registry.publish(recipe.name, draft, tags=recipe.tags)
         published.append(version)
-    shutil.rmtree(scratch, ignore_errors=True)
     return version
-
-
-def _train_or_keep(context: Context, method: MethodSpec, job: TrainJob) -> Artifact:
-    """Run the method; say how to go on where the user stops it after a checkpoint."""
-    try:
-        return run_plugin(context.host, method, job)
-    except KeyboardInterrupt:
-        kept = sorted(job.scratch.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
-        if kept:
-            context.progress.say(f"stopped; {kept[-1].name} is kept: go on with the same command and --resume")
-        raise
-
-
-def _scratch(folder: Path, *, resume: bool) -> Path:
-    """The folder of a run's checkpoints: empty, or with those to resume from; raise ``InputError`` for none of them."""
-    if resume and not any(folder.glob("checkpoint-*")):
-        raise InputError(
-            "there is no interrupted run with this base, data and settings",
-            where="--resume",
-            hint="Run it without --resume.",
-        )
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

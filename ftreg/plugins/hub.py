@@ -13,7 +13,12 @@ _FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", 
 
 @hookimpl
 def ftreg_resolve_base(uri: str) -> Path | None:
-    """Download a model into the Hub's cache; the folder's name is the commit, which the lineage records."""
+    """Download a model into the Hub's cache and return its folder, which is named after the commit.
+
+    Raises:
+        InputError: The URI does not name a repository, or it cannot be downloaded.
+        MissingExtra: huggingface_hub is not installed.
+    """
     if not uri.startswith("hf:"):
         return None
     try:
@@ -25,7 +30,9 @@ def ftreg_resolve_base(uri: str) -> Path | None:
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_FILES))
     except HFValidationError:
-        raise InputError(f"{uri!r} names no repository", where="base", hint="Write hf:org/name[@revision].") from None
+        raise InputError(
+            f"{uri!r} does not name a repository", where="base", hint="Write hf:org/name[@revision]."
+        ) from None
     except RepositoryNotFoundError:
         raise InputError(f"the Hub has no repository {repository!r}, or it is private", where="base") from None
     except (LocalEntryNotFoundError, OSError) as error:

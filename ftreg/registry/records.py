@@ -175,6 +175,11 @@ class Lineage:
     edges: tuple[Edge, ...]
     deleted: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        root = self.nodes.get(self.root)
+        name = root.ref if root else self.root[:15]
+        return f"<Lineage of {name}: {len(self.nodes)} versions, {len(self.edges)} edges>"
+
     def parents(self, digest: str) -> list[Edge]:
         """Return the edges from ``digest`` to its parents."""
         return [edge for edge in self.edges if edge.child == digest]

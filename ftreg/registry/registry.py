@@ -65,6 +65,7 @@ class Registry:
             _create(self._home)
             self._catalog = _open(self._home)
         self._finder = Finder(self._home, self._catalog)
+        self._published: builtins.list[str] = []
 
     @property
     def host(self) -> PluginHost:
@@ -77,6 +78,11 @@ class Registry:
     def home(self) -> Path:
         """The registry's folder."""
         return self._home.path
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """References of the versions that were published through this object, oldest first."""
+        return tuple(self._published)
 
     def close(self) -> None:
         """Close the catalog."""
@@ -272,6 +278,7 @@ class Registry:
                     publish.record_version(catalog, name, manifest, tags, records)
         version = self._finder.version(self._catalog.versions(name=name, digest=digest)[0])
         if is_new:
+            self._published.append(version.ref)
             self.host.notify("ftreg_version_created", version=version)
         return version
 
@@ -348,7 +355,7 @@ class Registry:
             if children and not force:
                 raise InputError(
                     f"{version.ref} cannot be deleted: made from it: {', '.join(sorted(children))}",
-                    hint="Use --force; its files are kept for as long as they are needed.",
+                    hint="Delete it all the same with `force=True`; its files are kept for as long as they are needed.",
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
 

@@ -46,13 +46,15 @@ class Package:
         tag: By which BentoML knows it, ``name:version``.
         path: Its folder in BentoML's store.
         models: Folder in BentoML's store of each digest that it contains.
-        written: Bytes of weights that were written; 0 where other deployments had brought all of them.
+        written: Bytes of weights that were written; 0 if other deployments had brought all of them.
+        deployment: What it holds.
     """
 
     tag: str
     path: Path
     models: dict[str, Path]
     written: int
+    deployment: Deployment
 
 
 def write_folder(context: Context, deployment: Deployment, sources: Iterable[Source], folder: Path) -> None:
@@ -116,7 +118,7 @@ def _build(bentoml: Any, context: Context, deployment: Deployment, sources: Iter
                     description=_description(deployment),
                 )
     _make_latest(Path(bento.path))
-    return Package(str(bento.tag), Path(bento.path), models, written)
+    return Package(str(bento.tag), Path(bento.path), models, written, deployment)
 
 
 @contextlib.contextmanager

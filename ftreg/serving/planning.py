@@ -113,7 +113,7 @@ def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
     if name is not None:
         spec = find_engine(context.host, source.kind, name)
         if spec.serve is None:
-            raise InputError(f"engine {name} evaluates, but does not serve", where="--engine")
+            raise InputError(f"engine {name} evaluates, but does not serve", where="engine")
     else:
         found = [
             spec for spec in context.host.specs(EngineSpec) if source.kind in spec.kinds and spec.serve is not None

@@ -1,6 +1,6 @@
-"""Training: the one trainer that all methods share, what it loads, and what it saves.
+"""Training: the one trainer that all methods share, and how models are loaded and saved.
 
-The names below are loaded when they are used: ``describe`` needs no torch.
+The names below are loaded when they are used, since torch takes seconds to import.
 """
 
 from __future__ import annotations
@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftreg.training.base import BaseConfig, create_base
     from ftreg.training.checks import check_settings
-    from ftreg.training.facts import describe
     from ftreg.training.fitting import fit
-    from ftreg.training.loading import (
-        compute_dtype,
-        keep_4bit_layout,
-        load_encoder,
-        load_model,
-        load_tokenizer,
-        quiet,
-        resolve_device,
-    )
+    from ftreg.training.loading import compute_dtype, load_encoder, load_model, resolve_device
     from ftreg.training.saving import save_adapter, save_checkpoint
 
 _HOMES = {
@@ -29,13 +20,9 @@ _HOMES = {
     "check_settings": "ftreg.training.checks",
     "compute_dtype": "ftreg.training.loading",
     "create_base": "ftreg.training.base",
-    "describe": "ftreg.training.facts",
     "fit": "ftreg.training.fitting",
-    "keep_4bit_layout": "ftreg.training.loading",
     "load_encoder": "ftreg.training.loading",
     "load_model": "ftreg.training.loading",
-    "load_tokenizer": "ftreg.training.loading",
-    "quiet": "ftreg.training.loading",
     "resolve_device": "ftreg.training.loading",
     "save_adapter": "ftreg.training.saving",
     "save_checkpoint": "ftreg.training.saving",
@@ -46,13 +33,9 @@ __all__ = [
     "check_settings",
     "compute_dtype",
     "create_base",
-    "describe",
     "fit",
-    "keep_4bit_layout",
     "load_encoder",
     "load_model",
-    "load_tokenizer",
-    "quiet",
     "resolve_device",
     "save_adapter",
     "save_checkpoint",

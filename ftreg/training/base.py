@@ -1,4 +1,4 @@
-"""Bases: an untrained Llama with a tokenizer of its own, to pre-train with method ``full``."""
+"""Bases: an untrained Llama with its own tokenizer, to be pre-trained with method ``full``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ftreg.core.errors import DataError
 from ftreg.core.recipe import Config
-from ftreg.training.loading import quiet
+from ftreg.models.quiet import quiet
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "assistant", "tool")
@@ -26,20 +26,20 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-_MULTIPLE = 32  # of all dimensions: what 4-bit layers on CPUs and fast kernels ask for
+_MULTIPLE = 32  # all dimensions are multiples of it: 4-bit layers on CPUs and fast kernels need that
 
 
 class BaseConfig(Config):
     """The sizes of an untrained base; the default has 4.3 million parameters."""
 
     hidden_size: int = Field(256, gt=0, description="width of the model")
-    layers: int = Field(4, gt=0, description="number of layers")
-    heads: int = Field(4, gt=0, description="attention heads of a layer")
-    kv_heads: int | None = Field(None, gt=0, description="key and value heads of a layer; by default, heads")
+    layers: int = Field(4, gt=0, description="number of transformer layers")
+    heads: int = Field(4, gt=0, description="attention heads per layer")
+    kv_heads: int | None = Field(None, gt=0, description="key and value heads per layer; by default as many as heads")
     intermediate_size: int = Field(704, gt=0, description="width of the feed-forward layers")
-    vocab_size: int = Field(4096, gt=0, description="tokens of the vocabulary, special ones included")
-    max_positions: int = Field(512, gt=0, description="longest sequence, in tokens")
-    tied: bool = Field(True, description="use the input embedding as the output head too")
+    vocab_size: int = Field(4096, gt=0, description="tokens in the vocabulary, special ones included")
+    max_positions: int = Field(512, gt=0, description="largest number of tokens in a sequence")
+    tied: bool = Field(True, description="share the weights of the input embedding with the output head")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> BaseConfig:
@@ -60,16 +60,16 @@ class BaseConfig(Config):
 
 
 def create_base(folder: Path, texts: Iterable[str], config: BaseConfig, seed: int = 0) -> None:
-    """Write an untrained checkpoint and its tokenizer into ``folder``; the same inputs, the same bytes.
+    """Write an untrained checkpoint and its tokenizer into ``folder``; the same inputs give the same bytes.
 
     Args:
         folder: Where to write.
-        texts: What the tokenizer learns its tokens from.
+        texts: Texts to train the tokenizer on.
         config: The sizes.
-        seed: Seed of the weights.
+        seed: Seed of the random weights.
 
     Raises:
-        DataError: The texts have too little variety for the vocabulary.
+        DataError: The texts have too little variety to fill the vocabulary.
     """
     tokenizer = train_tokenizer(texts, config)
     with quiet(), torch.random.fork_rng():
@@ -94,7 +94,7 @@ def create_base(folder: Path, texts: Iterable[str], config: BaseConfig, seed: in
 
 
 def train_tokenizer(texts: Iterable[str], config: BaseConfig) -> transformers.PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer, with markers for chats and with a pad token that is not the end token."""
+    """Train a byte-level BPE tokenizer, with chat markers and a pad token that differs from the end token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Batches: encoded examples as rows, rows into batches of similar length, batches into tensors."""
+"""Batches: rows from encoded examples, batches of rows of similar length, tensors from batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from ftreg.core.types import Example, Progress
 from ftreg.data import IGNORED, Encoder, pack
 
-_BUCKET = 50  # steps whose rows are sorted together: enough to waste little, few enough to stay random
+_BUCKET = 50  # steps whose rows are sorted together: enough for little padding, few enough for random batches
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Row:
 
     Attributes:
         input_ids: Its tokens.
-        targets: For each position the token to predict there, which is the next one; ``IGNORED`` where none is learnt.
+        targets: For each position the token to predict there, which is the next one; ``IGNORED`` for unlabelled ones.
         position_ids: Positions that restart with each packed example; None for a sequence of one example.
     """
 
@@ -31,18 +31,18 @@ class Row:
 
 
 def encode_rows(encoder: Encoder, examples: Sequence[Example], progress: Progress | None = None) -> list[Row]:
-    """Encode examples, one row each; those of which nothing is learnt (all of the answer cut off) are left out."""
+    """Encode examples, one row each; those without a labelled token (the whole answer is cut off) are left out."""
     return [Row(item.input_ids, [*item.labels[1:], IGNORED]) for item in encoder.encode_all(examples, progress)]
 
 
 def pack_rows(rows: Sequence[Row], capacity: int) -> list[Row]:
-    """Put several rows into one of up to ``capacity`` tokens; their positions restart, so that they stay apart."""
+    """Join rows into rows of up to ``capacity`` tokens; positions restart, so that examples do not see each other."""
     packed = pack([len(row.input_ids) for row in rows], capacity)
     return [join_rows([rows[index] for index in group]) for group in packed]
 
 
 def join_rows(rows: Sequence[Row]) -> Row:
-    """One row of several; the last position of each predicts nothing, so no target crosses into the next."""
+    """Join several rows into one; the last position of each has no target, so none crosses into the next row."""
     return Row(
         input_ids=[token for row in rows for token in row.input_ids],
         targets=[target for row in rows for target in row.targets],
@@ -54,12 +54,12 @@ class Collator:
     """Turns rows into tensors.
 
     ``input_ids`` (batch, length) is padded on the right. Rows of one example get ``attention_mask``; packed rows get
-    ``position_ids`` and no mask, for that is what makes transformers keep packed examples apart: a mask, even of ones,
+    ``position_ids`` and no mask, because only then does transformers keep packed examples apart: a mask, even of ones,
     would mix them. ``labelled`` (labelled positions,) indexes the flattened (batch * length) positions, and ``targets``
-    (labelled positions,) are the tokens to predict there. ``tokens`` counts what is not padding.
+    (labelled positions,) are the tokens to predict there. ``tokens`` is the number of tokens that are not padding.
 
     Args:
-        pad_token_id: What to pad with; attended to by nothing that is learnt.
+        pad_token_id: The token to pad with; no labelled position attends to it.
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -92,15 +92,15 @@ class Collator:
 
 
 class Batches:
-    """The batch sampler: each epoch another order, which depends on the seed and the epoch alone.
+    """The batch sampler: another order in each epoch, which depends on the seed and the epoch alone.
 
-    A step's rows are the same however many forward passes the step is made of. That the order does not come from a
-    global random state is what lets a resumed run see the very batches that the interrupted one would have.
+    A step has the same rows however many forward passes it is made of. Because the order does not depend on global
+    random state, a resumed run sees the same batches as an uninterrupted one.
 
     Args:
-        lengths: Tokens of each row.
-        batch_size: Rows of a forward pass.
-        accumulation: Forward passes of an optimizer step.
+        lengths: Number of tokens in each row.
+        batch_size: Rows per forward pass.
+        accumulation: Forward passes per optimizer step.
         grouped: Whether to put rows of similar length together.
         seed: Seed of the order.
     """
@@ -120,7 +120,7 @@ class Batches:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Forward passes of an epoch."""
+        """Return the number of forward passes per epoch."""
         return -(-len(self._lengths) // self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -133,7 +133,7 @@ class Batches:
         steps = list(order[: full * self._step_size].reshape(full, self._step_size))
         generator.shuffle(steps)
         if self._grouped and steps:
-            # The longest first: what does not fit into memory fails at once, not an hour later.
+            # The longest first: if it does not fit into memory, the run fails at once, not an hour later.
             longest = max(range(full), key=lambda index: int(self._lengths[steps[index]].max()))
             steps[0], steps[longest] = steps[longest], steps[0]
         steps.append(order[full * self._step_size :])
@@ -142,7 +142,7 @@ class Batches:
                 yield [int(index) for index in step[start : start + self._batch_size]]
 
     def _group(self, order: np.ndarray) -> np.ndarray:
-        """Sort by length within buckets, at least four of them so that even a small set's batches change."""
+        """Sort by length within buckets, at least four, so that a small set's batches change between epochs too."""
         bucket = self._step_size * max(1, min(_BUCKET, len(order) // (4 * self._step_size)))
         parts = [order[start : start + bucket] for start in range(0, len(order), bucket)]
         return np.concatenate([part[np.argsort(-self._lengths[part], kind="stable")] for part in parts])

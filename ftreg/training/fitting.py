@@ -1,43 +1,49 @@
-"""Fitting: one training run from its rows to its figures, the same for every method."""
+"""Fitting: a training run from its examples to its figures, the same for every method."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from ftreg.core.errors import DataError, FtregError, InputError
+from ftreg.core.errors import FtregError, InputError
 from ftreg.core.manifest import Json
+from ftreg.core.signals import Interruption
 from ftreg.core.types import TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.training.batches import Collator, encode_rows, pack_rows
-from ftreg.training.loading import load_encoder, quiet, resolve_precision
+from ftreg.training.checkpoints import newest_checkpoint
+from ftreg.training.checks import check_settings
+from ftreg.training.loading import load_encoder, resolve_precision
 from ftreg.training.loss import LabelledLoss
-from ftreg.training.milestones import INTERRUPTED, Milestones
+from ftreg.training.milestones import Milestones
 from ftreg.training.report import peak_memory, split_history, totals, write_report
-from ftreg.training.trainer import WEIGHTS, LanguageTrainer
+from ftreg.training.trainer import LanguageTrainer
 from ftreg.training.weights import check_trained, fingerprint, trainable
 
 
 def fit(job: TrainJob, model: Any) -> dict[str, Json]:
     """Train ``model`` as the job says; write ``metrics.json`` and ``loss.png`` into its ``report`` folder.
 
-    The parameters that require gradients are trained. An interrupted run leaves a checkpoint in ``job.scratch``, from
-    which ``job.resume`` goes on: on a CPU, to the very bytes that the uninterrupted run would have made.
+    The parameters that require gradients are trained. Ctrl-C and SIGTERM end the run after the running step, with a
+    checkpoint in ``job.scratch``; a second one ends it at once. A run that is killed has its last regular checkpoint
+    there (``train.save_every``). ``job.resume`` goes on from the newest one: on a CPU, to the very bytes that the
+    uninterrupted run would have made.
 
     Args:
         job: The job.
         model: A causal language model of transformers, or one wrapped by PEFT, as ``load_model`` loads it.
 
     Returns:
-        The figures of the run: losses, tokens, tokens/s, seconds, peak memory, why it stopped.
+        The figures of the run, which ``metrics.json`` holds as ``totals``: those of ``report.totals``, peak memory,
+        ``trained_tensors``, ``changed_tensors`` and ``trained_parameters``, ``stopped`` (``completed`` or ``early
+        stopping``), and what the run used: ``logits``, ``batching``, ``device``, ``precision``.
 
     Raises:
         InputError: The settings cannot be used with this data, device or model, or there is nothing to resume.
-        DataError: The data cannot be encoded, or leaves nothing to learn.
+        DataError: The data cannot be encoded, or has no labelled token.
         FtregError: Training diverged, or changed nothing.
-        KeyboardInterrupt: The user interrupted; a checkpoint was written.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM (``Terminated``, which derives from it); a checkpoint was written.
     """
     _check(job, model)
     encoder = load_encoder(job)
@@ -50,7 +56,13 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         if job.train.batching == "packed":
             loss.check_packing(rows, collator)
             rows = pack_rows(rows, job.train.max_length)
-        milestones = Milestones(job.train, evaluates=bool(eval_rows), best=job.scratch / "best.safetensors")
+        interruption = Interruption()
+        milestones = Milestones(
+            job.train,
+            evaluates=bool(eval_rows),
+            best=job.scratch / "best.safetensors",
+            interruption=interruption,
+        )
         trainer = LanguageTrainer(
             model,
             train=job.train,
@@ -64,7 +76,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
             progress=job.progress,
         )
         before = fingerprint(model)
-        _run(job, trainer, milestones)
+        _run(job, trainer, interruption)
         milestones.restore_best(model)
         changes = check_trained(model, before)
     steps, evaluations = split_history(trainer.state.log_history)
@@ -79,27 +91,20 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         "device": model.device.type,
         "precision": resolve_precision(job.train),
     }
-    write_report(job.report, steps, evaluations, measured, job.progress)
+    write_report(job.report, job.name, steps, evaluations, measured, job.progress)
     return measured
 
 
 def _check(job: TrainJob, model: Any) -> None:
-    """Raise for what no training can come of."""
-    if not job.data.train:
-        raise DataError("there are no training examples", hint="Lower data.validation and data.test.")
-    if job.train.early_stopping_patience is not None and not job.data.validation:
-        raise InputError(
-            "early stopping needs validation examples, and there are none",
-            where="train.early_stopping_patience",
-            hint="Set data.validation to a share such as 0.1, or take early_stopping_patience out.",
-        )
+    """Raise for a job that cannot be trained."""
+    check_settings(job.train, job.data)
     if not trainable(model):
         raise FtregError("there is nothing to train: no parameter of the model requires gradients")
 
 
 @contextlib.contextmanager
 def _ready_to_train(job: TrainJob, model: Any) -> Iterator[None]:
-    """While this lasts, the model keeps no cache, and recomputes activations if the job says so; then it evaluates."""
+    """While this lasts, the model keeps no cache and, if the job says so, recomputes activations; then eval mode."""
     use_cache = model.config.use_cache
     model.config.use_cache = False
     if job.train.gradient_checkpointing:
@@ -113,31 +118,15 @@ def _ready_to_train(job: TrainJob, model: Any) -> Iterator[None]:
         model.eval()
 
 
-def _run(job: TrainJob, trainer: LanguageTrainer, milestones: Milestones) -> None:
-    """Train, from the newest checkpoint if the job says so; raise ``KeyboardInterrupt`` if the user interrupted."""
-    checkpoint = str(newest_checkpoint(job.scratch)) if job.resume else None
+def _run(job: TrainJob, trainer: LanguageTrainer, interruption: Interruption) -> None:
+    """Train, from the newest checkpoint if the job says so; raise what a signal in between meant."""
+    checkpoint = newest_checkpoint(job.scratch) if job.resume else None
+    if job.resume and checkpoint is None:
+        raise InputError("there is no checkpoint to go on from", where=str(job.scratch), hint="Run without --resume.")
     job.progress.begin("train", trainer.steps_in_all)
     try:
-        with milestones.graceful_interrupt():
-            trainer.train(resume_from_checkpoint=checkpoint)
+        with interruption.postponed():
+            trainer.run(checkpoint)
     finally:
         job.progress.end()
-    if milestones.stopped == INTERRUPTED:
-        job.progress.say(f"interrupted after step {trainer.state.global_step}; --resume goes on from there")
-        raise KeyboardInterrupt
-
-
-def newest_checkpoint(scratch: Path) -> Path:
-    """The newest complete checkpoint in a folder; raise ``InputError`` where there is none.
-
-    transformers writes ``trainer_state.json`` last, so a checkpoint with a readable one is complete.
-    """
-    found = sorted(scratch.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
-    for path in found:
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if (path / WEIGHTS).is_file():
-            return path
-    raise InputError("there is no complete checkpoint to go on from", where=str(scratch), hint="Run without --resume.")
+    interruption.act()

@@ -1,4 +1,4 @@
-"""Saving: what a method trained, as the files of a version."""
+"""Writing what a method trained as the files of a version."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 
 from ftreg.core.manifest import Json
 from ftreg.core.types import ADAPTER, CHECKPOINT, Artifact, TrainJob
-from ftreg.training.facts import describe
-from ftreg.training.loading import load_encoder, quiet
+from ftreg.models.facts import describe
+from ftreg.models.quiet import quiet
+from ftreg.training.loading import load_encoder
 
 BASE = "base"
-"""What an adapter's files call its base: the lineage knows which it is, and a path would be of this machine only."""
+"""The base's name in an adapter's files: the lineage records which base it is, and a path would be local."""
 
 
 def save_checkpoint(job: TrainJob, model: Any, measured: Mapping[str, Json] | None = None) -> Artifact:
-    """Write a whole model and its tokenizer, with the chat template of the run, into ``job.staging``.
+    """Write a whole model and its tokenizer, with the run's chat template, into ``job.staging``.
 
     Args:
         job: The job.
         model: The trained model; tied weights are written once.
-        measured: What ``fit`` returned.
+        measured: The figures that ``fit`` returned.
     """
     with quiet():
         model.save_pretrained(job.staging)
@@ -31,13 +32,13 @@ def save_checkpoint(job: TrainJob, model: Any, measured: Mapping[str, Json] | No
 
 
 def save_adapter(job: TrainJob, model: Any, measured: Mapping[str, Json] | None = None, **facts: Json) -> Artifact:
-    """Write an adapter, without any weight of its base, and the tokenizer of the run into ``job.staging``.
+    """Write an adapter, and its tokenizer with the run's chat template, into ``job.staging``; no weights of the base.
 
     Args:
         job: The job.
         model: A model wrapped by PEFT.
-        measured: What ``fit`` returned.
-        **facts: What else is true of the adapter, such as how its base was quantized.
+        measured: The figures that ``fit`` returned.
+        **facts: Further facts of the adapter, such as how its base was quantized.
     """
     with quiet():
         model.save_pretrained(job.staging, save_embedding_layers=False)
@@ -48,7 +49,7 @@ def save_adapter(job: TrainJob, model: Any, measured: Mapping[str, Json] | None 
 
 
 def _settle_config(path: Path) -> None:
-    """Take out of PEFT's configuration what differs between machines and runs: paths, and the order of sets."""
+    """Remove from PEFT's configuration what differs between machines and runs: paths, and the order of sets."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = BASE
     for key in ("target_modules", "feedforward_modules", "modules_to_save", "exclude_modules"):

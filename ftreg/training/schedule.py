@@ -1,4 +1,4 @@
-"""Schedules: how the learning rate goes over the steps, as a share of its peak."""
+"""Schedules: the learning rate over the steps, as a share of its peak."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def learning_rate_factor(schedule: str, step: int, *, total: int, warmup: float)
         schedule: ``linear``, ``cosine``, ``constant``, ``constant_with_warmup`` or ``one_cycle``.
         step: Optimizer steps done before this one.
         total: Optimizer steps of the whole run.
-        warmup: Share of the steps during which the rate rises; ``constant`` has none. No step is at rate 0.
+        warmup: Share of the steps during which the rate rises; ignored by ``constant``. No step has rate 0.
     """
     rising = 0 if schedule == "constant" else math.floor(warmup * total)
     if step < rising:
@@ -32,5 +32,5 @@ def learning_rate_factor(schedule: str, step: int, *, total: int, warmup: float)
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Go from ``start`` to ``end`` along half a cosine."""
+    """Interpolate from ``start`` to ``end`` along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2

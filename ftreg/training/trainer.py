@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ import torch
 import transformers
 from torch.utils.data import DataLoader
 
+from ftreg.compat.transformers import planned_steps, to_device, use_one_gpu
 from ftreg.core.errors import FtregError
 from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import Progress
 from ftreg.training.batches import Batches, Collator, Row
+from ftreg.training.checkpoints import UNFINISHED, commit_checkpoint, link_or_copy
 from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import Milestones
 from ftreg.training.schedule import learning_rate_factor
@@ -32,16 +35,16 @@ class LanguageTrainer(transformers.Trainer):
     """Trains a causal language model, adapters and quantized bases included.
 
     Args:
-        model: What to train; its parameters that require gradients are trained and kept in checkpoints, no others.
+        model: The model; only its parameters that require gradients are trained and kept in checkpoints.
         train: The configuration.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         train_rows: Rows to train on.
         eval_rows: Rows to evaluate on; may be empty.
-        collator: What makes batches of rows.
-        loss: What computes a batch's summed loss.
-        milestones: What decides when to evaluate, to save and to stop.
+        collator: Turns rows into batches.
+        loss: Computes a batch's summed loss.
+        milestones: Decides when to evaluate, to save and to stop.
         scratch: Folder for checkpoints.
-        progress: Where to say how far the work is.
+        progress: Where to report progress.
     """
 
     control: Any
@@ -89,16 +92,16 @@ class LanguageTrainer(transformers.Trainer):
     @property
     def steps_in_all(self) -> int:
         """Optimizer steps of the whole run."""
-        return int(self.set_initial_training_values(self.args, self.get_train_dataloader())[-1])
+        return planned_steps(self)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches in an order that depends on the seed and the epoch alone."""
+        """Return batches in an order that depends on the seed and the epoch alone."""
         return _EpochLoader(self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The batches of one step, and how many tokens they label together."""
+        """Return the batches of one step, and their number of labelled tokens."""
         self._started = time.perf_counter()
         batches = list(itertools.islice(epoch_iterator, num_batches))
         labelled = sum(len(batch["targets"]) for batch in batches)
@@ -112,11 +115,11 @@ class LanguageTrainer(transformers.Trainer):
         _return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The batch's share of the step's mean loss per labelled token."""
+        """Return the batch's share of the step's mean loss per labelled token."""
         return self._labelled_loss(inputs) / num_items_in_batch
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The learning rate over the steps."""
+        """Return the learning-rate scheduler, which is created once."""
         if self.lr_scheduler is None:
             schedule, warmup = self._train_config.schedule, self._train_config.warmup
 
@@ -124,16 +127,15 @@ class LanguageTrainer(transformers.Trainer):
                 return learning_rate_factor(schedule, step, total=num_training_steps, warmup=warmup)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def floating_point_ops(self, _inputs: dict[str, torch.Tensor]) -> int:
-        """Not counted: nothing reads it, and counting goes through all parameters at each step."""
+        """Return 0: nothing reads this figure, and counting visits all parameters at each step."""
         return 0
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean loss per labelled token of the evaluation rows; nothing but sums is kept."""
+        """Measure the mean loss per labelled token of the evaluation rows, without keeping logits."""
         self.model.eval()
         rows = sorted(self.eval_dataset, key=lambda row: -len(row.input_ids))
         size = self._train_config.batch_size
@@ -141,7 +143,7 @@ class LanguageTrainer(transformers.Trainer):
         for start in range(0, len(rows), size):
             batch = self.data_collator(rows[start : start + size])
             count += len(batch["targets"])
-            total += self._labelled_loss(self._prepare_inputs(batch))
+            total += self._labelled_loss(to_device(self, batch))
         metrics = {"eval_loss": total.item() / max(1, count)}
         self._refuse_divergence("the validation loss is {}", metrics["eval_loss"])
         self.log(dict(metrics))
@@ -149,7 +151,7 @@ class LanguageTrainer(transformers.Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Record a step, and tell its figures; stop at once where they are no finite numbers."""
+        """Record a step and report its figures; raise ``FtregError`` if they are not finite."""
         if "loss" in logs:
             seconds = time.perf_counter() - self._started
             logs |= {**self._counted, "seconds": round(seconds, 6)}
@@ -166,7 +168,7 @@ class LanguageTrainer(transformers.Trainer):
         super().log(logs, start_time)
 
     def _refuse_divergence(self, what: str, value: float) -> None:
-        """Raise ``FtregError`` for a figure that is no finite number."""
+        """Raise ``FtregError`` for a figure that is not finite."""
         if not math.isfinite(value):
             raise FtregError(
                 f"{what.format(value)} at step {self.state.global_step}: training has diverged",
@@ -174,8 +176,40 @@ class LanguageTrainer(transformers.Trainer):
                 "fp32.",
             )
 
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to the end, or to an interruption, after which a checkpoint is written.
+
+        Args:
+            checkpoint: Where to go on from; if nothing is left to do after it, it is only loaded.
+        """
+        best = self._milestones.best
+        best.unlink(missing_ok=True)
+        if checkpoint is not None and (checkpoint / best.name).is_file():
+            link_or_copy(checkpoint / best.name, best)
+        if checkpoint is not None:
+            state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if self._milestones.is_over(state):
+                self.state = state
+                self._load_from_checkpoint(str(checkpoint))
+                return
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self._milestones.interrupted:
+            self._save_checkpoint(self.model, trial=None)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint, complete and durable before it gets its name, with the best weights so far."""
+        started = time.monotonic()
+        unfinished = Path(self.args.output_dir)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        super()._save_checkpoint(model, trial)
+        best = self._milestones.best
+        if best.is_file():  # it may be linked, because better weights replace the file
+            link_or_copy(best, unfinished / f"checkpoint-{self.state.global_step}" / best.name)
+        commit_checkpoint(unfinished.parent, self.state.global_step)
+        self._milestones.saved(time.monotonic() - started)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the trained weights of a checkpoint, and nothing of what is frozen."""
+        """Write the trained weights of a checkpoint, without the frozen ones."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_trainable(self.model, folder / WEIGHTS)
@@ -186,7 +220,7 @@ class LanguageTrainer(transformers.Trainer):
 
 
 class _EpochLoader(DataLoader[Any]):
-    """A loader that hands the epoch on to its batch sampler."""
+    """A data loader that passes the epoch on to its batch sampler."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
@@ -196,9 +230,9 @@ class _EpochLoader(DataLoader[Any]):
 def _arguments(
     train: TrainConfig, precision: str, device: torch.device, scratch: Path
 ) -> transformers.TrainingArguments:
-    """The configuration in transformers' terms; evaluating, saving and stopping are left to ``Milestones``."""
+    """Return transformers' arguments; when to evaluate, save and stop is left to ``Milestones``."""
     arguments = transformers.TrainingArguments(
-        output_dir=str(scratch),
+        output_dir=str(scratch / UNFINISHED),
         num_train_epochs=train.epochs,
         max_steps=train.max_steps or -1,
         per_device_train_batch_size=train.batch_size,
@@ -214,7 +248,6 @@ def _arguments(
         seed=train.seed,
         eval_strategy="no",
         save_strategy="no",
-        save_total_limit=1,
         logging_steps=1,
         logging_nan_inf_filter=False,
         log_level="error",
@@ -223,5 +256,5 @@ def _arguments(
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # transformers would split batches over all GPUs that it sees
+    use_one_gpu(arguments)
     return arguments

@@ -73,7 +73,7 @@ def train(**changes: str) -> tuple[str, ...]:
 CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "unknown command": (("trian",), 2, ("trian", "Did you mean train")),
     "unknown option": (("train", "--bse", "x"), 2, ("--bse", "--help")),
-    "missing flags": (("train", "--base", "base:1"), 2, ("--data", "--method", "--name")),
+    "missing data option": (("train", "--base", "base:1"), 2, ("--data", "RECIPE")),
     "unknown method": (train(method="lorra"), 2, ("lorra", "Did you mean lora")),
     "unknown base": (train(base="bse:1"), 2, ("bse", "Did you mean base")),
     "unknown version number": (train(base="base:9"), 2, ("base:9",)),
@@ -134,7 +134,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "unknown format": (("data", "check", "good.jsonl", "--format", "promt"), 2, ("promt",)),
     "merge of a checkpoint": (("merge", "base:1"), 2, ("merge", "adapter")),
     "merge of a dataset": (("merge", "rows:1"), 2, ("merge", "adapter")),
-    "adapter without a weight": (("merge", "base:1", "--adapter", "base"), 2, ("--adapter", "weight")),
+    "version without a weight": (("merge", "base:1", "--with", "base"), 2, ("--with", "weight")),
     "unknown scheme": (("quantize", "base:1", "--scheme", "int3"), 2, ("scheme", "int3")),
     "impossible sparsity": (("prune", "base:1", "--sparsity", "2"), 2, ("sparsity",)),
     "unknown export format": (("export", "base:1", "--format", "onx"), 2, ("onx", "Did you mean onnx")),
@@ -154,7 +154,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "tag without a value": (("models", "tag", "base:1", "stage"), 2, ("stage",)),
     "delete what is not there": (("models", "delete", "nope:1"), 2, ("nope",)),
     "lineage of nothing": (("lineage", "nope"), 2, ("nope",)),
-    "unknown lineage format": (("lineage", "base:1", "--format", "svg"), 2, ("svg",)),
+    "unknown lineage option": (("lineage", "base:1", "--svg"), 2, ("--svg",)),
     "unknown plugin": (("plugins", "info", "lorra"), 2, ("lorra", "lora")),
     "unknown plugin to leave out": (("--no-plugin", "nope", "plugins", "list"), 2, ("nope",)),
     "deployment without a name": (("deploy", "--variant", "base:1"), 2, ("'name' is missing",)),
@@ -226,7 +226,7 @@ def test_bad_input_gets_one_clear_message(desk: Path, case: str) -> None:
     assert done.stderr.count("error:") == 1, done.stderr
     for part in wanted:
         assert part in done.stderr + done.stdout
-    assert "defect of ftreg" not in done.stderr
+    assert "bug in ftreg" not in done.stderr
     after = [line for line in inventory(home) if not line.startswith(("good:", "rows"))]
     assert [line for line in after if "good" not in line] == before
 

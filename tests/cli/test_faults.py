@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -46,29 +46,82 @@ def train_command(base: Path, rows: Path, *more: str) -> list[str]:
     return ["train", *flags, "--set", "train.save_every=2", *more]
 
 
-def test_interrupted_training_can_be_resumed(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """Ctrl-C ends a run with 130 and publishes nothing; --resume goes on to the bytes of a run never stopped."""
-    home = tmp_path / "home"
-    steps = ("--set", "train.max_steps=60", "--set", "train.epochs=50")
-    command = [sys.executable, "-m", "ftreg", *train_command(model_folder(), rows, *steps)]
-    environment = {**os.environ, "FTREG_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list(home.glob("runs/*/checkpoint-*")):
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=120)
-    assert process.returncode == 130, message
-    assert "--resume" in message
-    assert "interrupted" in message
+def start(home: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """Start ``ftreg``; standard error is the only pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ftreg", *arguments],
+        env={**os.environ, "FTREG_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def last_step(home: Path) -> int:
+    """The step of the newest checkpoint of the only run; 0 if there is none."""
+    return max((int(path.name.removeprefix("checkpoint-")) for path in home.glob("runs/*/checkpoint-*")), default=0)
+
+
+def stop_after_a_checkpoint(home: Path, arguments: Sequence[str], number: signal.Signals) -> str:
+    """Start a training, send it a signal once it has written a checkpoint, and return its messages."""
+    before = last_step(home)
+    process = start(home, arguments)
+    while last_step(home) == before:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(number)
+    message = process.communicate()[1]
+    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+    assert process.returncode == expected[number], message
     with Registry(home) as registry:
         assert registry.list() == []
-    resumed = json.loads(ftreg(*train_command(model_folder(), rows, *steps), "--resume", "--json", home=home).stdout)
-    straight = json.loads(ftreg(*train_command(model_folder(), rows, *steps), "--json", home=tmp_path / "other").stdout)
+    return message
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C reach subprocesses, also if the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
+    """A run stopped by Ctrl-C, SIGTERM and SIGKILL in turn publishes nothing; resumed, it ends in the same bytes."""
+    home = tmp_path / "home"
+    command = train_command(model_folder(), rows, "--set", "train.max_steps=400", "--set", "train.epochs=50")
+    message = stop_after_a_checkpoint(home, command, signal.SIGINT)
+    assert "interrupted" in message
+    assert f"step {last_step(home)} is kept" in message
+    assert "--resume" in message
+    message = stop_after_a_checkpoint(home, [*command, "--resume"], signal.SIGTERM)
+    assert "terminated" in message
+    assert f"step {last_step(home)} is kept" in message
+    assert list(home.glob("tmp/*")) == []
+    stop_after_a_checkpoint(home, [*command, "--resume"], signal.SIGKILL)
+    resumed = json.loads(ftreg(*command, "--resume", "--json", home=home).stdout)
+    straight = json.loads(ftreg(*command, "--json", home=tmp_path / "other").stdout)
     assert resumed["digest"] == straight["digest"]
     assert not list(home.glob("runs/*"))
+
+
+def test_sigterm_while_tokenizing_cleans_up(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
+    """SIGTERM before there is anything to save ends the command with 143, one line, and nothing left behind."""
+    home = tmp_path / "home"
+    code = (
+        "import signal, sys\n"
+        "from ftreg.cli.main import main\n"
+        "from ftreg.data import Encoder\n"
+        "Encoder.encode_all = lambda *_: signal.raise_signal(signal.SIGTERM)\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", code, *train_command(model_folder(), rows)]
+    done = subprocess.run(command, env={**os.environ, "FTREG_HOME": str(home)}, capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "error: terminated"
+    assert "--resume" not in done.stderr
+    assert [*home.glob("tmp/*"), *home.glob("runs/*")] == []
 
 
 @pytest.fixture
@@ -85,7 +138,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk_is_said_and_nothing_is_published(
     small_disk: Path, rows: Path, model_folder: Callable[..., Path]
 ) -> None:
-    """A disk that fills up during the work ends it with one message, and the registry stays as it was."""
+    """A full disk ends the work with one message, and the registry stays as it was."""
     ftreg("models", "list", home=small_disk / "home")
     done = ftreg(*train_command(model_folder(), rows, "--set", "train.max_steps=4"), home=small_disk / "home", code=1)
     assert "full" in done.stderr
@@ -97,7 +150,7 @@ def test_full_disk_is_said_and_nothing_is_published(
 
 
 def test_missing_package_names_the_extra(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """A method whose package is not installed says which pip install brings it, before anything is done."""
+    """A method whose package is not installed says what to install, before anything is done."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\n"
         "real = u.find_spec\n"
@@ -110,7 +163,7 @@ def test_missing_package_names_the_extra(tmp_path: Path, rows: Path, model_folde
 
 
 def test_the_bare_install_names_the_extra(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """Where nothing but the core is installed, the functions can be imported, and training says what it needs."""
+    """With only the core installed, the functions can be imported, and training says what it needs."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Absent:\n"

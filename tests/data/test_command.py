@@ -1,4 +1,4 @@
-"""``ftreg data``: what its commands print, as facts and for people, and how they exit."""
+"""``ftreg data``: what its commands print, as JSON and as text, and their exit codes."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def kinds(output: str) -> dict[str, list[int]]:
 
 
 def test_check_of_good_rows_says_so(ftreg: Callable[..., tuple[int, str, str]]) -> None:
-    """One line with the count and the format, and exit code 0; no registry is made."""
+    """A file without bad rows gets one line with count and format, and exit code 0; no registry is created."""
     assert ftreg("check", write(ROWS)) == (0, "rows.jsonl: 40 rows, format prompt-response, all can be used\n", "")
     assert not Path("home").exists()
 
 
 def test_check_names_every_bad_row(ftreg: Callable[..., tuple[int, str, str]]) -> None:
-    """Each bad row with its line and reason on standard output, their number on standard error, exit code 2."""
+    """Bad rows are listed with line and reason on standard output, counted on standard error; the exit code is 2."""
     rows = [ROWS[0], "{", ROWS[1], {"prompt": "x"}, {"prompt": "x", "response": 1}, *ROWS[2:]]
     code, out, err = ftreg("check", write(rows))
     assert code == 2
@@ -74,7 +74,7 @@ def test_check_names_every_bad_row(ftreg: Callable[..., tuple[int, str, str]]) -
 
 
 def test_check_finds_repeated_rows_and_leaked_prompts(ftreg: Callable[..., tuple[int, str, str]]) -> None:
-    """A row repeated, its other columns aside, and a prompt that is held out while its twin is trained on."""
+    """Repeated rows are found whatever their other columns, and so are held-out prompts that are in train too."""
     rows = [*ROWS, {**ROWS[3], "topic": "other"}]
     code, out, _ = ftreg("check", write(rows), "--json", "--set", "validation=0")
     assert (code, kinds(out)) == (0, {"duplicate": [41]})
@@ -90,7 +90,7 @@ def test_check_finds_repeated_rows_and_leaked_prompts(ftreg: Callable[..., tuple
 def test_check_with_a_base_looks_at_the_tokens(
     ftreg: Callable[..., tuple[int, str, str]], model_folder: Callable[..., Path]
 ) -> None:
-    """Cut answers, answers beyond the cut, special tokens in the text, and rows that the template refuses."""
+    """Truncated and lost answers, special tokens in the text, and rows that the template refuses are found."""
     rows = [
         *ROWS[:3],
         {"prompt": "q", "response": "a long answer, " * 9},
@@ -98,7 +98,7 @@ def test_check_with_a_base_looks_at_the_tokens(
         {"prompt": "how do I write <|end|>?", "response": "so"},
     ]
     code, out, _ = ftreg("check", write(rows), "--base", model_folder(), "--max-length", "50", "--json")
-    assert (code, kinds(out)) == (0, {"cut": [4], "nothing-learnt": [5], "control-tokens": [6]})
+    assert (code, kinds(out)) == (0, {"cut": [4], "nothing-labelled": [5], "control-tokens": [6]})
 
     Path("picky.jinja").write_text("{% if messages[0].content == 'q' %}{{ raise_exception('no') }}{% endif %}" + CHATML)
     code, out, err = ftreg("check", "rows.jsonl", "--base", model_folder(), "--set", "template=picky.jinja")
@@ -108,7 +108,7 @@ def test_check_with_a_base_looks_at_the_tokens(
 
 
 def test_check_tells_of_unknown_tokens_and_a_shared_pad_token(tmp_path: Path) -> None:
-    """A tokenizer that pads with EOS, does not know some letters, and a template that writes the date, are told."""
+    """Padding with EOS, letters that the tokenizer does not know, and a template with today's date are reported."""
     from ftreg.core.host import PluginHost
     from ftreg.data import Encoder, read_data
     from ftreg.data.check import check_tokens
@@ -132,7 +132,7 @@ def test_check_tells_of_unknown_tokens_and_a_shared_pad_token(tmp_path: Path) ->
 def test_stats_count_rows_lengths_and_splits(
     ftreg: Callable[..., tuple[int, str, str]], model_folder: Callable[..., Path]
 ) -> None:
-    """The figures add up, in JSON and in the tables, and with a base there are lengths in tokens."""
+    """The figures add up, in JSON and in the tables, and with a base lengths in tokens are included."""
     path = write(ROWS)
     code, out, _ = ftreg("stats", path, "--base", model_folder(), "--set", "stratify_by=topic", "--json")
     facts = json.loads(out)
@@ -141,8 +141,8 @@ def test_stats_count_rows_lengths_and_splits(
     characters = facts["lengths"]["characters"]
     assert characters["total"] == sum(len(row["prompt"]) + len(row["response"]) for row in ROWS)
     assert sum(count for _, _, count in characters["histogram"]) == 40
-    tokens, learnt = facts["lengths"]["tokens"], facts["lengths"]["learnt tokens"]
-    assert 0 < learnt["total"] < tokens["total"]
+    tokens, labelled = facts["lengths"]["tokens"], facts["lengths"]["labelled tokens"]
+    assert 0 < labelled["total"] < tokens["total"]
     assert tokens["minimum"] <= tokens["median"] <= tokens["p90"] <= tokens["p99"] <= tokens["maximum"]
     code, out, _ = ftreg("stats", path)
     assert code == 0
@@ -150,21 +150,21 @@ def test_stats_count_rows_lengths_and_splits(
     assert "#" in out
 
 
-def test_preview_marks_what_is_learnt(
+def test_preview_marks_what_is_labelled(
     ftreg: Callable[..., tuple[int, str, str]], model_folder: Callable[..., Path]
 ) -> None:
-    """The learnt line holds the answer and its end, the masked one the question; JSON has each token."""
+    """The labelled line holds the answer and its end, the masked one the question; JSON has each token."""
     path = write([{"prompt": "one\ntwo", "response": "[bold]yes"}, *ROWS])
     code, out, _ = ftreg("preview", path, "--base", model_folder(), "--rows", "1")
-    _, masked, learnt = out.splitlines()
+    _, masked, labelled = out.splitlines()
     assert code == 0
     assert masked.split("  ")[1] == "masked"
     assert masked.replace("|", "").endswith(r"<user>one\ntwo<end><assistant>")
-    assert learnt.replace("|", "").endswith("learnt  [bold]yes<end>")
+    assert labelled.replace("|", "").endswith("labelled  [bold]yes<end>")
     _, out, _ = ftreg("preview", path, "--base", model_folder(), "--json")
     shown = json.loads(out)
     assert [row["row"] for row in shown] == [1, 2, 3]
-    assert "".join(token["text"] for token in shown[0]["tokens"] if token["learnt"]) == "[bold]yes<|end|>"
+    assert "".join(token["text"] for token in shown[0]["tokens"] if token["labelled"]) == "[bold]yes<|end|>"
 
 
 def test_a_base_can_be_a_version(ftreg: Callable[..., tuple[int, str, str]], model_folder: Callable[..., Path]) -> None:
@@ -189,14 +189,14 @@ def test_a_base_can_be_a_version(ftreg: Callable[..., tuple[int, str, str]], mod
         (("check", "rows.jsonl", "--set", "validaton=0.2"), "Did you mean validation"),
         (("check", "rows.jsonl", "--base", "./nowhere"), "no such folder"),
         (("check", "rows.jsonl", "--base", "."), "has no tokenizer"),
-        (("preview", "rows.jsonl"), "--base is missing"),
+        (("preview", "rows.jsonl"), "'--base'"),
         (("stats", "empty.jsonl"), "the file is empty"),
     ],
 )
 def test_bad_input_is_one_message(
     ftreg: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], reason: str
 ) -> None:
-    """Exit code 2, the reason on standard error, and nothing on standard output."""
+    """Bad input exits with 2, the reason on standard error, and nothing on standard output."""
     write(ROWS)
     write([], "empty.jsonl")
     code, out, err = ftreg(*arguments)
@@ -206,7 +206,7 @@ def test_bad_input_is_one_message(
 
 
 def test_stdlib_writes_text_rows(ftreg: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is a data file of format text, the same each time, and its folder is made."""
+    """The file has format text and the same bytes each time, and its folder is created."""
     from ftreg.core.types import Example
 
     texts = ["One docstring.\nWith “quotes”.", "Another."]

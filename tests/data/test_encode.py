@@ -1,4 +1,4 @@
-"""Encoding: what is learnt, what is masked, where sequences end, and what the model is asked with."""
+"""Encoding: what is labelled, what is masked, where sequences end, and what prompts are."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def metaspace_tokenizer() -> Any:
 
 
 def chat(*turns: str, system: str | None = None, **fields: str) -> Example:
-    """Turns of user and assistant by turns."""
+    """Make a chat of alternating turns of user and assistant."""
     messages = [Message(("user", "assistant")[index % 2], turn) for index, turn in enumerate(turns)]
     return Example(messages=((Message("system", system),) if system else ()) + tuple(messages), fields=fields)
 
 
-def learnt(encoder: Encoder, encoded: Encoded) -> list[str]:
-    """The text of each stretch that is learnt."""
+def labelled(encoder: Encoder, encoded: Encoded) -> list[str]:
+    """Return the text of each labelled span."""
     stretches: list[list[int]] = [[]]
     for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
         assert label in (IGNORED, token)
@@ -109,11 +109,11 @@ TWO_TURNS = chat("Hi?", "Hello.", "Where?", "Here.")
         ("plain", ["Hello.<|end|>", "Here.<|end|>"]),
     ],
 )
-def test_all_answers_are_learnt_with_the_token_that_ends_their_turn(name: str, expected: list[str]) -> None:
-    """Each answer and its end-of-turn token, nothing of the questions, and EOS last, once, whatever ends a turn."""
+def test_all_answers_are_labelled_with_the_token_that_ends_their_turn(name: str, expected: list[str]) -> None:
+    """Answers and their end-of-turn tokens are labelled, questions are not, and exactly one EOS is last."""
     encoder = Encoder(tokenizer_with(TEMPLATES[name]), max_length=500)
     encoded = encoder.encode(TWO_TURNS)
-    assert learnt(encoder, encoded) == expected
+    assert labelled(encoder, encoded) == expected
     eos = encoder.tokenizer.eos_token_id
     assert encoded.input_ids[-1] == encoded.labels[-1] == eos
     assert encoded.input_ids[-2] != eos
@@ -129,7 +129,7 @@ turns = st.lists(words.filter(str.strip), min_size=2, max_size=6).map(lambda tur
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(turns=turns)
 def test_the_prompt_is_the_beginning_of_what_is_trained(name: str, turns: list[str]) -> None:
-    """Prompt and answer tokens together are the encoded example; the prompt is what the template asks with."""
+    """Prompt and answer tokens together are the encoded example; the prompt is the template's for generation."""
     encoder = ENCODERS.setdefault(name, Encoder(tokenizer_with(TEMPLATES[name]), max_length=10_000))
     example = chat(*turns)
     encoded = encoder.encode(example)
@@ -151,7 +151,7 @@ ENCODERS: dict[str, Encoder] = {}
 
 
 def test_a_border_that_tokens_would_cross_parts_them() -> None:
-    """Where a template's prompt ends in a space, the space stays the prompt's own token, as when it is asked."""
+    """If a template's prompt ends in a space, that space is a token of the prompt, as it is in generation."""
     tokenizer = tokenizer_with(SPACED)
     whole = tokenizer("user: a\nassistant: the link", add_special_tokens=False)["input_ids"]
     prompt, _ = Encoder(tokenizer, max_length=100).prompt(chat("a", "the link"))
@@ -160,7 +160,7 @@ def test_a_border_that_tokens_would_cross_parts_them() -> None:
 
 
 def test_tokenizers_that_begin_texts_with_a_space_are_not_given_more_of_them() -> None:
-    """An answer is tokenized as in the whole text, without a space that only its own tokenization would add."""
+    """An answer is tokenized as in the whole text, without the space that tokenizing it alone would add."""
     tokenizer = metaspace_tokenizer()
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}{{ m['content'] }}"
@@ -173,7 +173,7 @@ def test_tokenizers_that_begin_texts_with_a_space_are_not_given_more_of_them() -
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_eos_is_learnt_where_it_also_pads(name: str) -> None:
+def test_eos_is_labelled_even_if_it_also_pads(name: str) -> None:
     """A tokenizer whose pad token is EOS gives the same labels as one with a pad token of its own."""
     plain = Encoder(tokenizer_with(TEMPLATES[name]), max_length=500).encode(TWO_TURNS)
     shared = Encoder(tokenizer_with(TEMPLATES[name], pad_token="<|end|>"), max_length=500)
@@ -183,11 +183,11 @@ def test_eos_is_learnt_where_it_also_pads(name: str) -> None:
 
 
 def test_a_template_whose_turns_end_in_eos_gets_no_second_one() -> None:
-    """Where ChatML's end of turn is EOS itself, it is there once, and the line break after it is gone."""
+    """If ChatML's end of turn is EOS itself, the sequence has it once, without the line break after it."""
     encoder = Encoder(tokenizer_with(CHATML, eos_token="<|im_end|>"), max_length=500)
     encoded = encoder.encode(chat("a", "b"))
     assert encoder.tokenizer.decode(encoded.input_ids).endswith("<|im_start|>assistant\nb<|im_end|>")
-    assert learnt(encoder, encoded) == ["b<|im_end|>"]
+    assert labelled(encoder, encoded) == ["b<|im_end|>"]
 
 
 def with_bos(tokenizer: Any) -> Any:
@@ -203,7 +203,7 @@ def with_bos(tokenizer: Any) -> Any:
 
 @pytest.mark.parametrize("template", ["{{ bos_token }}" + CHATML, None])
 def test_bos_is_there_once(template: str | None) -> None:
-    """Neither a template that writes BOS nor the plain one for a tokenizer that adds it doubles it; nor does text."""
+    """BOS comes once: with a template that writes it, with a tokenizer that adds it, and in plain text."""
     encoder = Encoder(with_bos(tokenizer_with(template)), max_length=500)
     bos = encoder.tokenizer.bos_token_id
     for ids in (
@@ -215,8 +215,8 @@ def test_bos_is_there_once(template: str | None) -> None:
         assert ids.count(bos) == 1
 
 
-def test_text_is_learnt_as_a_whole() -> None:
-    """Every token of a text and the EOS after it are learnt."""
+def test_text_is_labelled_as_a_whole() -> None:
+    """Every token of a text and the EOS after it are labelled."""
     encoder = Encoder(make_tokenizer(), max_length=100)
     encoded = encoder.encode(Example(text="Open Settings."))
     assert encoded.labels == encoded.input_ids
@@ -232,11 +232,11 @@ def test_a_cut_answer_gets_no_eos() -> None:
     assert cut.input_ids == whole.input_ids[:-3]
     assert cut.labels == whole.labels[:-3]
     assert cut.cut == 3
-    assert cut.learnt > 0
+    assert cut.labelled > 0
 
 
 class Listener(NullProgress):
-    """Keeps what is said, and how far it got."""
+    """A Progress that keeps the messages and the last position."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -249,8 +249,8 @@ class Listener(NullProgress):
         self.said.append(message)
 
 
-def test_examples_without_anything_to_learn_are_left_out_and_counted() -> None:
-    """An answer that starts beyond ``max_length`` is dropped, one that ends there is kept, and both are told."""
+def test_examples_without_labels_are_left_out_and_counted() -> None:
+    """An answer that starts beyond ``max_length`` is left out, one that ends there is kept, and both are reported."""
     listener = Listener()
     encoder = Encoder(make_tokenizer(), max_length=20)
     examples = [chat("a", "b"), chat("Where can I see my invoices today" * 3, "b"), chat("a", "a long answer, " * 9)]
@@ -259,20 +259,20 @@ def test_examples_without_anything_to_learn_are_left_out_and_counted() -> None:
     assert listener.done == 3
     assert listener.said == [
         "2 of 3 examples have more than 20 tokens and were cut",
-        "1 of them were left out: nothing of their answers is within 20 tokens",
+        "1 of them were left out: their answers start beyond 20 tokens",
     ]
-    with pytest.raises(DataError, match="nothing is left to learn"):
+    with pytest.raises(DataError, match="nothing is left to train on"):
         encoder.encode_all(examples[1:2])
 
 
 def test_a_first_token_alone_is_nothing_to_learn() -> None:
     """The first token of a sequence is never predicted, so it does not count."""
-    assert Encoded([5, 6], [5, IGNORED]).learnt == 0
-    assert Encoded([5, 6], [IGNORED, 6]).learnt == 1
+    assert Encoded([5, 6], [5, IGNORED]).labelled == 0
+    assert Encoded([5, 6], [IGNORED, 6]).labelled == 1
 
 
 def test_many_examples_are_encoded_as_each_by_itself() -> None:
-    """Batches of chats and texts keep the order, and change nothing."""
+    """Encoding in batches of chats and texts keeps the order and gives the same result."""
     encoder = Encoder(tokenizer_with(CHATML), max_length=60)
     examples = [
         Example(text=f"text {i}") if i % 3 else chat(*[f"turn {i} {j}" for j in range(2 + 2 * (i % 2))])
@@ -288,14 +288,14 @@ def test_what_follows_the_last_answer_is_not_trained() -> None:
     assert encoder.encode(open_ended) == encoder.encode(TWO_TURNS)
 
 
-def test_a_chat_without_an_answer_can_be_asked_but_not_learnt() -> None:
-    """Its prompt is the whole chat, its reference empty; encoding it is an error."""
+def test_a_chat_without_an_answer_is_a_prompt_without_labels() -> None:
+    """The prompt of such a chat is all of it, and the reference is empty; encoding it is an error."""
     encoder = Encoder(tokenizer_with(CHATML), max_length=500)
     question = Example(messages=(Message("user", "Hi?"),))
     ids, reference = encoder.prompt(question)
     assert encoder.tokenizer.decode(ids) == "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n"
     assert reference == ""
-    with pytest.raises(DataError, match="nothing to learn"):
+    with pytest.raises(DataError, match="nothing to train on"):
         encoder.encode(question)
 
 
@@ -306,19 +306,21 @@ def test_plain_text_cannot_be_asked() -> None:
 
 
 def test_answers_that_a_template_rewrites_later_are_skipped_and_counted() -> None:
-    """A template that moves the system message learns the last answer only, and tells."""
+    """With a template that moves the system message, only the last answer is labelled, and that is reported."""
     encoder = Encoder(tokenizer_with(MOVING), max_length=500)
     example = chat("Hi?", "Hello.", "Where?", "Here.", system="Be kind.")
     encoded = encoder.encode(example)
-    assert learnt(encoder, encoded) == ["Here.<|end|>"]
+    assert labelled(encoder, encoded) == ["Here.<|end|>"]
     assert encoded.skipped == 1
     listener = Listener()
     encoder.encode_all([example], listener)
-    assert listener.said == ["1 answers of earlier turns are not learnt: the chat template writes them otherwise later"]
+    assert listener.said == [
+        "1 answers of earlier turns are not trained on: the template renders them differently later"
+    ]
 
 
 def masked(before: str = "", answer: str = "{{ m['content'] }}", after: str = "") -> str:
-    """A template that marks what the arguments say."""
+    """Make a template with the given marks."""
     return f"{before}{{% for m in messages %}}{{{{ m['role'] }}}}:{answer}<|end|>{{% endfor %}}{after}" + (
         "{% if add_generation_prompt %}assistant:{% endif %}"
     )
@@ -330,16 +332,16 @@ QUESTION = "{% if m.role == 'user' %}{% generation %}{{ m.content }}{% endgenera
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (masked("{% if false %}{% generation %}{% endgeneration %}{% endif %}"), "marks nothing"),
-        (masked("{% generation %}", after="{% endgeneration %}"), "marks what comes before"),
-        (masked(answer=QUESTION), "marks nothing"),
-        (OPENING, "asks for an answer with '<think>\\n'"),
+        (masked("{% if false %}{% generation %}{% endgeneration %}{% endif %}"), "marks no part"),
+        (masked("{% generation %}", after="{% endgeneration %}"), "also marks text before"),
+        (masked(answer=QUESTION), "marks no part"),
+        (OPENING, "ends the prompt for an answer with '<think>\\n'"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[7]['content'] + 'x' }}", "refuses the chat"),
     ],
 )
 def test_templates_that_would_train_the_wrong_thing_are_refused(template: str, reason: str) -> None:
-    """Masks of all 0 or all 1, prompts that no answer follows, and refusals are errors, never silent."""
+    """Marks around nothing or everything, prompts that no answer follows, and refused chats are errors."""
     encoder = Encoder(tokenizer_with(template), max_length=500)
     with pytest.raises(DataError) as caught:
         encoder.encode(chat("a", "b"))
@@ -347,7 +349,7 @@ def test_templates_that_would_train_the_wrong_thing_are_refused(template: str, r
 
 
 def test_marks_around_the_whole_turn_are_narrowed_to_the_answer() -> None:
-    """Where the mark includes the turn's header, the header stays in the prompt, for it is given when asked."""
+    """If the mark includes the turn's header, the header belongs to the prompt, as it does in generation."""
     template = CHATML.replace(
         "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}",
         "{% if m['role'] == 'assistant' %}{% generation %}{{ '<|im_start|>assistant\n' + m['content'] + '<|im_end|>' }}"
@@ -355,7 +357,7 @@ def test_marks_around_the_whole_turn_are_narrowed_to_the_answer() -> None:
         "{{ '\n' }}",
     )
     encoder = Encoder(tokenizer_with(template), max_length=500)
-    assert learnt(encoder, encoder.encode(chat("a", "b"))) == ["b<|im_end|><|end|>"]
+    assert labelled(encoder, encoder.encode(chat("a", "b"))) == ["b<|im_end|><|end|>"]
 
 
 def test_errors_name_the_example() -> None:
@@ -369,7 +371,7 @@ def test_errors_name_the_example() -> None:
 
 
 def test_the_template_is_saved_with_the_tokenizer(tmp_path: Path) -> None:
-    """A tokenizer without a template gets the plain one, which comes back when it is loaded, and asks as trained."""
+    """A tokenizer without a template gets the plain one, which is saved with it, and renders the same prompts later."""
     from transformers import AutoTokenizer
 
     encoder = Encoder(make_tokenizer(chat=False), max_length=500)
@@ -395,7 +397,7 @@ def test_a_template_can_come_from_a_file(tmp_path: Path) -> None:
     ("content", "reason"), [(None, "cannot be read"), ("{% for %}", "is not valid Jinja"), ("{% if x %}\n", "Jinja")]
 )
 def test_a_bad_template_file_is_refused_at_once(tmp_path: Path, content: str | None, reason: str) -> None:
-    """A template that is missing or does not parse is found before any example is encoded, and named."""
+    """A template that is missing or does not parse is an error, with its name, before any example is encoded."""
     path = tmp_path / "chat.jinja"
     if content is not None:
         path.write_text(content)
@@ -405,7 +407,7 @@ def test_a_bad_template_file_is_refused_at_once(tmp_path: Path, content: str | N
 
 
 def test_a_tokenizer_without_eos_is_refused() -> None:
-    """A model that cannot learn to stop is not trained."""
+    """A tokenizer without an end-of-sequence token is refused."""
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(DataError, match="end-of-sequence"):

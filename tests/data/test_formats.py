@@ -59,7 +59,7 @@ CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"
     ],
 )
 def test_rows_become_chats(tmp_path: Path, row: Json, format_name: str, expected: list[tuple[str, str]]) -> None:
-    """Each format is detected by its columns, and gives the turns that its columns stand for."""
+    """Each format is detected by its columns, and converts its columns to the right turns."""
     (example,), found = load(tmp_path, [row])
     assert found == format_name
     assert turns(example) == expected
@@ -73,7 +73,7 @@ def test_text_rows_become_plain_text(tmp_path: Path) -> None:
 
 
 def test_other_columns_are_kept(tmp_path: Path) -> None:
-    """An example carries its row's other columns, and none that is learnt."""
+    """An example carries its row's other columns, and none that its format uses."""
     (example,), _ = load(tmp_path, [{"prompt": "p", "response": "r", "intent": "x", "score": None}])
     assert example.fields == {"intent": "x", "score": None}
 
@@ -87,7 +87,7 @@ def test_columns_of_no_format_are_named(tmp_path: Path) -> None:
 
 
 def test_columns_of_two_formats_must_be_decided(tmp_path: Path) -> None:
-    """Where two formats fit, the user names one; a named format is not second-guessed."""
+    """If two formats fit, the user must name one; a named format is used without detection."""
     row = {"instruction": "i", "output": "o", "text": "t"}
     with pytest.raises(DataError, match="instruction, text"):
         load(tmp_path, [row])
@@ -95,13 +95,13 @@ def test_columns_of_two_formats_must_be_decided(tmp_path: Path) -> None:
 
 
 def test_detection_goes_by_most_rows(tmp_path: Path) -> None:
-    """A first row without its columns does not decide: the format is found, and the row is the error."""
+    """A first row without the format's columns does not prevent detection; that row is the error."""
     with pytest.raises(DataError, match="'prompt' is missing"):
         load(tmp_path, [{"foo": 1}, *[{"prompt": "p", "response": "r"}] * 3])
 
 
 def test_an_unknown_format_gets_a_suggestion(tmp_path: Path) -> None:
-    """A misspelt format is answered with the nearest one."""
+    """A misspelt format is an error with the nearest known name."""
     with pytest.raises(UnknownName, match="Did you mean messages"):
         load(tmp_path, [{"text": "t"}], format="mesages")
 
@@ -112,7 +112,7 @@ def test_an_unknown_format_gets_a_suggestion(tmp_path: Path) -> None:
         ("hello", "holds text, not a list"),
         ([], "no turn of the assistant"),
         ([CHAT[1]], "no turn of the assistant"),
-        ([CHAT[2], CHAT[1]], "starts with the assistant"),
+        ([CHAT[2], CHAT[1]], "starts with a turn of the assistant"),
         (["hello"], "turn 1 is text"),
         ([{"content": "x"}], "role None"),
         ([{"role": "bot", "content": "x"}], "role 'bot'"),
@@ -123,20 +123,20 @@ def test_an_unknown_format_gets_a_suggestion(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_chats_name_the_turn(tmp_path: Path, messages: Json, reason: str) -> None:
-    """What is wrong with a chat is said of its turn."""
+    """Errors in a chat name its turn."""
     with pytest.raises(DataError) as caught:
         load(tmp_path, [{"messages": messages}])
     assert reason in caught.value.message
 
 
 def test_response_and_completion_together_are_refused(tmp_path: Path) -> None:
-    """Two answers in one row: neither is taken silently."""
+    """A row with two answers is an error."""
     with pytest.raises(DataError, match="both"):
         load(tmp_path, [{"prompt": "p", "response": "r", "completion": "c"}])
 
 
 class _Failing:
-    """A format with a defect of its own."""
+    """A format with a defect."""
 
     def matches(self, row: Json) -> bool:
         return "q" in row

@@ -1,4 +1,4 @@
-"""Reading data files: good ones of every kind, and what is said of bad ones."""
+"""Reading data files: good ones of every kind, and the errors for bad ones."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_unicode_line_separators_do_not_part_lines(tmp_path: Path, host: PluginH
 
 
 def test_parquet_rows_become_plain_values(tmp_path: Path, host: PluginHost) -> None:
-    """NaN means no value, and dates become text, so that a row can be written as JSON."""
+    """NaN becomes null, and dates become text, so that a row can be written as JSON."""
     pa = pytest.importorskip("pyarrow")
     import datetime
 
@@ -114,7 +114,7 @@ BAD = {
     "nameless column": ("a.csv", b"prompt,\na,b\n", "a.csv", "column 2"),
     "semicolons": ("a.csv", b"prompt;response\na;b\n", "a.csv", "commas"),
     "truncated Parquet": ("a.parquet", b"PAR1\x15\x04", "a.parquet", "Parquet"),
-    "unknown suffix": ("a.xlsx", b"x", "a.xlsx", "no known kind"),
+    "unknown suffix": ("a.xlsx", b"x", "a.xlsx", "not a known kind"),
     "missing column": ("a.jsonl", GOOD + b'{"prompt": "a"}', "a.jsonl:2", "'response' is missing"),
     "empty response": ("a.jsonl", GOOD + b'{"prompt": "a", "response": " "}', "a.jsonl:2", "'response' is empty"),
     "null response": ("a.jsonl", GOOD + b'{"prompt": "a", "response": null}', "a.jsonl:2", "'response' is empty"),
@@ -124,7 +124,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files_are_refused_with_the_place_and_the_reason(tmp_path: Path, host: PluginHost, case: str) -> None:
-    """The error names the file, the row where it is one row's, and what is wrong."""
+    """The error names the file, the row if it concerns one, and what is wrong."""
     name, content, where, reason = BAD[case]
     with pytest.raises(DataError) as caught:
         load_examples(write(tmp_path, name, content), host=host)
@@ -134,7 +134,7 @@ def test_bad_files_are_refused_with_the_place_and_the_reason(tmp_path: Path, hos
 
 
 def test_folders_and_missing_files_are_refused(tmp_path: Path, host: PluginHost) -> None:
-    """Neither a folder nor a path to nothing is a data file."""
+    """A folder, or a path at which nothing is, is an error."""
     with pytest.raises(DataError, match="is a folder"):
         load_examples(tmp_path, host=host)
     with pytest.raises(DataError, match="no such data file"):
@@ -150,7 +150,7 @@ def test_reading_goes_on_after_bad_rows(tmp_path: Path, host: PluginHost) -> Non
 
 
 def test_the_error_of_the_first_bad_row_counts_the_others(tmp_path: Path, host: PluginHost) -> None:
-    """One message for many bad rows, with the command that names them all."""
+    """Many bad rows give one message, with the command that lists them all."""
     with pytest.raises(DataError, match=r"and 2 more bad rows") as caught:
         load_examples(write(tmp_path, "a.jsonl", GOOD + b"1\n2\n3\n" + GOOD * 4), host=host)
     assert "ftreg data check" in str(caught.value.hint)

@@ -50,7 +50,7 @@ modes = st.sampled_from([{}, {"group_by": "topic"}, {"stratify_by": "topic"}])
 def test_every_example_is_in_exactly_one_split(
     values: list[int], share: dict[str, float], mode: dict[str, str], seed: int
 ) -> None:
-    """No row is lost or doubled, train is never empty, rows keep their order, and doing it again gives the same."""
+    """No row is lost or doubled, train is never empty, rows keep their order, and the result is reproducible."""
     examples = make(values)
     splits = split_examples(examples, config(**share, **mode, seed=seed))
     parts = [*splits.train, *splits.validation, *splits.test]
@@ -114,13 +114,13 @@ def test_strata_smaller_than_a_share_still_add_up() -> None:
 
 
 def test_the_seed_changes_the_split() -> None:
-    """Another seed holds out other rows."""
+    """Different seeds hold out different rows."""
     examples = make([0] * 50)
     assert names(split_examples(examples, config(seed=0))) != names(split_examples(examples, config(seed=1)))
 
 
 def test_the_split_is_pinned() -> None:
-    """These rows are held out today and in every later release; recorded datasets depend on it."""
+    """The same rows are held out in every release, because recorded datasets depend on it."""
     splits = split_examples(make([0] * 12), config(validation=0.25))
     assert [example.messages[0].content for example in splits.validation] == ["q6", "q8", "q10"]
 
@@ -141,7 +141,7 @@ def test_the_split_does_not_depend_on_pythons_hash_seed() -> None:
 
 
 def test_copies_of_an_example_stay_together() -> None:
-    """What is held out is not also trained on, even where rows are repeated."""
+    """Held-out rows are not also trained on, even if rows are repeated."""
     examples = [example for example in make([0] * 20) for _ in range(3)]
     splits = split_examples(examples, config(validation=0.3))
     held_out = {example.messages[0].content for example in splits.validation}
@@ -151,12 +151,12 @@ def test_copies_of_an_example_stay_together() -> None:
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (6, (4, 1, 1))])
 def test_small_sets_keep_train_first(rows: int, expected: tuple[int, int, int]) -> None:
-    """Train is never empty, then test, then validation get a row while there are some."""
+    """With few rows, train gets the first, then test, then validation."""
     assert counts(split_examples(make([0] * rows), config(validation=0.1, test=0.1))) == expected
 
 
 class Listener(NullProgress):
-    """Keeps what is said."""
+    """A Progress that keeps the messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -166,7 +166,7 @@ class Listener(NullProgress):
 
 
 def test_an_empty_split_is_told() -> None:
-    """Where the rows do not suffice for a split, its name and share are said."""
+    """If there are too few rows for a split, its name and share are reported."""
     listener = Listener()
     split_examples(make([0]), config(validation=0.1), listener)
     assert listener.said == ["the validation split is empty: 0.1 of 1 examples is too little"]
@@ -175,7 +175,7 @@ def test_an_empty_split_is_told() -> None:
 
 
 def test_a_column_can_name_the_split() -> None:
-    """All usual names are understood, in any case; shares do not count then."""
+    """All usual names of splits are understood, in upper or lower case; shares are ignored then."""
     values = ["train", "Training", "validation", "valid", "val", "dev", "test", " TEST "]
     assert counts(split_examples(make(values, "split"), config(split_by="split"))) == (2, 4, 2)
 
@@ -184,13 +184,13 @@ def test_a_column_can_name_the_split() -> None:
     ("values", "reason"),
     [
         (["train", "holdout"], "'holdout'"),
-        (["train", 1], "names no split in example 2: 1"),
+        (["train", 1], "of example 2 is 1, which is not the name of a split"),
         (["train", None], "no value in example 2"),
         (["test", "val"], "nothing to train on"),
     ],
 )
 def test_a_split_column_must_make_sense(values: list[object], reason: str) -> None:
-    """Unknown, missing and train-less splits are refused."""
+    """Unknown and missing names of splits, and a file without train rows, are errors."""
     with pytest.raises(DataError) as caught:
         split_examples(make(values, "split"), config(split_by="split"))
     assert reason in caught.value.message
@@ -198,7 +198,7 @@ def test_a_split_column_must_make_sense(values: list[object], reason: str) -> No
 
 @pytest.mark.parametrize("setting", ["group_by", "stratify_by", "split_by"])
 def test_an_unknown_column_gets_a_suggestion(setting: str) -> None:
-    """A misspelt column is answered with the nearest one, and the setting that named it."""
+    """A misspelt column is an error with the nearest one and the setting that named it."""
     with pytest.raises(UnknownName, match="Did you mean topic") as caught:
         split_examples(make([0, 1]), config(**{setting: "topc"}))
     assert caught.value.where == f"data.{setting}"

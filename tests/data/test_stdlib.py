@@ -6,7 +6,7 @@ from ftreg.data import stdlib_docstrings
 
 
 def test_the_docstrings_are_many_unique_and_in_one_order() -> None:
-    """Thousands of texts, none twice, among them a module's, a class's and a method's, and nothing of the tests."""
+    """There are thousands of distinct texts, of modules, classes and methods, and none of the tests."""
     examples = stdlib_docstrings()
     texts = [example.text for example in examples]
     assert len(texts) > 3000

@@ -1,4 +1,4 @@
-"""Dataset folders: what is written is read back, and the same splits make the same bytes."""
+"""Dataset folders: what is written is read back, and the same splits are written as the same bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_example_survives_json(example: Example) -> None:
 
 
 def some_splits() -> Splits:
-    """A chat and a text to train on, none to validate with, one held out."""
+    """Splits with a chat and a text in train, nothing in validation, and one text in test."""
     chat = Example(messages=(Message("user", "ä\u2028"), Message("assistant", "b")), fields={"topic": "x", "a": 1})
     return Splits(train=(chat, Example(text="t")), test=(Example(text="held out"),))
 
@@ -52,7 +52,7 @@ def test_a_dataset_is_read_back(tmp_path: Path) -> None:
 
 
 def test_the_same_splits_make_the_same_bytes(tmp_path: Path) -> None:
-    """The order of an example's fields and of ``about`` does not show."""
+    """The order of an example's fields and of ``about`` does not change the bytes."""
     first, second = tmp_path / "1", tmp_path / "2"
     first.mkdir()
     second.mkdir()
@@ -63,8 +63,8 @@ def test_the_same_splits_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    """Without dataset.json, or with a newer one, a folder is not read."""
-    with pytest.raises(DataError, match="is no dataset"):
+    """A folder without dataset.json, or with a newer one, is an error."""
+    with pytest.raises(DataError, match="is not a dataset"):
         read_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"schema": "ftreg.dataset/9"}')
     with pytest.raises(DataError, match="dataset/9"):
@@ -73,7 +73,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"messages": [{"role": "user"}]}', '{"other": 1}'])
 def test_a_broken_line_of_a_dataset_is_named(tmp_path: Path, line: str) -> None:
-    """The error says which line of which file is no example."""
+    """The error says which line of which file is not an example."""
     write_dataset(some_splits(), tmp_path, about={})
     (tmp_path / "train.jsonl").write_text('{"text": "t"}\n' + line)
     with pytest.raises(DataError) as caught:
@@ -82,7 +82,7 @@ def test_a_broken_line_of_a_dataset_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
-    """A dataset whose test split is gone is not read as one without a test split."""
+    """A dataset whose test file is missing is an error, not a dataset without a test split."""
     write_dataset(some_splits(), tmp_path, about={})
     (tmp_path / "test.jsonl").unlink()
     with pytest.raises(DataError, match=r"test\.jsonl"):

@@ -1,4 +1,4 @@
-"""A model that is a table, so that every figure can be worked out by hand."""
+"""A model that is a table of logits, so that every figure can be computed by hand."""
 
 from __future__ import annotations
 

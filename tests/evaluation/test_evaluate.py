@@ -27,7 +27,7 @@ def uniform() -> TableEngine:
 
 
 def test_uniform_model():
-    """A model that knows nothing has the loss of the logarithm of the vocabulary, over the answers' tokens only."""
+    """A uniform model's loss is the logarithm of the vocabulary, over the answers' tokens only."""
     engine = uniform()
     result = evaluate(engine, CHATS, {"exact_match": exact_match})
     encoder = Encoder(make_tokenizer(), max_length=100)
@@ -40,7 +40,7 @@ def test_uniform_model():
 
 
 def test_answers_in_the_order_of_the_examples():
-    """A model that knows the way from each token to the next writes the answer, and the metrics see it."""
+    """A model that predicts each next token generates the answer, and the metrics score it."""
     tokenizer = make_tokenizer()
     example = CHATS[0]
     encoded = Encoder(tokenizer, max_length=100).encode(example)
@@ -82,7 +82,7 @@ def test_long_prompts_fit_the_context():
 
 
 def test_nothing_to_evaluate():
-    """No example, and no labelled token, are errors of the data."""
+    """An empty list of examples, and examples without a labelled token, are data errors."""
     with pytest.raises(DataError, match="no example"):
         evaluate(uniform(), [], {})
     tokenizer = make_tokenizer()
@@ -92,13 +92,13 @@ def test_nothing_to_evaluate():
 
 
 def test_loss_that_is_no_number():
-    """A broken model is an error, not a row of NaN."""
+    """A model that computes NaN is an error."""
     with pytest.raises(FtregError, match="not finite"):
         evaluate(TableEngine(np.full((320, 320), np.nan)), CHATS, {})
 
 
 def test_progress_reaches_its_end():
-    """Each bar is begun with its length and driven to it."""
+    """Each progress bar starts with its length and ends at it."""
     log: list[tuple[str, object]] = []
 
     class Log(NullProgress):

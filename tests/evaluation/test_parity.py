@@ -1,4 +1,4 @@
-"""Parity: figures that can be worked out by hand, and a check that nothing slips through."""
+"""Parity: figures computed by hand, and the check against a tolerance."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_figures_by_hand():
 
 
 def test_only_labelled_tokens_count():
-    """What the model never has to write is not compared."""
+    """Tokens without a label are not compared."""
     table = np.zeros((4, 4))
     broken = table.copy()
     broken[2] = [0, 9, 0, 0]
@@ -59,7 +59,7 @@ def test_only_labelled_tokens_count():
 
 
 def test_greedy_prefix_counts_tokens_before_the_first_difference():
-    """Answers that part, and answers of which one goes on, are counted to where they part."""
+    """Answers that differ, or of which one is longer, count up to the first difference."""
     parent, child = np.zeros((8, 8)), np.zeros((8, 8))
     for table, chain in ((parent, [2, 3, 4, 5, 1]), (child, [2, 3, 4, 6, 1])):
         for token, following in pairwise(chain):
@@ -75,7 +75,7 @@ def test_greedy_prefix_counts_tokens_before_the_first_difference():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 3))
 def test_identical_is_zero_and_kl_is_never_negative(seed, noise):
-    """A model agrees with itself exactly, and with a disturbed one no better than that."""
+    """A model agrees with itself exactly, and its divergence from a disturbed one is never negative."""
     random = np.random.default_rng(seed)
     table = random.normal(size=(20, 20)) * 10
     rows = tuple(tuple(int(token) for token in random.integers(0, 20, size=length)) for length in (2, 5, 9))
@@ -98,7 +98,7 @@ def test_identical_is_zero_and_kl_is_never_negative(seed, noise):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("which", ["source", "result"])
 def test_logits_that_are_not_finite(value, which):
-    """A model whose logits are no numbers is an error, never a certificate."""
+    """A model whose logits are not finite is an error, never a certificate."""
     tables = {"source": np.zeros((4, 4)), "result": np.zeros((4, 4))}
     tables[which][2, 2] = value
     with pytest.raises(FtregError, match=f"the {which} gives logits that are not finite"):
@@ -127,12 +127,12 @@ GOOD = Parity(0.1, 0.2, 0.9, 1.0, 1.1, 0.1, 0.8, 0.5, 10)
     ],
 )
 def test_check(limits, failing):
-    """Each figure is held against its limit, and what has no limit is not checked."""
+    """Each figure is compared with its limit; a figure without a limit is not checked."""
     assert check(GOOD, Tolerance(**limits)) == ([failing] if failing else [])
 
 
 def test_nan_never_passes():
-    """A figure that is no number fails its check."""
+    """A figure that is NaN fails its check."""
     broken = Parity(*[math.nan] * 8, 10)
     assert len(check(broken, Tolerance(kl=9, top1=0, loss_delta=9, greedy_prefix=0, logit_error=9))) == 5
 
@@ -148,7 +148,7 @@ def test_batches_stay_within_memory(lengths, vocabulary):
 
 
 def test_log_softmax_of_large_logits():
-    """Logits in the thousands neither overflow nor lose their differences."""
+    """Logits in the thousands do not overflow, and keep their differences."""
     rows = log_softmax(np.array([[5000.0, 5000.0], [-3000.0, 0.0]], dtype=np.float32))
     assert rows[0] == pytest.approx([math.log(0.5)] * 2)
     assert rows[1] == pytest.approx([-3000.0, 0.0])

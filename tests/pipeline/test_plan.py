@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftreg.api import load_recipe
+from ftreg.api.training import load_recipe
 from ftreg.core.errors import FtregError, InfeasiblePlan, RecipeError, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.recipe import Recipe, apply_settings, parse_recipe
@@ -48,7 +48,7 @@ def test_a_step_takes_the_newest_result_that_it_can(host: PluginHost, then: list
         (["merge", "quantize", {"prune": {"from": "quantize"}}], InfeasiblePlan, "full-precision"),
         (["merge", {"prune": {"from": "merg"}}], UnknownName, "Did you mean merge"),
         (["merge", {"prune": {"sparsity": 3}}], RecipeError, "then\\[1\\].prune.sparsity"),
-        (["merge", {"prune": {}, "quantize": {}}], RecipeError, "is no step"),
+        (["merge", {"prune": {}, "quantize": {}}], RecipeError, "not a step"),
         (["merge", {"export": {"format": "gguf"}}], UnknownName, "gguf"),
         (["merge", {"prune": {"name": "A B"}}], RecipeError, "A B"),
     ],
@@ -60,8 +60,8 @@ def test_impossible_steps_are_named(host: PluginHost, then: list, error: type[Ft
 
 
 def test_settings_are_typed_like_the_recipe() -> None:
-    """Settings create the sections that they name, and their values are read as YAML."""
-    raw = apply_settings(dict(RAW), {"lora.rank": "32", "train.learning_rate": "2e-4", "lora.target_modules": "[q, v]"})
+    """Settings are put into sections that may not be there yet, and the recipe itself stays as it was."""
+    raw = apply_settings(dict(RAW), {"lora.rank": 32, "train.learning_rate": 2e-4, "lora.target_modules": ["q", "v"]})
     recipe = parse_recipe(raw)
     assert recipe.method_config == {"rank": 32, "target_modules": ["q", "v"]}
     assert recipe.train.learning_rate == 2e-4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ftreg import api
+from ftreg.api import evaluation, steps, training
 from ftreg.core.errors import FtregError, PluginError
 from ftreg.core.host import PluginHost
 from ftreg.registry import Registry
@@ -152,12 +152,12 @@ def recipe(tmp_path: Path, model_folder: Callable[..., Path]) -> dict:
 def test_all_of_it_works(open_with: Open, recipe: dict) -> None:
     """Method, format, step, engine, metric and gate of the distribution all work together."""
     registry = open_with()
-    version, step = api.run({**recipe, "copy": {"factor": 2}, "then": ["same"]}, registry=registry)
+    version, step = training.run({**recipe, "copy": {"factor": 2}, "then": ["same"]}, registry=registry)
     assert version.manifest.facts == {"factor": 2.0}
     assert version.manifest.producer.distribution == "fake-everything"
     assert version.manifest.capabilities == ("full-precision",)
     assert (step.ref, step.kind) == ("thing-same:1", "checkpoint")
-    assert api.evaluate(step.ref, registry=registry).metrics["half"] == 0.5
+    assert evaluation.evaluate(step.ref, registry=registry).metrics["half"] == 0.5
     assert [gate.distribution for gate in registry.gates()] == ["fake-everything"]
 
 
@@ -232,7 +232,7 @@ def test_a_broken_method_or_format_is_named(case: str, open_with: Open, recipe: 
     old, new, said = BROKEN_METHODS[case]
     registry = open_with(old, new)
     with pytest.raises(PluginError) as caught:
-        api.train(recipe, registry=registry)
+        training.train(recipe, registry=registry)
     text = str(caught.value)
     assert said in text
     assert "(fake-everything 2.1)" in text
@@ -262,9 +262,9 @@ def test_a_broken_step_is_named(case: str, open_with: Open, recipe: dict) -> Non
     """For a broken step, the error names plugin, distribution and version, and nothing is published."""
     old, new, said = BROKEN_STEPS[case]
     registry = open_with(old, new)
-    trained = api.train(recipe, registry=registry)
+    trained = training.train(recipe, registry=registry)
     with pytest.raises(PluginError) as caught:
-        api.apply("same", trained.ref, registry=registry)
+        steps.apply("same", trained.ref, registry=registry)
     assert said in str(caught.value)
     assert "(fake-everything 2.1)" in str(caught.value)
     assert [version.name for version in registry.list(kind="checkpoint")] == ["thing", registry.list()[-1].name]
@@ -298,11 +298,9 @@ def test_a_broken_engine_is_named(case: str, open_with: Open, recipe: dict) -> N
     """For an engine that breaks when it is loaded, used or closed, the error names the plugin and the function."""
     old, new, said = BROKEN_ENGINES[case]
     registry = open_with(old, new)
-    trained = api.train(recipe, registry=registry)
-    context = api.open_context(registry)
-    examples = api.held_out(context, [trained.ref])
+    trained = training.train(recipe, registry=registry)
     with pytest.raises(PluginError) as caught:
-        api.evaluate_version(context, trained.ref, examples, engine="flat")
+        evaluation.evaluate(trained.ref, engine="flat", registry=registry)
     assert said in str(caught.value)
     assert "(fake-everything 2.1)" in str(caught.value)
 
@@ -320,10 +318,10 @@ def test_a_broken_engine_is_named(case: str, open_with: Open, recipe: dict) -> N
 def test_a_broken_metric_costs_its_own_figure(returned: str, said: str, open_with: Open, recipe: dict) -> None:
     """If a metric fails, the evaluation reports why, and has all other metrics."""
     registry = open_with("return 0.5", f"return {returned}")
-    trained = api.train(recipe, registry=registry)
-    evaluation = api.evaluate(trained.ref, registry=registry)
-    assert set(evaluation.metrics) == {"exact_match", "token_f1"}
-    assert said in evaluation.failed_metrics["half"]
+    trained = training.train(recipe, registry=registry)
+    found = evaluation.evaluate(trained.ref, registry=registry)
+    assert set(found.metrics) == {"exact_match", "token_f1"}
+    assert said in found.failed_metrics["half"]
     (record,) = [record for record in registry.evidence(trained.ref) if record.type == "evaluation"]
     assert "half" not in record.body["metrics"]
 
@@ -354,7 +352,7 @@ def test_what_the_machine_lacks_is_not_the_plugins_fault(open_with: Open, recipe
         "    copy(job.base, job.staging)\n", f"    raise OSError({errno.ENOSPC}, 'No space left on device')\n"
     )
     with pytest.raises(FtregError, match="the disk is full"):
-        api.train(recipe, registry=registry)
+        training.train(recipe, registry=registry)
 
 
 def test_a_slow_plugin_is_named_with_its_cost(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftreg import api
+from ftreg.api import training
 from ftreg.core.errors import FtregError, UnknownName
 from ftreg.core.hookspecs import hookimpl
 from ftreg.core.host import PluginHost
@@ -92,7 +92,7 @@ def test_python_asks_the_same_gates(
             "".join(json.dumps({"text": f"{number * 37} and {number * 91}"}) + "\n" for number in range(99))
         )
         with pytest.raises(FtregError, match="nothing new, please"):
-            api.init("base", data, registry=registry, vocab_size=288)
+            training.init("base", data, registry=registry, vocab_size=288)
         assert registry.count() == 1
         assert registry.get("bot").aliases == ()
 

@@ -35,7 +35,7 @@ BROKEN = {
     "no-hook": ("x = 1", "implements no hook"),
     "wrapper": (
         "@hookimpl(wrapper=True)\ndef ftreg_methods():\n    return (yield)",
-        "is a hook wrapper, which ftreg does not support",
+        "is a hook wrapper",
     ),
     "extra-argument": ("@hookimpl\ndef ftreg_check_version(version, mood):\n    return []", "mood"),
     "argument-to-none": ("@hookimpl\ndef ftreg_methods(config):\n    return []", "config"),

@@ -1,4 +1,4 @@
-"""Fixtures for steps and engines: small models that have learnt something, and adapters for them, each made once."""
+"""Fixtures for steps and engines: small trained models and adapters for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.post.helpers import EXAMPLES, make_adapter, make_source
 
 @pytest.fixture(scope="session")
 def trained(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function ``(architecture, tied) -> folder`` of a tiny checkpoint that knows ``EXAMPLES``. Do not write."""
+    """A function ``(architecture, tied) -> folder`` of a tiny checkpoint trained on ``EXAMPLES``. Do not write."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

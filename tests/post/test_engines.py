@@ -39,7 +39,7 @@ def test_padding_changes_nothing(architecture, tied, trained):
     ids=["lora", "prefix"],
 )
 def test_adapters_answer_in_batches_as_alone(config, trained, adapter):
-    """Adapters, learnt prefixes too, are loaded over their base and give each row what it gets alone."""
+    """Adapters, trained prefixes too, are loaded over their base and give each row what it gets alone."""
     source = adapter(trained(), config)
     engine = load(source, "cpu")
     together = engine.logits(IDS)
@@ -52,7 +52,7 @@ def test_adapters_answer_in_batches_as_alone(config, trained, adapter):
 
 
 def test_answer_stops_at_every_end_token(trained, tmp_path):
-    """All ends that the generation settings name end an answer, and none is part of it."""
+    """Every end token of the generation settings ends an answer, and is not part of it."""
     free = load(make_source(trained()), "cpu").generate(IDS, max_new_tokens=12)
     stop = free[0][3]
     folder = tmp_path / "model"
@@ -65,7 +65,7 @@ def test_answer_stops_at_every_end_token(trained, tmp_path):
 
 
 def test_context_is_kept(trained):
-    """Answers end where the context does; what does not fit in it is an error, not an index error."""
+    """Answers end at the end of the context; input that does not fit in it is reported as such."""
     engine = load(make_source(trained("gpt2", True)), "cpu")
     assert engine.tokenizer.model_max_length == 256
     assert len(engine.generate([[7] * 250], max_new_tokens=50)[0]) <= 6
@@ -76,7 +76,7 @@ def test_context_is_kept(trained):
 
 @pytest.mark.parametrize("damage", ["weight", "weights", "config", "tokenizer", "shape"])
 def test_broken_checkpoint(damage, model_folder, tmp_path):
-    """A checkpoint that lacks something is refused; transformers would fill it with random weights."""
+    """A checkpoint that lacks files or weights is refused; transformers would fill in random weights."""
     folder = tmp_path / "model"
     shutil.copytree(model_folder(), folder)
     tensors = load_file(folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Step merge: equal to the live adapter, bit by bit PEFT's own, for every architecture and adapter type."""
+"""Step merge: equals the live adapter, and PEFT's own merge bit by bit, for every architecture and adapter type."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_equals_live_adapter_and_pefts_own_merge(architecture, tied, model_folde
     ids=["dora", "rslora", "bias", "lora_bias", "embeddings", "tokens", "pissa", "ia3", "loha"],
 )
 def test_every_kind_of_adapter(architecture, config, model_folder, adapter, staging):
-    """Whatever PEFT can merge is merged to PEFT's own weights."""
+    """Every adapter type that PEFT can merge is merged to the weights of PEFT's own merge."""
     base = model_folder(architecture)
     source = adapter(base, config)
     apply(make_job(source, MergeConfig(), staging))
@@ -228,10 +228,10 @@ def test_qlora_merges_into_the_base_that_training_saw(architecture, trained, ada
     assert not [path for path in folder.iterdir() if path.is_dir()]
 
 
-def test_prefix_has_no_merge(model_folder, adapter, staging):
+def test_prefix_cannot_be_merged(model_folder, adapter, staging):
     """A prefix adapter is refused before any work."""
     source = adapter(model_folder(), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
-    with pytest.raises(InfeasiblePlan, match="PREFIX_TUNING adapter has no merge"):
+    with pytest.raises(InfeasiblePlan, match="PREFIX_TUNING adapter cannot be merged"):
         apply(make_job(source, MergeConfig(), staging))
 
 
@@ -249,7 +249,7 @@ def test_wrong_base(model_folder, adapter, staging):
 
 
 def test_adapters_of_different_bases_are_not_combined(model_folder, adapter, staging):
-    """Adapters are combined only where they were trained on the same base."""
+    """Adapters that were trained on different bases are not combined."""
     first, second = adapter(model_folder(), lora()), adapter(model_folder(), lora(), digest="b3:other")
     with pytest.raises(InputError, match="another base"):
         apply(make_job(first, MergeConfig(), staging, others=[(second, 1.0)]))
@@ -287,7 +287,7 @@ def test_adapter_without_a_weight(model_folder, adapter, staging):
 
 
 def test_quantized_base_is_refused(trained, adapter, tmp_path, staging):
-    """Nothing is merged inside quantized weights."""
+    """Merging into quantized weights is refused."""
     source = adapter(trained(), lora())
     base = tmp_path / "quantized"
     shutil.copytree(trained(), base)

@@ -66,8 +66,8 @@ def test_export(architecture, tied, settings, runtime, trained, staging, capfd):
     assert "attention_mask" in [value.name for value in session.get_inputs()]
 
 
-def test_impossible_wishes(trained, model_folder, staging):
-    """int4 for a family that the builder does not know, and its fp16, are refused with what to do instead."""
+def test_impossible_combinations(trained, model_folder, staging):
+    """int4 for a family that the builder does not know, and the builder's fp16, are refused with an alternative."""
     job = make_job(make_source(model_folder("gpt2")), OnnxConfig(precision="int4"), staging)
     with pytest.raises(InfeasiblePlan, match="does not know GPT2LMHeadModel"):
         apply(job)
@@ -80,7 +80,7 @@ def test_impossible_wishes(trained, model_folder, staging):
 
 
 def test_folder_that_is_no_export(model_folder, tmp_path):
-    """The engine says what a folder lacks, and what a graph is not."""
+    """A folder without a graph, and a graph that cannot be loaded, are errors that say so."""
     with pytest.raises(FtregError, match=r"has no model\.onnx"):
         engine.load(make_source(model_folder(), "onnx"), "cpu")
     (tmp_path / "model.onnx").write_bytes(b"nonsense")

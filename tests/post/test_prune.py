@@ -1,4 +1,4 @@
-"""Step prune: as many zeros as asked for, at the smallest weights, in linear layers only."""
+"""Step prune: as many zeros as configured, at the smallest weights, in linear layers only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_layer_scope(architecture, sparsity, model_folder, staging):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_global_scope(dtype, model_folder, tmp_path, staging):
-    """The smallest weights of all layers together go, exactly as many as asked for, whatever the ties."""
+    """The smallest weights of all layers together are pruned, exactly as many as configured, ties included."""
     base = tmp_path / "base"
     shutil.copytree(model_folder(), base)
     tensors = {name: tensor.to(dtype) for name, tensor in weights(base).items()}
@@ -78,13 +78,13 @@ def test_pattern(architecture, model_folder, staging):
 
 
 def test_pattern_needs_half():
-    """The pattern fixes the sparsity; another one with it is a mistake."""
+    """The pattern fixes the sparsity; configuring another one is an error."""
     with pytest.raises(RecipeError, match=r"2:4 needs sparsity 0\.5"):
         validate(PruneConfig, {"pattern": "2:4", "sparsity": 0.3}, where="prune")
 
 
 def test_certificate_tells_good_from_broken(trained, tmp_path):
-    """On a model that has learnt, moderate pruning is within the tolerance and ruinous pruning is not."""
+    """On a trained model, moderate pruning is within the tolerance and extreme pruning is not."""
     source = make_source(trained("llama"))
     for sparsity, sound in ((0.3, True), (0.95, False)):
         folder = tmp_path / str(sparsity)
@@ -94,7 +94,7 @@ def test_certificate_tells_good_from_broken(trained, tmp_path):
 
 
 def test_quantized_checkpoint_is_refused(model_folder, tmp_path, staging):
-    """Packed weights have no magnitudes to go by."""
+    """Quantized weights, which have no magnitudes to compare, are refused."""
     base = tmp_path / "base"
     shutil.copytree(model_folder(), base)
     text = (base / "config.json").read_text()

@@ -1,4 +1,4 @@
-"""Step quantize: plain transformers loads the result, and the certificate tells sound from broken."""
+"""Step quantize: plain transformers loads the result, and the certificate refuses a broken one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_quantized_checkpoint(architecture, tied, scheme, trained, staging):
 
 @pytest.mark.parametrize("scheme", ["int8", "nf4"])
 def test_certificate_fails_for_a_broken_layer(scheme, trained, staging):
-    """One layer whose weights are shuffled is found out."""
+    """One layer whose weights are shuffled fails the certificate."""
     source = make_source(trained("llama"))
     artifact = apply(make_job(source, QuantizeConfig(scheme=scheme), staging))
     path = staging / "model.safetensors"
@@ -74,7 +74,7 @@ def test_engine_answers_from_a_quantized_checkpoint(trained, staging):
 
 
 def test_nf4_takes_widths_that_no_block_divides(model_folder, tmp_path, staging):
-    """Input features that are no multiple of 64, nf4's block size, are quantized, and the engine computes with them."""
+    """Layers whose input features are not a multiple of nf4's block size are quantized, and the engine runs them."""
     config = AutoConfig.from_pretrained(model_folder())
     config.intermediate_size = 160
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")

@@ -160,11 +160,10 @@ def test_lineage_in_three_formats(run: Run) -> None:
     """``lineage`` shows the same graph as a tree, as a Mermaid chart and as JSON."""
     tree = run("lineage", "bot:2").out
     assert tree.index("made from") < tree.index("base:1") < tree.index("made into") < tree.index("merged:1")
-    chart = run("lineage", "bot:2", "--format", "mermaid").out
+    chart = run("lineage", "bot:2", "--mermaid").out
     assert chart.startswith("flowchart TD")
     assert chart.count("-->|base|") == 3
     graph = json.loads(run("lineage", "bot:2", "--json").out)
-    assert graph == json.loads(run("lineage", "bot:2", "--format", "json").out)
     assert {node["ref"] for node in graph["nodes"]} == {"base:1", "bot:2", "merged:1"}
     assert len(graph["edges"]) == 3
 
@@ -186,7 +185,7 @@ def test_lineage_in_three_formats(run: Run) -> None:
         ("models", "log", "bot", "--at", "yesterday"),
         ("models", "log", "nothing"),
         ("lineage", "nothing"),
-        ("lineage", "bot", "--format", "dot"),
+        ("lineage", "bot", "--dot"),
         ("verify", "nothing"),
         ("gc", "--grace", "soon"),
     ],

@@ -1,4 +1,4 @@
-"""What the tests of serving engines share: checkpoints with opinions, and what is written by whom."""
+"""What the tests of serving engines share: checkpoints with distinct answers, and reference answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STEPS = 12
 
 @pytest.fixture(scope="session")
 def sharp(model_folder, tmp_path_factory):
-    """A function ``(architecture, tied) -> folder`` of a tiny checkpoint whose answers depend on all of the prompt."""
+    """A function ``(architecture, tied) -> folder`` of a tiny checkpoint whose answers depend on the whole prompt."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,7 +33,7 @@ def sharp(model_folder, tmp_path_factory):
 
 
 def answer(folder, prompt, steps=STEPS, adapter=None):
-    """What transformers' own ``generate`` writes greedily, through any end; with PEFT where there is an adapter."""
+    """Return what transformers' own ``generate`` writes greedily, past any end token, with an adapter through PEFT."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -50,7 +50,7 @@ def answer(folder, prompt, steps=STEPS, adapter=None):
 
 
 def write(batch, prompts, steps=STEPS):
-    """Greedy answers to prompts that are read together, each for the model of its digest."""
+    """Return the greedy answers to prompts that are read together, each for the model of its digest."""
     rows, logits = batch.add(prompts)
     written = {row: [int(found.argmax())] for row, found in zip(rows, logits, strict=True)}
     for _ in range(steps - 1):

@@ -1,4 +1,4 @@
-"""Serving with transformers: rows are what they are alone, adapters mix over one base, what cannot mix stands alone."""
+"""Serving with transformers: rows are computed as if alone, and adapters share a base and a batch if they can."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def plain_logits(source, prompt):
 @pytest.mark.parametrize(
     ("architecture", "tied"), [("llama", False), ("gpt2", True), ("qwen2", True), ("qwen3", False)]
 )
-def test_rows_come_and_go_without_a_trace(architecture, tied, sharp):
-    """Whoever joins or leaves, each row is written token for token as ``generate`` writes it alone."""
+def test_rows_join_and_leave_without_effect_on_others(architecture, tied, sharp):
+    """Whichever rows join or leave, each is continued token for token as ``generate`` continues it alone."""
     folder = sharp(architecture, tied)
     expected = [answer(folder, prompt) for prompt in PROMPTS]
     (engine,) = serve([make_source(folder)], "cpu")
@@ -127,7 +127,7 @@ def test_adapters_and_their_base_mix(sharp, adapters):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_base_is_there_once(reverse, sharp, adapters):
-    """An engine's parameters are those of the base, and of each adapter; tied tensors stay tied."""
+    """An engine holds the base's parameters once, and each adapter's; tied tensors stay tied."""
     from safetensors import safe_open
 
     base = sharp("llama", True)
@@ -137,9 +137,9 @@ def test_the_base_is_there_once(reverse, sharp, adapters):
     stored = 0
     for source in sources:
         with safe_open(source.path / "adapter_model.safetensors", "np") as file:
-            stored += sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118 it is no mapping
-    held = {each.data_ptr(): each.numel() for each in engine._model.parameters()}
-    assert sum(held.values()) <= sum(each.numel() for each in plain._model.parameters()) + stored
+            stored += sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118 not a mapping
+    held = {each.data_ptr(): each.numel() for each in engine.model.parameters()}
+    assert sum(held.values()) <= sum(each.numel() for each in plain.model.parameters()) + stored
     assert len(engine.models) == 3
 
 
@@ -152,8 +152,8 @@ UNMIXABLE = {
 
 
 @pytest.mark.parametrize("name", UNMIXABLE)
-def test_what_cannot_mix_stands_alone(name, sharp, adapters):
-    """Adapters that PEFT cannot mix get an engine of their own, and in it batches that are as exact."""
+def test_adapters_that_cannot_mix_get_their_own_engine(name, sharp, adapters):
+    """Adapters that PEFT cannot mix get an engine of their own, whose batches are as exact."""
     base = sharp("qwen2", True)
     sources = adapters(base, lora(), UNMIXABLE[name], lora(r=2))
     engines = serve(sources, "cpu")
@@ -167,14 +167,14 @@ def test_what_cannot_mix_stands_alone(name, sharp, adapters):
 
 
 def test_a_prefix_takes_its_part_of_the_context(sharp, adapters):
-    """Positions that a learnt prefix takes are not promised to anyone."""
+    """The positions of a trained prefix are not part of the context that a server offers."""
     (source,) = adapters(sharp(), UNMIXABLE["prefix"])
     (engine,) = serve([source], "cpu")
     assert engine.models[source.digest].context == 256 - 4
 
 
 def test_who_shares(sharp, adapters):
-    """Versions share where base and quantization are the same, and no adapter replaces what another one updates."""
+    """Versions share if base and quantization are the same and no adapter replaces what another one updates."""
     base = sharp("llama", False)
     first, head, tuned, other = adapters(
         base, lora(), lora(modules_to_save=["lm_head"]), lora(target_modules=["lm_head"]), lora(r=2)
@@ -198,7 +198,7 @@ def test_who_shares(sharp, adapters):
     ids=["sliding", "dynamic-rope", "no-positions"],
 )
 def test_rows_that_cannot_share_a_cache(architecture, settings, tmp_path):
-    """Where a row's cache or positions would depend on others, rows are computed one by one, and exactly."""
+    """If a row's cache or positions would depend on other rows, rows are computed one by one, and exactly."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.tiny import make_tokenizer
@@ -224,8 +224,8 @@ def test_rows_that_cannot_share_a_cache(architecture, settings, tmp_path):
     ]
 
 
-def test_outliers_of_one_row_are_not_the_others(sharp, tmp_path):
-    """LLM.int8() computes a feature otherwise in all rows when it is large in one: its rows are kept apart."""
+def test_outliers_of_one_row_do_not_change_others(sharp, tmp_path):
+    """LLM.int8() changes how a feature is computed in all rows if it is large in one, so its rows are kept apart."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ftreg.plugins.post.config import QuantizeConfig
@@ -272,15 +272,15 @@ def test_adapters_mix_on_a_gpu(sharp, adapters):
     """On a GPU, mixed batches are computed there, with the logits of the CPU but for rounding."""
     sources = adapters(sharp(), lora(), lora(r=8))
     (engine,) = serve(sources, "cuda")
-    assert engine._model.device.type == "cuda"
+    assert engine.model.device.type == "cuda"
     _, logits = engine.batch().add([(source.digest, PROMPTS[0]) for source in sources])
     for source, ours in zip(sources, logits, strict=True):
         theirs = plain_logits(source, PROMPTS[0])
         assert np.abs(ours - theirs).max() <= 1e-2 * np.abs(theirs).max()
 
 
-def test_what_a_server_learns_of_a_model(sharp, adapters):
-    """Tokenizer, context and ends are those of the version."""
+def test_description_of_a_served_model(sharp, adapters):
+    """Tokenizer, context and end tokens are those of the version."""
     (source,) = adapters(sharp("gpt2", True), lora(target_modules=["c_attn"], fan_in_fan_out=True))
     (engine,) = serve([source], "cpu")
     model = engine.models[source.digest]
@@ -288,8 +288,8 @@ def test_what_a_server_learns_of_a_model(sharp, adapters):
     assert model.tokenizer.decode([1]) == "<|end|>"
 
 
-def test_files_that_make_no_model(sharp, adapters, tmp_path):
-    """A version that cannot be loaded is named, whichever place it has."""
+def test_files_that_cannot_be_loaded(sharp, adapters, tmp_path):
+    """The error names the version that cannot be loaded, even if another one was loaded before it."""
     good, bad = adapters(sharp(), lora(), lora(r=2))
     (bad.path / "adapter_model.safetensors").write_bytes(b"1234")
     with pytest.raises(FtregError, match="cannot be loaded") as caught:

@@ -1,4 +1,4 @@
-"""Ragged batches: no row's history is touched by those that come, go or stay beside it, and no column is wasted."""
+"""Ragged batches: rows do not change one another's history when they join or leave, and no column is wasted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 WIDTH = 72
 
 
-class Scribe:
-    """A decoder whose cache is what it was given, and whose logits are a row's history: (token, position) in order.
+class RecordingDecoder:
+    """A decoder whose cache records its input, and whose logits are a row's history: (token, position) in order.
 
-    ``prefix`` columns stand before every prompt; they hold the token 500.
+    Every row starts with ``prefix`` columns that hold the token 500.
     """
 
     def __init__(self, prefix: int = 0) -> None:
@@ -44,7 +44,7 @@ class Scribe:
 
 
 def read(logits):
-    """The digest, tokens and positions that a row's logits tell of."""
+    """Return the digest, tokens and positions that are written in a row's logits."""
     history = logits[:-1][logits[:-1] >= 0].reshape(-1, 2).astype(int)
     return str(int(logits[-1])), history[:, 0].tolist(), history[:, 1].tolist()
 
@@ -60,9 +60,9 @@ EVENTS = st.lists(st.one_of(PROMPTS.filter(bool), st.just("step"), st.sets(st.in
 @given(events=EVENTS, prefix=st.sampled_from([0, 3]))
 @settings(max_examples=150, deadline=None)
 def test_every_row_keeps_its_own_history(kind, events, prefix):
-    """Whatever joins, is written and leaves, each row has seen its own tokens at their positions, and nothing else."""
-    scribe = Scribe(prefix)
-    batch, alive, numbers, counter = kind(scribe), {}, set(), 100
+    """Whatever joins and leaves, each row has seen its own tokens at their positions, and nothing else."""
+    decoder = RecordingDecoder(prefix)
+    batch, alive, numbers, counter = kind(decoder), {}, set(), 100
     for event in events:
         if event == "step":
             tokens = {row: counter + place for place, row in enumerate(alive)}
@@ -91,10 +91,10 @@ def test_every_row_keeps_its_own_history(kind, events, prefix):
             assert found.keys() == alive.keys()
 
 
-def test_columns_go_with_the_row_that_filled_them():
-    """A batch is as wide as its longest row: when that leaves, so do its columns."""
-    scribe = Scribe()
-    batch = RaggedBatch(scribe)
+def test_columns_are_dropped_with_the_row_that_filled_them():
+    """A batch is as wide as its longest row: when that leaves, its columns are dropped."""
+    decoder = RecordingDecoder()
+    batch = RaggedBatch(decoder)
     (long, _), _ = batch.add([("1", [7] * 30), ("1", [1, 2])])
     (short,), _ = batch.add([("2", [3, 4, 5])])
     batch.step({long: 8, 1: 8, short: 8})
@@ -102,31 +102,31 @@ def test_columns_go_with_the_row_that_filled_them():
     batch.step({1: 9, short: 9})
     batch.remove([1])
     batch.step({short: 6})
-    assert scribe.columns == [30, 3, 31, 5, 6]
+    assert decoder.columns == [30, 3, 31, 5, 6]
     batch.remove([short])
     assert batch.step({}) == {}
     assert read(batch.add([("3", [5])])[1][0]) == ("3", [5], [0])
 
 
 def test_short_prompts_are_not_padded_to_a_long_one():
-    """Prompts of very different lengths are read apart, and come back in their order."""
-    scribe = Scribe()
+    """Prompts of very different lengths are read in separate passes, and their results keep the order."""
+    decoder = RecordingDecoder()
     lengths = [3, 200, 20, 150]
-    rows, logits = RaggedBatch(scribe).add([("1", [7] * length) for length in lengths])
-    assert scribe.columns == [20, 200]
+    rows, logits = RaggedBatch(decoder).add([("1", [7] * length) for length in lengths])
+    assert decoder.columns == [20, 200]
     assert rows == [0, 1, 2, 3]
     assert [len(read(each)[1]) for each in logits] == [min(length, WIDTH) for length in lengths]
 
 
 def test_a_step_that_fails_changes_nothing():
-    """A row that had no luck with one step can be written on, or removed, as if that had not been tried."""
-    scribe = Scribe()
-    batch = RaggedBatch(scribe)
+    """After a step or a prompt that failed, rows go on as if it had not been tried."""
+    decoder = RecordingDecoder()
+    batch = RaggedBatch(decoder)
     (row,), _ = batch.add([("1", [1, 2])])
-    forward, scribe.forward = scribe.forward, None
+    forward, decoder.forward = decoder.forward, None
     with pytest.raises(TypeError):
         batch.step({row: 3})
     with pytest.raises(TypeError):
         batch.add([("1", [9, 9, 9])])
-    scribe.forward = forward
+    decoder.forward = forward
     assert read(batch.step({row: 4})[row]) == ("1", [1, 2, 4], [0, 1, 2])

@@ -28,6 +28,7 @@ def make_job(
     for path in folders.values():
         path.mkdir(parents=True, exist_ok=True)
     return TrainJob(
+        name="bot",
         base=base,
         data=Splits(train=CHATS, validation=CHATS[:validation]),
         config=config,

@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from ftreg.core.errors import DataError, InputError
 from ftreg.core.types import Example, Message
 from ftreg.data import IGNORED, Encoder
-from ftreg.training import BaseConfig, create_base, describe, load_tokenizer
+from ftreg.models.facts import describe
+from ftreg.models.tokenizer import load_tokenizer
+from ftreg.training import BaseConfig, create_base
 from tests.tiny import TEXTS
 
 SIZES = {
@@ -54,7 +56,7 @@ def test_another_process_makes_the_same_bytes(tmp_path, base):
 
 
 def test_base_loads_and_is_what_was_asked_for(base):
-    """The checkpoint loads with plain transformers, with the sizes asked for, tied, and generates."""
+    """The checkpoint loads with plain transformers, with the requested sizes and tied weights, and generates."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.vocab_size) == (64, 2, 320)
@@ -67,14 +69,14 @@ def test_base_loads_and_is_what_was_asked_for(base):
 
 
 def test_tokenizer_writes_every_text_and_marks_answers(base):
-    """Any text survives encoding and decoding, and the template lets the answer and its end be learnt, no more."""
+    """Any text survives encoding and decoding, and the template labels the answer and its end, no more."""
     tokenizer = load_tokenizer(base)
     for text in ("Grüße, 世界! 🎉\n\tdef f(x): return x", "  two  spaces ", "I ' m here ."):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     example = Example(messages=(Message("user", "Where?"), Message("assistant", "Here.")))
     encoded = Encoder(tokenizer, max_length=64).encode(example)
-    learnt = [label for label in encoded.labels if label != IGNORED]
-    assert tokenizer.decode(learnt) == "Here.<|end|>"
+    labelled = [label for label in encoded.labels if label != IGNORED]
+    assert tokenizer.decode(labelled) == "Here.<|end|>"
     assert tokenizer.decode(encoded.input_ids) == "<|user|> Where?<|end|><|assistant|>Here.<|end|>"
 
 
@@ -102,7 +104,7 @@ def test_too_little_text_is_refused(tmp_path):
 
 
 def test_facts_of_a_checkpoint(base):
-    """Facts are read from the files, the same each time, and count what is stored."""
+    """Facts are read from the files, are the same each time, and count the stored parameters."""
     facts = describe(base)
     assert facts == describe(base)
     assert facts["architecture"] == "LlamaForCausalLM"
@@ -116,18 +118,18 @@ def test_facts_of_a_checkpoint(base):
 def test_facts_need_no_torch(base):
     """Describing a folder imports neither torch nor transformers."""
     code = (
-        "import sys; from pathlib import Path; from ftreg.training import describe; describe(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; from ftreg.models.facts import describe; describe(Path(sys.argv[1]));"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(base)], check=True)
 
 
-def test_facts_of_what_is_no_model(tmp_path):
-    """A folder that is no model, or whose files are broken, is an input error that names the file."""
-    with pytest.raises(InputError, match="no model folder"):
+def test_facts_of_other_folders(tmp_path):
+    """A folder without a model, or with damaged files, is an input error that names the file."""
+    with pytest.raises(InputError, match="not a model folder"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="no JSON object"):
+    with pytest.raises(InputError, match="does not hold a JSON object"):
         describe(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     for content in (b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{x"):

@@ -36,7 +36,7 @@ def test_a_steps_rows_do_not_depend_on_its_forward_passes(lengths, batch_size, a
 
 
 def test_order_depends_on_seed_and_epoch_alone():
-    """The same seed and epoch give the same order whatever was drawn before; others give others."""
+    """The same seed and epoch give the same order whatever was drawn before; other ones give other orders."""
     batches = Batches(list(range(1, 90)), batch_size=8, grouped=True, seed=1)
     first = list(batches)
     assert list(batches) == first

@@ -1,10 +1,9 @@
-"""Runs of the trainer from start to end: exactness, resuming, stopping, what is reported."""
+"""Runs of the trainer from start to end: exactness, resuming, stopping, reports."""
 
 from __future__ import annotations
 
 import builtins
 import json
-import os
 import signal
 from dataclasses import replace
 
@@ -15,11 +14,12 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from ftreg.core.errors import DataError, FtregError, InputError
 from ftreg.core.recipe import NoConfig
+from ftreg.core.signals import Terminated
 from ftreg.core.types import NullProgress, Splits
 from ftreg.plugins.methods import full, lora
 from ftreg.plugins.methods.config import FullConfig, LoraConfig
-from ftreg.training import fit, load_model, milestones
-from ftreg.training.fitting import newest_checkpoint
+from ftreg.training import fit, load_model
+from ftreg.training.checkpoints import newest_checkpoint
 from ftreg.training.weights import check_trained, fingerprint
 from tests.training.jobs import CHATS, make_job
 
@@ -27,7 +27,7 @@ FULL, LORA = FullConfig(), LoraConfig(rank=4, alpha=8, dropout=0.1)
 
 
 class Recorder(NullProgress):
-    """A Progress that keeps what it is told, and does something at a step."""
+    """A Progress that keeps what is reported, and does something at a step."""
 
     def __init__(self, at: int = -1, then=None) -> None:
         self.updates, self.said, self.begun, self.ended = [], [], [], 0
@@ -49,21 +49,13 @@ class Recorder(NullProgress):
         self.said.append(message)
 
 
-@pytest.fixture
-def ctrl_c():
-    """Python's own answer to Ctrl-C, which is not there where the tests run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def files(folder):
     """The bytes of each file."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def metrics(job):
-    """What a run reported."""
+    """The metrics that a run reported."""
     return json.loads((job.report / "metrics.json").read_text())
 
 
@@ -116,24 +108,25 @@ def test_resumed_run_makes_the_bytes_of_an_uninterrupted_one(tmp_path, model_fol
     assert metrics(resumed)["evaluations"] == metrics(whole)["evaluations"]
 
 
-def test_ctrl_c_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder, ctrl_c):
-    """One Ctrl-C ends the run after its step, with a checkpoint; the resumed run ends in the same bytes."""
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder, handlers, number, error):
+    """Ctrl-C or SIGTERM ends the run after its step, with a checkpoint; the resumed run ends in the same bytes."""
     whole = make_job(tmp_path / "whole", model_folder(), LORA, max_steps=6)
     lora.train(whole)
-    before = signal.getsignal(signal.SIGINT)
-    recorder = Recorder(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.getsignal(number)
+    recorder = Recorder(2, lambda: signal.raise_signal(number))
     job = replace(make_job(tmp_path / "job", model_folder(), LORA, max_steps=6), progress=recorder)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         lora.train(job)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert recorder.updates[-1][0] == 3
-    assert any("resume" in line for line in recorder.said)
+    assert newest_checkpoint(job.scratch).name == "checkpoint-3"
     assert not any(job.staging.iterdir())
     lora.train(replace(job, resume=True, progress=NullProgress()))
     assert files(job.staging) == files(whole.staging)
 
 
-def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder, ctrl_c):
+def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder, handlers):
     """After two Ctrl-C the run does not wait for its step."""
 
     def twice():
@@ -146,29 +139,6 @@ def test_second_ctrl_c_interrupts_at_once(tmp_path, model_folder, ctrl_c):
         lora.train(replace(make_job(tmp_path, model_folder(), LORA, max_steps=6), progress=recorder))
     assert recorder.updates[-1][0] == 2
     assert recorder.ended >= 1
-
-
-def test_checkpoints_by_the_clock(tmp_path, model_folder, monkeypatch):
-    """A run that does not say when to save saves when enough time has passed, and keeps the newest only."""
-    monkeypatch.setattr(milestones, "_SECONDS_BETWEEN_SAVES", 0.0)
-    job = make_job(tmp_path, model_folder(), LORA, max_steps=4)
-    lora.train(job)
-    assert [path.name for path in job.scratch.glob("checkpoint-*")] == ["checkpoint-3"]
-
-
-def test_incomplete_checkpoints_are_passed_over(tmp_path, model_folder):
-    """A checkpoint that a crash cut short is not resumed from; where there is no other, an error says so."""
-    job = make_job(tmp_path, model_folder(), LORA, save_every=1)
-    job = replace(job, progress=Recorder(3, raising(RuntimeError("killed"))))
-    with pytest.raises(RuntimeError):
-        lora.train(job)
-    complete = newest_checkpoint(job.scratch)
-    (job.scratch / "checkpoint-9").mkdir()
-    (job.scratch / "checkpoint-9" / "trainer_state.json").write_text('{"epoch": 1,')
-    assert newest_checkpoint(job.scratch) == complete
-    (complete / "trainer_state.json").unlink()
-    with pytest.raises(InputError, match="no complete checkpoint"):
-        lora.train(replace(job, resume=True))
 
 
 def test_gradient_accumulation_is_exact(tmp_path, model_folder):
@@ -214,7 +184,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, model_folder, config, 
 
 
 def test_early_stopping_keeps_the_best(tmp_path, model_folder):
-    """A run that overfits stops early, and what is kept has the best validation loss, not the last."""
+    """A run that overfits stops early, and its result has the best validation loss, not the last."""
     job = make_job(
         tmp_path, model_folder(), FULL, max_steps=60, eval_every=1, early_stopping_patience=3, schedule="constant",
         learning_rate=2e-2,
@@ -226,15 +196,16 @@ def test_early_stopping_keeps_the_best(tmp_path, model_folder):
     assert measured["stopped"] == "early stopping"
     assert len(losses) < 60
     assert losses.index(min(losses)) == len(losses) - 1 - 3
-    assert measured["best_validation_loss"] == min(losses) < losses[-1]
+    assert measured["best_validation_loss"] == min(losses) < losses[-1] == measured["final_validation_loss"]
+    assert measured["best_validation_step"] == losses.index(min(losses)) + 1
     again = make_job(tmp_path / "again", job.staging, NoConfig(), max_steps=1, learning_rate=1e-9, eval_every=1)
     again = replace(again, data=job.data)
-    found = fit(again, load_model(again))["validation_loss"]
+    found = fit(again, load_model(again))["final_validation_loss"]
     assert found == pytest.approx(min(losses), abs=1e-5)
 
 
 def test_divergence_stops_at_once(tmp_path, model_folder):
-    """A loss that is no number ends the run at its step, with advice, and without a checkpoint of the ruins."""
+    """A loss that is not finite ends the run at its step, with advice, and without a checkpoint."""
     model = load_model(job := make_job(tmp_path, model_folder(), NoConfig(), max_steps=9, save_every=1))
     model.lm_head.register_forward_hook(
         lambda module, _, logits: logits * float("nan") if module.training and logits.requires_grad else logits
@@ -246,7 +217,7 @@ def test_divergence_stops_at_once(tmp_path, model_folder):
 
 
 def test_broken_gradients_stop_at_once(tmp_path, model_folder):
-    """Gradients that are no numbers end the run at their step, though its loss was still a number."""
+    """Gradients that are not finite end the run at their step, even if the loss was finite."""
     job = make_job(tmp_path, model_folder(), NoConfig(), max_steps=9)
     model = load_model(job)
     model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -255,12 +226,12 @@ def test_broken_gradients_stop_at_once(tmp_path, model_folder):
 
 
 def test_infinite_weights_are_refused(tmp_path, model_folder):
-    """Weights that are no finite numbers are named."""
+    """Weights that are not finite are an error with their names."""
     model = load_model(make_job(tmp_path, model_folder(), NoConfig()))
     before = fingerprint(model)
     with torch.no_grad():
         model.lm_head.weight[3, 4] = float("inf")
-    with pytest.raises(FtregError, match=r"no finite numbers: lm_head\.weight"):
+    with pytest.raises(FtregError, match=r"not finite: lm_head\.weight"):
         check_trained(model, before)
 
 
@@ -283,7 +254,7 @@ def test_evaluation_leaves_training_alone(tmp_path, model_folder):
 
 
 def test_progress_and_report(tmp_path, model_folder, capfd):
-    """Progress tells each step; the report has curves, totals and a picture; the libraries write nothing."""
+    """Each step is reported; the report has curves, totals and a picture; the libraries print nothing."""
     recorder = Recorder()
     job = replace(make_job(tmp_path, model_folder(), LORA, validation=4, max_steps=4), progress=recorder)
     capfd.readouterr()
@@ -299,13 +270,15 @@ def test_progress_and_report(tmp_path, model_folder, capfd):
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4]
     assert sum(entry["tokens"] for entry in steps) == measured["tokens"] > measured["labelled_tokens"] > 0
     assert measured["tokens_per_second"] == pytest.approx(measured["tokens"] / measured["seconds"], rel=0.01)
+    assert measured["final_training_loss"] == steps[-1]["loss"]
+    assert measured["stopped"] == "completed"
     assert measured["peak_rss_bytes"] > 50e6
-    assert report["evaluations"][-1]["loss"] == measured["validation_loss"]
+    assert report["evaluations"][-1]["loss"] == measured["final_validation_loss"]
     assert (job.report / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_there_is_no_picture(tmp_path, model_folder, monkeypatch):
-    """A missing optional package is told, and the run goes on."""
+    """Without matplotlib, the run goes on and says so."""
     real = builtins.__import__
 
     def without(name, *arguments, **options):
@@ -341,30 +314,30 @@ def test_precisions_and_optimizers_learn(tmp_path, model_folder, precision, opti
     ],
 )
 def test_impossible_settings_are_input_errors(tmp_path, model_folder, settings, message):
-    """What the device or the data does not allow is refused before the first step."""
+    """Settings that the device or the data does not allow are errors before the first step."""
     with pytest.raises(InputError, match=message):
         lora.train(make_job(tmp_path, model_folder(), LORA, **settings))
 
 
 def test_empty_data_is_refused(tmp_path, model_folder):
-    """No examples, or none with anything to learn in the first tokens, is an error of the data."""
+    """No examples, or none with a labelled token in the first max_length, are an error of the data."""
     job = make_job(tmp_path, model_folder(), LORA)
     with pytest.raises(DataError, match="no training examples"):
         lora.train(replace(job, data=Splits(train=())))
     short = job.train.model_copy(update={"max_length": 8})
-    with pytest.raises(DataError, match="nothing is left to learn"):
+    with pytest.raises(DataError, match="nothing is left to train on"):
         lora.train(replace(job, train=short, data=Splits(train=CHATS[:1])))
 
 
 def test_frozen_model_is_refused(tmp_path, model_folder):
-    """A model without anything to train is an error, not a run that does nothing."""
+    """A model without trainable parameters is an error, not a run that does nothing."""
     job = make_job(tmp_path, model_folder(), NoConfig())
     with pytest.raises(FtregError, match="nothing to train"):
         fit(job, load_model(job).requires_grad_(False))
 
 
 def test_fingerprint_sees_every_change(model_folder, tmp_path):
-    """The least change of one number of a tensor changes the tensor's fingerprint."""
+    """The smallest change of one number changes the fingerprint of its tensor."""
     model = load_model(make_job(tmp_path, model_folder(), NoConfig()))
     before = fingerprint(model)
     weight = model.lm_head.weight

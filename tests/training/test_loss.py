@@ -19,7 +19,7 @@ COLLATOR = Collator(0)
 
 
 def make_row(length: int, prompt: int, seed: int) -> Row:
-    """A row of random tokens, learnt from position ``prompt`` on."""
+    """A row of random tokens, labelled from position ``prompt`` on."""
     ids = torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     return Row(ids, [IGNORED if index + 1 < prompt else token for index, token in enumerate(ids[1:])] + [IGNORED])
 
@@ -34,7 +34,7 @@ def load(folder, **config):
 
 
 def with_lora(model):
-    """The model with LoRA layers that change what it says."""
+    """The model with LoRA layers that change its output."""
     wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
     for name, weight in wrapped.named_parameters():
         if "lora_B" in name:
@@ -49,7 +49,7 @@ def with_prefix(model):
 
 
 def own_loss(model, rows) -> torch.Tensor:
-    """Transformers' loss of each row by itself, summed over its labels; no padding, no masks, no shortcut."""
+    """Transformers' loss of each row by itself, summed over its labels; without padding, masks or selection."""
     total = torch.zeros(())
     for row in rows:
         ids = torch.tensor([row.input_ids])
@@ -69,7 +69,7 @@ def gradients(model, loss) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("wrap", [lambda model: model, with_lora, with_prefix], ids=["plain", "lora", "prefix"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_labelled_loss_is_the_models_own(model_folder, architecture, wrap):
-    """The loss and its gradients are those of transformers, though the head sees labelled positions only."""
+    """The loss and its gradients are those of transformers, although the head computes labelled positions only."""
     model = wrap(load(model_folder(architecture, tied=architecture == "gpt2"), use_cache=False))
     loss = LabelledLoss(model)
     loss.check(ROWS, COLLATOR)
@@ -86,7 +86,7 @@ def test_labelled_loss_is_the_models_own(model_folder, architecture, wrap):
     ("architecture", "setting"), [("gemma2", {"final_logit_softcapping": 2.0}), ("granite", {"logits_scaling": 7.0})]
 )
 def test_capped_and_scaled_logits(architecture, setting):
-    """What a model does to its logits after the head is done to those of labelled positions too."""
+    """A model's changes to its logits after the head apply to those of labelled positions too."""
     sizes = {
         "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32,
         "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0,
@@ -112,7 +112,7 @@ class Standardizing(transformers.LlamaForCausalLM):
 
 
 def test_model_that_needs_all_logits_falls_back(model_folder):
-    """A model that mixes the logits of positions is found out, and its loss is still its own."""
+    """A model that mixes the logits of positions is detected, and its loss is right nevertheless."""
     model = Standardizing.from_pretrained(model_folder(), use_cache=False).eval()
     loss = LabelledLoss(model)
     loss.check(ROWS, COLLATOR)
@@ -151,7 +151,7 @@ def test_packing_is_refused_where_examples_would_mix(model_folder):
 
 
 def test_check_leaves_the_model_as_it_was(model_folder):
-    """Trying out the shortcuts changes neither the mode nor the random state, and leaves no hook."""
+    """The checks change neither the mode nor the random state, and leave no hook."""
     model = load(model_folder("gpt2"), use_cache=False).train()
     state = torch.get_rng_state()
     loss = LabelledLoss(model)

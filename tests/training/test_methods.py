@@ -1,4 +1,4 @@
-"""The built-in methods: what they train, what they write, and that others can load it."""
+"""The built-in methods: what they train and write, and that other libraries can load it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ftreg.core.errors import InfeasiblePlan, InputError, RecipeError
 from ftreg.core.host import PluginHost
 from ftreg.core.specs import MethodSpec
 from ftreg.data import Encoder
+from ftreg.models.tokenizer import load_tokenizer
 from ftreg.plugins.methods import full, lora, prefix, qlora
 from ftreg.plugins.methods.config import FullConfig, LoraConfig, PrefixConfig, QloraConfig
-from ftreg.training import load_model, load_tokenizer
+from ftreg.training import load_model
 from ftreg.training.batches import Collator, encode_rows
 from ftreg.training.loss import LabelledLoss
 from tests.tiny import make_model
@@ -86,7 +87,7 @@ def test_full_saves_a_checkpoint(tmp_path, model_folder, architecture, tied):
 
 
 def test_full_keeps_the_bases_dtype(tmp_path):
-    """A bfloat16 base is trained in float32 and saved in bfloat16, unless another dtype is asked for."""
+    """A bfloat16 base is trained in float32 and saved in bfloat16, unless another dtype is set."""
     base = make_model(tmp_path / "base")
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model.save_pretrained(base)
@@ -144,8 +145,8 @@ def test_what_is_saved_is_what_was_trained(tmp_path, model_folder, method, confi
     job = make_job(tmp_path, base, config, validation=len(CHATS), max_steps=8, learning_rate=3e-2)
     measured = method.train(job).measured
     model = reload(base, job.staging)
-    assert loss_of(model, base) == pytest.approx(measured["validation_loss"], abs=1e-5)
-    assert measured["validation_loss"] < loss_of(load_model(job).eval(), base)
+    assert loss_of(model, base) == pytest.approx(measured["final_validation_loss"], abs=1e-5)
+    assert measured["final_validation_loss"] < loss_of(load_model(job).eval(), base)
 
 
 def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_folder):
@@ -159,9 +160,9 @@ def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_fo
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    assert loss_of(model, base) == pytest.approx(artifact.measured["validation_loss"], abs=1e-5)
+    assert loss_of(model, base) == pytest.approx(artifact.measured["final_validation_loss"], abs=1e-5)
     plain = loss_of(reload(base, job.staging), base)
-    assert plain != pytest.approx(artifact.measured["validation_loss"], abs=1e-5)
+    assert plain != pytest.approx(artifact.measured["final_validation_loss"], abs=1e-5)
 
 
 def test_4bit_gradients_survive_an_evaluation(tmp_path, model_folder):
@@ -194,7 +195,7 @@ def test_qlora_names_the_layer_that_is_too_narrow(tmp_path):
 @pytest.mark.parametrize(("architecture", "name"), [("llama", "q_porj"), ("gpt2", "q_proj")])
 @pytest.mark.parametrize("setting", ["target_modules", "modules_to_save"])
 def test_unknown_layers_are_named(tmp_path, model_folder, architecture, name, setting):
-    """A layer that the model does not have is an error that lists those it has, though others do match."""
+    """A layer that the model does not have is an error that lists those it has, even if other names match."""
     good = {"llama": "v_proj", "gpt2": "c_attn"}[architecture]
     config = LoraConfig(**{setting: (good, name)})
     with pytest.raises(RecipeError, match=f"no layer called '{name}'") as caught:
@@ -213,7 +214,7 @@ def test_tied_embeddings_stay_tied(tmp_path, model_folder, module):
     measured = lora.train(job).measured
     merged = reload(base, job.staging).merge_and_unload()
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
-    assert loss_of(merged, base) == pytest.approx(measured["validation_loss"], abs=1e-5)
+    assert loss_of(merged, base) == pytest.approx(measured["final_validation_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
@@ -226,7 +227,7 @@ def test_low_rank_updates_of_tied_embeddings_are_refused(tmp_path, model_folder,
 
 
 def test_odd_rank_of_an_orthogonal_start_is_refused(tmp_path, model_folder):
-    """What PEFT refuses is an error of the recipe."""
+    """Settings that PEFT refuses are an error of the recipe."""
     with pytest.raises(RecipeError, match="even"):
         lora.train(make_job(tmp_path, model_folder(), LoraConfig(rank=3, init="orthogonal")))
 
@@ -260,7 +261,7 @@ def test_prefix_generates(tmp_path, model_folder, architecture):
 
 
 def test_prefix_refuses_gradient_checkpointing(tmp_path, model_folder):
-    """What prefix tuning cannot do is said before anything is loaded."""
+    """Gradient checkpointing with prefix tuning is an error before anything is loaded."""
     job = make_job(tmp_path, model_folder(), PrefixConfig(), gradient_checkpointing=True)
     with pytest.raises(InfeasiblePlan, match="gradient checkpointing"):
         prefix.train(job)
@@ -302,4 +303,4 @@ def test_methods_on_a_gpu(tmp_path, model_folder, method, config):
     assert measured["device"] == "cuda"
     assert measured["precision"] in ("bf16", "fp16")
     assert measured["peak_cuda_bytes"] > 0
-    assert math.isfinite(measured["validation_loss"])
+    assert math.isfinite(measured["final_validation_loss"])

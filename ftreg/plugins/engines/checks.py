@@ -1,12 +1,12 @@
-"""Checks: whether a folder holds what an engine loads, by names and headers alone; nothing heavy is imported."""
+"""Quick checks that a folder holds what an engine loads, from file names and headers, without heavy imports."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ftreg.core.errors import InputError
-from ftreg.training import describe
+from ftreg.models.facts import describe
+from ftreg.models.files import read_json
 
 
 def check_transformers(folder: Path) -> None:
@@ -17,7 +17,7 @@ def check_transformers(folder: Path) -> None:
 
 
 def check_onnx(folder: Path) -> None:
-    """Raise ``InputError`` unless ``folder`` holds an ONNX graph beside a configuration."""
+    """Raise ``InputError`` unless ``folder`` holds an ONNX graph and its configuration."""
     graphs = sorted(folder.rglob("*.onnx"))
     if not graphs or not any(graph.stat().st_size for graph in graphs):
         raise InputError("holds no *.onnx file with a graph", where=str(folder))
@@ -25,7 +25,4 @@ def check_onnx(folder: Path) -> None:
     if not configurations:
         raise InputError("holds neither config.json nor genai_config.json", where=str(folder))
     for path in configurations:
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"cannot be read: {error}", where=str(path)) from None
+        read_json(path)

@@ -1,4 +1,4 @@
-"""Serving ONNX exports: ragged batches in ONNX Runtime, and one generator a row in onnxruntime-genai."""
+"""Serving ONNX exports: ragged batches in ONNX Runtime, and one generator for each row in onnxruntime-genai."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ftreg.core.types import Batch, ServedModel, ServingEngine, Source
-from ftreg.plugins.engines.loading import describe_model
-from ftreg.plugins.engines.onnx import GenaiEngine, OnnxEngine, load
+from ftreg.plugins.engines.genai import GenaiEngine
+from ftreg.plugins.engines.limits import describe_model
+from ftreg.plugins.engines.onnx import OnnxEngine, load
 from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 
 
@@ -17,7 +18,7 @@ def serve(sources: Sequence[Source], device: str) -> list[ServingEngine]:
     """Load exports to serve them, each in an engine of its own.
 
     Raises:
-        FtregError: A version's files make no model.
+        InputError: A version is not an ONNX export, or cannot be loaded.
         MissingExtra: A version needs onnxruntime-genai, which is not installed.
     """
     engines: list[ServingEngine] = []
@@ -38,7 +39,7 @@ def serve(sources: Sequence[Source], device: str) -> list[ServingEngine]:
 class OnnxServing:
     """A decoder graph in ONNX Runtime; the ``Decoder`` of its batches.
 
-    Rows share a cache where the graph takes positions; else they are computed one after the other.
+    Rows share a cache if the graph takes positions; otherwise they are computed one after the other.
     """
 
     def __init__(self, engine: OnnxEngine, digest: str) -> None:
@@ -46,11 +47,11 @@ class OnnxServing:
         self.models: Mapping[str, ServedModel] = {digest: describe_model(engine.tokenizer, engine.ends)}
 
     def batch(self) -> Batch:
-        """An empty batch."""
+        """Return an empty batch."""
         return RaggedBatch(self) if self._engine.takes_positions else RowByRow(self)
 
     def start(self, rows: int) -> tuple[list[np.ndarray], int]:
-        """The cache before the first token."""
+        """Return the cache before the first token, and its length."""
         return self._engine.empty(rows), 0
 
     def forward(
@@ -66,7 +67,7 @@ class OnnxServing:
         return logits[:, -1].astype(np.float32), longer
 
     def zeros(self, like: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """An array of zeros."""
+        """Return an array of zeros."""
         return np.zeros(shape, like.dtype)
 
     def close(self) -> None:
@@ -75,18 +76,18 @@ class OnnxServing:
 
 
 class GenaiServing:
-    """A folder for onnxruntime-genai; the ``Decoder`` of its batches, each row of which has a generator of its own."""
+    """A model in onnxruntime-genai; the ``Decoder`` of its batches. Each row has a generator of its own."""
 
     def __init__(self, engine: GenaiEngine, digest: str) -> None:
         self._engine = engine
         self.models: Mapping[str, ServedModel] = {digest: describe_model(engine.tokenizer, engine.ends)}
 
     def batch(self) -> Batch:
-        """An empty batch."""
+        """Return an empty batch."""
         return RowByRow(self)
 
     def start(self, rows: int) -> tuple[None, int]:  # noqa: ARG002 there is one row
-        """Nothing: the generator is made with its prompt."""
+        """Return no cache: the generator is made together with its prompt."""
         return None, 0
 
     def forward(
@@ -105,7 +106,7 @@ class GenaiServing:
         return cache.get_logits().reshape(1, -1).astype(np.float32), cache
 
     def zeros(self, like: Any, shape: tuple[int, ...]) -> Any:
-        """Never asked for: no rows join."""
+        """Raise: rows that have generators of their own never join."""
         raise NotImplementedError
 
     def close(self) -> None:

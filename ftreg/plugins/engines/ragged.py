@@ -1,7 +1,7 @@
 """Ragged batches: rows of different lengths, which join and leave at any time, over one cache of keys and values.
 
 Rows end in the same column and are padded on the left, under a mask and with positions of their own. New rows are read
-apart from those that are there and joined to them; whoever leaves takes the columns along that only it filled
+in a pass of their own and then joined to the others; when a row leaves, the columns that only it filled are dropped
 (Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative Models", OSDI 2022).
 """
 
@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 
 _PASS = 32
-"""Tokens of a prompt that cost about as much as one more pass over the weights: some tens on CPUs."""
+"""Prompt tokens that cost about as much as one more pass over the weights; measured on CPUs."""
 
 
 class Decoder(Protocol):
-    """What computes the rows of a batch: a model that continues a cache.
+    """Computes the rows of a batch: a model that continues a cache.
 
-    A cache that rows can join is a list of arrays, of torch or numpy, each of shape (rows, heads, columns, size).
+    A cache that rows can join is a list of torch or numpy arrays, each of shape (rows, heads, columns, size).
     """
 
     def start(self, rows: int) -> tuple[Any, int]:
-        """The cache of ``rows`` new rows, and how many columns it has already (those of a learnt prefix)."""
+        """Return the cache of ``rows`` new rows, and how many columns it has already: those of a trained prefix."""
 
     def forward(
         self, digests: Sequence[str], ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, cache: Any
@@ -36,14 +36,14 @@ class Decoder(Protocol):
             ids: Token ids, of shape (rows, tokens).
             mask: 1 where a column holds a token of the row, of shape (rows, columns of ``cache`` + tokens).
             positions: The tokens' positions in their rows, of shape (rows, tokens).
-            cache: What ``start`` or the call before returned; left as it is.
+            cache: What ``start`` or the previous call returned; it is not changed.
 
         Returns:
             The logits after the last token, float32 of shape (rows, vocabulary), and the longer cache.
         """
 
     def zeros(self, like: Any, shape: tuple[int, ...]) -> Any:
-        """An array of zeros, of the type and on the device of ``like``."""
+        """Return an array of zeros, of the type and on the device of ``like``."""
 
 
 class RaggedBatch:
@@ -58,7 +58,7 @@ class RaggedBatch:
         self._cache: Any = []
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
-        """Read prompts, those of like length together; then let them join."""
+        """Read prompts, those of similar length together, and add them as rows."""
         groups = _alike(prompts)
         read = [self._read([prompts[place] for place in group]) for group in groups]
         numbers = list(itertools.islice(self._numbers, len(prompts)))
@@ -70,7 +70,7 @@ class RaggedBatch:
         return numbers, np.concatenate([logits for logits, _, _ in read])[order]
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
-        """Write one token into each row."""
+        """Append one token to each row, and return the logits after it."""
         if not self._rows:
             return {}
         ids = np.array([[tokens[row]] for row in self._rows], dtype=np.int64)
@@ -81,7 +81,7 @@ class RaggedBatch:
         return dict(zip(self._rows, logits, strict=True))
 
     def remove(self, rows: Iterable[int]) -> None:
-        """Take rows out, and the columns that are padding for all who stay."""
+        """Remove rows, and the columns that are padding in all remaining ones."""
         gone = set(rows)
         kept = [place for place, row in enumerate(self._rows) if row not in gone]
         self._rows = [self._rows[place] for place in kept]
@@ -95,7 +95,7 @@ class RaggedBatch:
             self._cache = [array[kept][:, :, columns] for array in self._cache]
 
     def _read(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[np.ndarray, Any, np.ndarray]:
-        """Read prompts, padded among themselves; return the logits after them, their cache and its mask."""
+        """Read prompts in one padded pass; return the logits after them, their cache and its mask."""
         longest = max(len(tokens) for _, tokens in prompts)
         cache, columns = self._decoder.start(len(prompts))
         ids = np.zeros((len(prompts), longest), dtype=np.int64)
@@ -109,7 +109,7 @@ class RaggedBatch:
         return logits, cache, mask
 
     def _join(self, cache: Any, mask: np.ndarray) -> None:
-        """Put new rows below those that are there; the narrower of the two get columns of padding on the left."""
+        """Append new rows; the narrower ones, old or new, get columns of padding on the left."""
         if not self._rows:
             self._cache, self._mask = cache, mask
             return
@@ -124,7 +124,7 @@ class RaggedBatch:
         self._mask = joined
 
     def _stack(self, above: Any, below: Any, width: int) -> Any:
-        """One array of the rows of two, which end in the same column."""
+        """Concatenate the rows of two arrays, aligned at their last column."""
         shape = (above.shape[0] + below.shape[0], above.shape[1], width, above.shape[3])
         stacked = self._decoder.zeros(above, shape)
         stacked[: above.shape[0], :, width - above.shape[2] :] = above
@@ -133,7 +133,7 @@ class RaggedBatch:
 
 
 def _alike(prompts: Sequence[tuple[str, Sequence[int]]]) -> list[list[int]]:
-    """The places of prompts that are read together: padding costs as much as text, a pass as much as some tokens."""
+    """Group prompts to be read together: their indexes, by similar length, so that little is padded in few passes."""
     groups: list[list[int]] = []
     lengths = [len(tokens) for _, tokens in prompts]
     for place in sorted(range(len(prompts)), key=lengths.__getitem__):
@@ -145,7 +145,7 @@ def _alike(prompts: Sequence[tuple[str, Sequence[int]]]) -> list[list[int]]:
 
 
 class RowByRow:
-    """A ``Batch`` whose rows are computed one after the other, for decoders whose caches no rows can join."""
+    """A ``Batch`` whose rows are computed one after the other, for decoders whose rows cannot share a cache."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -153,7 +153,7 @@ class RowByRow:
         self._batches: dict[int, RaggedBatch] = {}
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
-        """Read prompts, each into a cache of its own."""
+        """Read prompts, each into a cache of its own, and add them as rows."""
         batches = [RaggedBatch(self._decoder) for _ in prompts]
         logits = [batch.add([prompt])[1] for batch, prompt in zip(batches, prompts, strict=True)]
         numbers = list(itertools.islice(self._numbers, len(prompts)))
@@ -161,10 +161,10 @@ class RowByRow:
         return numbers, np.concatenate(logits)
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
-        """Write one token into each row."""
+        """Append one token to each row, and return the logits after it."""
         return {row: batch.step({0: tokens[row]})[0] for row, batch in self._batches.items()}
 
     def remove(self, rows: Iterable[int]) -> None:
-        """Take rows out."""
+        """Remove rows."""
         for row in rows:
             self._batches.pop(row, None)

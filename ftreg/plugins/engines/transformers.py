@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig
 
-from ftreg.core.errors import FtregError
+from ftreg.compat.peft import virtual_tokens
+from ftreg.core.errors import InputError
 from ftreg.core.types import ADAPTER, Source
-from ftreg.plugins.engines.loading import before_end, end_tokens, fit_new_tokens, load_tokenizer, loading
-from ftreg.training import keep_4bit_layout
+from ftreg.models.loading import context_length, load_pretrained
+from ftreg.models.quantization import base_quantization
+from ftreg.models.quiet import loading
+from ftreg.models.tokenizer import load_tokenizer
+from ftreg.plugins.engines.limits import before_end, end_tokens, fit_new_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +27,7 @@ class TransformersEngine:
     """A causal language model in PyTorch.
 
     Logits are those of right-padded batches under an attention mask, answers those of left-padded ones: both equal
-    what each row gets alone, but for rounding.
+    what each row gets alone, up to rounding.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -32,8 +36,8 @@ class TransformersEngine:
         self._ends = end_tokens(tokenizer, model.generation_config.to_dict(), model.config.to_dict())
         pad = tokenizer.pad_token_id
         self._pad = pad if pad is not None else (self._ends or [0])[0]
-        # Learnt prefixes shift positions, which left padding upsets: their rows are answered one at a time.
-        self._pads = not getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+        # A trained prefix shifts positions, which left padding does not allow for: its rows are answered one at a time.
+        self._pads = not virtual_tokens(model)
 
     @torch.inference_mode()
     def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -60,16 +64,16 @@ class TransformersEngine:
         return [before_end(row, self._ends) for row in output[:, ids.shape[1] :].tolist()]
 
     def close(self) -> None:
-        """Free the model and what it holds of a device's memory."""
+        """Free the model and its memory on the device."""
         del self._model
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _padded(self, batch: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, both of shape (rows, longest row)."""
+        """Return token ids and attention mask, both of shape (rows, longest row)."""
         longest = max(len(row) for row in batch)
         if longest > self.tokenizer.model_max_length:
-            raise FtregError(f"{longest} tokens do not fit in a context of {self.tokenizer.model_max_length}")
+            raise InputError(f"{longest} tokens do not fit in a context of {self.tokenizer.model_max_length}")
         ids = torch.full((len(batch), longest), self._pad)
         mask = torch.zeros_like(ids)
         for index, row in enumerate(batch):
@@ -80,30 +84,51 @@ class TransformersEngine:
 
 
 def load(source: Source, device: str) -> TransformersEngine:
-    """Load a checkpoint, or an adapter over its base; raise ``FtregError`` for files that make no model."""
+    """Load a checkpoint, or an adapter over its base.
+
+    Raises:
+        InputError: The version's files, or its base's, cannot be loaded.
+    """
     if source.kind != ADAPTER:
         return load_checkpoint(source.path, device)
     base = source.parent("base")
-    model = load_model(base.path, device, base_quantization(source))
+    model = load_for_inference(base.path, device, base_quantization(source))
     with loading(f"{source.ref} (adapter)", source.path):
         model = PeftModel.from_pretrained(model, source.path)
-    tokenizer = load_tokenizer(source.path, base.path, context=context_of(model))
-    return TransformersEngine(model, tokenizer)
+    return TransformersEngine(model, load_tokenizer(source.path, base.path, context=context_length(model)))
 
 
 def load_checkpoint(folder: Path, device: str) -> TransformersEngine:
-    """Load the checkpoint in ``folder``."""
-    model = load_model(folder, device, None)
-    return TransformersEngine(model, load_tokenizer(folder, context=context_of(model)))
+    """Load the checkpoint in ``folder``; raise ``InputError`` if its files cannot be loaded."""
+    model = load_for_inference(folder, device, None)
+    return TransformersEngine(model, load_tokenizer(folder, context=context_length(model)))
 
 
-def base_quantization(adapter: Source) -> dict[str, Any] | None:
-    """How the base was quantized while the adapter was trained, as ``BitsAndBytesConfig`` takes it; None if not."""
-    found = adapter.manifest.facts.get("base_quantization")
-    return dict(found) if found else None
+def load_for_inference(folder: Path, device: str, quantization: Mapping[str, Any] | None) -> Any:
+    """Load a model to compute with it: in float32 on CPUs, which compute little else well, otherwise as stored.
+
+    Args:
+        folder: A checkpoint.
+        device: A device, or ``auto``.
+        quantization: Quantize a full-precision checkpoint while loading, as ``four_bits`` describes it.
+
+    Raises:
+        InputError: The files cannot be loaded.
+    """
+    device = _pick_device(device, folder)
+    if quantization is not None:
+        # The quantized values depend on the dtype that they are made from: it must be that of the training.
+        dtype = getattr(torch, quantization.get("bnb_4bit_compute_dtype", "float32"))
+        return load_pretrained(
+            folder, device=device, dtype=dtype, quantization_config=BitsAndBytesConfig(**quantization)
+        )
+    with loading("the model's configuration", folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    as_stored = device != "cpu" or getattr(config, "quantization_config", None) is not None
+    return load_pretrained(folder, device=device, dtype="auto" if as_stored else torch.float32, config=config)
 
 
-def pick_device(device: str, folder: Path) -> str:
+def _pick_device(device: str, folder: Path) -> str:
     """Resolve ``auto``: the GPU if the weights in ``folder`` fit in its free memory with room to work, else the CPU."""
     if device != "auto":
         return device
@@ -111,41 +136,3 @@ def pick_device(device: str, folder: Path) -> str:
         return "cpu"
     needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * needed + (1 << 30) else "cpu"
-
-
-def load_model(folder: Path, device: str, quantization: Mapping[str, Any] | None) -> Any:
-    """Load the model in ``folder``: float32 on CPUs, which compute little else well, else as it is stored."""
-    device = pick_device(device, folder)
-    with loading("the model", folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        stored = getattr(config, "quantization_config", None) is not None
-        arguments: dict[str, Any] = {"dtype": "auto" if stored or device != "cpu" else torch.float32}
-        if quantization is not None:
-            arguments["quantization_config"] = BitsAndBytesConfig(**quantization)
-            # What is quantized is the base in this dtype; another would give other 4-bit values.
-            arguments["dtype"] = getattr(torch, quantization.get("bnb_4bit_compute_dtype", "float32"))
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            device_map={"": device},
-            output_loading_info=True,
-            local_files_only=True,
-            use_safetensors=True,
-            **arguments,
-        )
-    # transformers fills absent weights with random ones and only remarks on it.
-    absent = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
-    if absent:
-        raise FtregError(
-            f"the checkpoint lacks {len(absent)} of the model's weights, {absent[0]} first",
-            where=str(folder),
-            hint="Its files are incomplete or of another model.",
-        )
-    keep_4bit_layout(model)
-    return model
-
-
-def context_of(model: Any) -> int | None:
-    """The longest sequence the model takes, by its configuration."""
-    found = getattr(model.config, "max_position_embeddings", None)
-    return int(found) if found else None

@@ -1,4 +1,4 @@
-"""The format instruction: what to do, what to do it with, and the result (as in the Alpaca data set)."""
+"""The format instruction: an instruction, optionally an input for it, and the output, as in the Alpaca data set."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _COLUMNS = ("instruction", "input", "output", "system")
 
 
 class Instruction:
-    """Rows with ``instruction``, ``output``, and perhaps an ``input`` and a ``system`` message."""
+    """Rows with ``instruction``, ``output``, and optionally an ``input`` and a ``system`` message."""
 
     def matches(self, row: Mapping[str, Json]) -> bool:
-        """Say whether the columns of ``row`` are this format's."""
+        """Return whether ``row`` has this format's columns."""
         return "instruction" in row and "output" in row
 
     def convert(self, row: Mapping[str, Json]) -> Example:

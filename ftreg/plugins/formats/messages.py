@@ -24,7 +24,7 @@ class Messages:
     """Rows with ``messages`` of ``role`` and ``content``, or ``conversations`` of ``from`` and ``value``."""
 
     def matches(self, row: Mapping[str, Json]) -> bool:
-        """Say whether the columns of ``row`` are this format's."""
+        """Return whether ``row`` has this format's columns."""
         return "messages" in row or "conversations" in row
 
     def convert(self, row: Mapping[str, Json]) -> Example:
@@ -35,14 +35,14 @@ class Messages:
             raise DataError(f"column {column!r} holds {kind_of(turns)}, not a list of turns")
         messages = tuple(_message(turn, f"column {column!r}, turn {number}") for number, turn in enumerate(turns, 1))
         if not any(message.role == "assistant" for message in messages):
-            raise DataError(f"column {column!r} has no turn of the assistant: there is nothing to learn")
+            raise DataError(f"column {column!r} has no turn of the assistant: there is nothing to train on")
         if messages[0].role == "assistant":
-            raise DataError(f"column {column!r} starts with the assistant: its first turn answers nothing")
+            raise DataError(f"column {column!r} starts with a turn of the assistant, which answers no prompt")
         return Example(messages=messages, fields=other_fields(row, (column,)))
 
 
 def _message(turn: Json, where: str) -> Message:
-    """Read one turn; raise ``DataError`` for one without a known role or without text."""
+    """Read one turn; raise ``DataError`` if it has no known role or no text."""
     if not isinstance(turn, dict):
         raise DataError(f"{where} is {kind_of(turn)}, not an object with role and content")
     role = turn.get("role", turn.get("from"))
@@ -61,7 +61,7 @@ def _message(turn: Json, where: str) -> Message:
 
 
 def _join_parts(parts: list[Json], where: str) -> str:
-    """Join content that is given in parts; raise ``DataError`` for parts that are not text."""
+    """Join content that is given in parts; raise ``DataError`` if a part is not text."""
     texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if len(texts) != len(parts):
         raise DataError(f"{where} has content in parts that are not text")

@@ -11,10 +11,10 @@ from ftreg.data.columns import other_fields, text_of
 
 
 class PromptResponse:
-    """Rows with ``prompt`` and ``response`` or ``completion``, and perhaps a ``system`` message."""
+    """Rows with ``prompt`` and ``response`` or ``completion``, and optionally a ``system`` message."""
 
     def matches(self, row: Mapping[str, Json]) -> bool:
-        """Say whether the columns of ``row`` are this format's."""
+        """Return whether ``row`` has this format's columns."""
         return "prompt" in row and ("response" in row or "completion" in row)
 
     def convert(self, row: Mapping[str, Json]) -> Example:

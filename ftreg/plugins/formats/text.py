@@ -10,10 +10,10 @@ from ftreg.data.columns import other_fields, text_of
 
 
 class Text:
-    """Rows with ``text``, all of which is learnt."""
+    """Rows with ``text``; the loss is computed on all of it."""
 
     def matches(self, row: Mapping[str, Json]) -> bool:
-        """Say whether the columns of ``row`` are this format's."""
+        """Return whether ``row`` has this format's columns."""
         return "text" in row
 
     def convert(self, row: Mapping[str, Json]) -> Example:

@@ -1,4 +1,4 @@
-"""Method ``full``: all weights are trained."""
+"""Method ``full``: trains all weights."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import torch
 
 from ftreg.core.errors import InputError
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.facts import describe
 from ftreg.plugins.methods.config import FullConfig
-from ftreg.training import describe, fit, load_model, save_checkpoint
+from ftreg.training import fit, load_model, save_checkpoint
 
 
 def train(job: TrainJob) -> Artifact:
-    """Train all weights, in float32 with autocast where the precision is lower, and save a checkpoint."""
+    """Train all weights, and save a checkpoint.
+
+    The weights are float32 during training; at lower precision, matrix products run under autocast.
+
+    Raises:
+        InputError: The base is quantized.
+    """
     assert isinstance(job.config, FullConfig)
     facts = describe(job.base)
     if "quantization" in facts:

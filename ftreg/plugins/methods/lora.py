@@ -1,4 +1,4 @@
-"""Method ``lora``: low-rank updates of linear layers (Hu et al., "LoRA", arXiv:2106.09685)."""
+"""Method ``lora``: trains low-rank updates of linear layers (Hu et al., "LoRA", arXiv:2106.09685)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ftreg.core.errors import RecipeError
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.plugins.methods.config import LoraConfig
-from ftreg.training import compute_dtype, fit, load_model, quiet, save_adapter
+from ftreg.training import compute_dtype, fit, load_model, save_adapter
 
 ALL_LINEAR = "all-linear"
 
@@ -26,10 +27,15 @@ def train(job: TrainJob) -> Artifact:
 
 
 def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
-    """Wrap ``model`` with fresh LoRA layers; the rest of it is frozen. ``where`` is the configuration's name in errors.
+    """Wrap a model with new LoRA layers, and freeze everything else.
+
+    Args:
+        model: The base.
+        config: The settings.
+        where: The recipe's section that holds them, for errors.
 
     Raises:
-        RecipeError: A target, or a module to save, is no layer of the model, or PEFT refuses the settings.
+        RecipeError: The model has no layer of a configured name, or PEFT refuses the settings.
     """
     layers = linear_layers(model)
     if config.target_modules != ALL_LINEAR:
@@ -64,13 +70,13 @@ def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
 
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
-    """The layers that LoRA can update, by their full names."""
+    """Return the layers that LoRA can update, by their full names."""
     kinds = (nn.Linear, nn.Embedding, Conv1D)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def tied_embeddings(model: Any) -> list[str]:
-    """Full names of the input embedding and the output head where the two are one tensor; else none."""
+    """Return the full names of the input embedding and the output head if they are one tensor; else an empty list."""
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     if ends[1] is None or ends[0].weight is not ends[1].weight:
         return []
@@ -78,17 +84,17 @@ def tied_embeddings(model: Any) -> list[str]:
 
 
 def last_part(name: str) -> str:
-    """The module's own name, without those of the modules around it."""
+    """Return a module's own name, without those of the modules that contain it."""
     return name.rsplit(".", 1)[-1]
 
 
 def _named(names: Iterable[str], modules: Iterable[str]) -> bool:
-    """Whether one of ``names`` is the full name of one of ``modules``, or the end of it."""
+    """Return whether one of ``names`` is the full name of one of ``modules``, or the end of one."""
     return any(full == name or full.endswith(f".{name}") for name in names for full in modules)
 
 
 def _check_names(names: Iterable[str], modules: Iterable[str], where: str) -> None:
-    """Raise ``RecipeError`` for a name that is none of ``modules``."""
+    """Raise ``RecipeError`` for a name that matches none of ``modules``."""
     for name in names:
         if not _named([name], modules):
             known = sorted({last_part(full) for full in modules if full and not last_part(full).isdigit()})

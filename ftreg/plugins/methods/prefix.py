@@ -1,4 +1,4 @@
-"""Method ``prefix``: trained keys and values before every prompt (Li & Liang, "Prefix-Tuning", arXiv:2101.00190)."""
+"""Method ``prefix``: trains keys and values before every prompt (Li & Liang, "Prefix-Tuning", arXiv:2101.00190)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import peft
 
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.quiet import quiet
 from ftreg.plugins.methods.config import PrefixConfig
-from ftreg.training import compute_dtype, fit, load_model, quiet, save_adapter
+from ftreg.training import compute_dtype, fit, load_model, save_adapter
 
 
 def train(job: TrainJob) -> Artifact:
-    """Train a prefix and save it as an adapter; a projection is folded into what is saved."""
+    """Train a prefix and save it as an adapter; a projection is applied once, and not saved.
+
+    Raises:
+        InfeasiblePlan: Gradient checkpointing is on.
+    """
     assert isinstance(job.config, PrefixConfig)
     if job.train.gradient_checkpointing:
         raise InfeasiblePlan(

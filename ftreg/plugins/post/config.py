@@ -10,43 +10,68 @@ from ftreg.core.recipe import Config
 
 
 class MergeConfig(Config):
-    """How an adapter is merged."""
+    """How adapters are merged."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the result; auto keeps the base's. Computed in float32 always"
+        "auto", description="dtype of the result; auto: the base's. The merge is always computed in float32"
     )
     onto: Literal["auto", "dequantized", "original"] = Field(
         "auto",
-        description="for adapters trained on a quantized base: its weights as training saw them (dequantized), as they "
-        "are stored (original), or whichever has the lower held-out loss (auto)",
+        description="for adapters trained on a quantized base, the weights to add the update to: what training "
+        "computed with (dequantized), the base as it is stored (original), or whichever has the lower held-out loss "
+        "(auto)",
     )
     combination: Literal["cat", "svd", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"] = Field(
-        "cat", description="how several adapters are combined, by the names PEFT gives; cat is the exact weighted sum"
+        "cat",
+        description="how several adapters are combined, under PEFT's names. cat: the exact weighted sum; ties, "
+        "dare_ties and the like reduce interference between adapters for different tasks, at a density of 0.2-0.7",
     )
-    density: float = Field(0.5, gt=0, le=1, description="share of values kept by ties, dare and magnitude_prune")
+    density: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of an update's values that ties, dare_linear, dare_ties and magnitude_prune keep; 0.2-0.7 "
+        "is usual",
+    )
 
 
 class QuantizeConfig(Config):
     """How weights are quantized."""
 
-    scheme: Literal["int8", "nf4"] = Field("int8", description="LLM.int8(), or 4-bit NormalFloat")
-    double_quant: bool = Field(True, description="nf4: quantize the scales too; saves 0.4 bits a weight")
+    scheme: Literal["int8", "nf4"] = Field(
+        "int8",
+        description="int8: LLM.int8(), half the size of 16-bit weights, hardly any loss; nf4: 4-bit NormalFloat, "
+        "about a quarter of it, a small loss",
+    )
+    double_quant: bool = Field(
+        True, description="nf4: quantize the scales too; saves about 0.4 bits per weight at almost no loss"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of what stays as it is, and of the computation; auto: bfloat16 for nf4 and for bfloat16 "
-        "checkpoints, else float16",
+        description="dtype of the computation and of the weights that are not quantized; auto: bfloat16 for nf4 and "
+        "for bfloat16 checkpoints, float16 otherwise",
     )
 
 
 class PruneConfig(Config):
     """Which weights become zero."""
 
-    sparsity: float = Field(0.3, gt=0, lt=1, description="share of the linear layers' weights that become zero")
+    sparsity: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="share of the linear layers' weights that become zero; 0.1-0.3 usually costs little, 0.5 and more "
+        "needs further training",
+    )
     scope: Literal["layer", "global"] = Field(
-        "layer", description="layer: that share of each matrix; global: of all together, wherever the smallest are"
+        "layer",
+        description="layer: the smallest weights of each matrix, the same share of each; global: the smallest weights "
+        "of all matrices together",
     )
     pattern: Literal["unstructured", "2:4"] = Field(
-        "unstructured", description="2:4: two of each four neighbouring weights, the pattern of sparse tensor cores"
+        "unstructured",
+        description="2:4: two of every four neighbouring weights, the pattern of sparse tensor cores; needs sparsity "
+        "0.5",
     )
 
     @model_validator(mode="after")
@@ -57,11 +82,15 @@ class PruneConfig(Config):
 
 
 class OnnxConfig(Config):
-    """What the export is for."""
+    """How a checkpoint is exported."""
 
-    precision: Literal["fp32", "fp16", "int4"] = Field("fp32", description="of the weights in the graph")
+    precision: Literal["fp32", "fp16", "int4"] = Field(
+        "fp32",
+        description="dtype of the weights in the graph; fp16 halves the size and is for GPUs above all, int4 (only "
+        "with runtime genai) is the smallest and fastest on CPUs, at a small loss",
+    )
     runtime: Literal["auto", "genai", "transformers"] = Field(
         "auto",
-        description="who writes the graph: onnxruntime-genai's model builder, transformers' exporter, or (auto) the "
-        "builder for the model families that it knows",
+        description="what writes the graph: onnxruntime-genai's model builder (genai), transformers' exporter "
+        "(transformers), or the builder for the model families that it knows, otherwise the exporter (auto)",
     )

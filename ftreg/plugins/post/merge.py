@@ -14,35 +14,33 @@ import torch
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.types import CHECKPOINT, Artifact, Source, StepJob, Tolerance
 from ftreg.evaluation import held_out_loss
-from ftreg.plugins.engines.transformers import base_quantization, load_checkpoint
-from ftreg.plugins.post.checkpoint import (
-    Checkpoint,
-    TensorInfo,
-    copy_config,
-    copy_tokenizer,
-    dtype_name,
-    write_weights,
-)
+from ftreg.models.checkpoint import Checkpoint, copy_config
+from ftreg.models.facts import describe
+from ftreg.models.quantization import RoundTrip, base_quantization
+from ftreg.models.quiet import quiet
+from ftreg.models.tensors import TensorInfo, dtype_name, write_weights
+from ftreg.models.tokenizer import copy_tokenizer
+from ftreg.plugins.engines.transformers import load_checkpoint
+from ftreg.plugins.post.adapters import Adapters, Transform, changes_base, check_mergeable
 from ftreg.plugins.post.config import MergeConfig
-from ftreg.plugins.post.merging import (
-    Adapters,
-    StreamedMerge,
-    Transform,
-    changes_base,
-    check_mergeable,
-    merge_in_memory,
-)
+from ftreg.plugins.post.in_memory import merge_in_memory
+from ftreg.plugins.post.streaming import StreamedMerge
 from ftreg.plugins.post.tolerance import equal_within
-from ftreg.training import describe, quiet
 
-# In 4 bits the live adapter itself computes with other kernels, and the original base was never what it saw.
+# On a 4-bit base the live adapter computes with other kernels, and it was never trained on the original weights.
 _DEQUANTIZED = Tolerance(kl=5e-3, top1=0.95, loss_delta=1e-2)
 _ORIGINAL = Tolerance(kl=0.1, loss_delta=1e-2)
 
 
 @dataclass(frozen=True)
 class _Written:
-    """What is known of a merged checkpoint that was written."""
+    """A merged checkpoint that was written.
+
+    Attributes:
+        changed: How many of its tensors differ from the base's.
+        untied: Whether the base's tied embeddings became two.
+        dtype: Dtype of its weights.
+    """
 
     changed: int
     untied: bool
@@ -52,13 +50,13 @@ class _Written:
 def apply(job: StepJob) -> Artifact:
     """Merge the adapters in ``job.inputs``, with their weights, into their base.
 
-    Adapters trained on a quantized base are merged into the base as training saw it, and where there is held-out data
-    also into the base as it is stored; the one with the lower loss is kept.
+    Adapters trained on a quantized base are merged into the weights that training computed with and, if there is
+    held-out data, also into the base as it is stored; the result with the lower loss is kept.
 
     Raises:
-        InfeasiblePlan: The adapter's type cannot be merged.
-        InputError: The adapters do not fit the base, or one another.
-        FtregError: Files are damaged, or the merge changes nothing.
+        InfeasiblePlan: The adapter's type cannot be merged, or the base is quantized.
+        InputError: The adapters do not fit the base or one another, or files are damaged.
+        FtregError: The merge changes nothing.
     """
     assert isinstance(job.config, MergeConfig)
     adapters = [(each.source.path, each.weight) for each in job.inputs]
@@ -88,7 +86,7 @@ def apply(job: StepJob) -> Artifact:
 
 
 def _check_bases(job: StepJob, base: Source) -> None:
-    """Raise ``InputError`` where adapters that are to be combined belong to different bases."""
+    """Raise ``InputError`` if the adapters to be combined belong to different bases."""
     for other in job.inputs[1:]:
         if other.source.manifest.parent("base") != base.digest:
             raise InputError(
@@ -100,12 +98,10 @@ def _check_bases(job: StepJob, base: Source) -> None:
 def _merge_quantized(
     job: StepJob, base: Checkpoint, adapters: Adapters, quantization: dict[str, Any], measured: dict[str, Any]
 ) -> tuple[_Written, str]:
-    """Merge into the dequantized base, the original one, or both, and keep the one that answers better.
+    """Merge into the dequantized base, the original one, or both, and keep the result with the lower held-out loss.
 
-    The candidates' held-out losses are put into ``measured``.
+    If both are made, their losses are put into ``measured``. Return the result, and which of the two it is.
     """
-    from ftreg.plugins.post.dequantize import RoundTrip
-
     assert isinstance(job.config, MergeConfig)
     held_out = job.data.validation or job.data.test
     both = job.config.onto == "auto" and held_out
@@ -136,9 +132,9 @@ def _merge_quantized(
 def _write(
     job: StepJob, base: Checkpoint, adapters: Adapters, folder: Path, transform: Transform | None = None
 ) -> _Written:
-    """Merge and write a checkpoint with its configuration and tokenizer into ``folder``."""
+    """Merge, and write the checkpoint with its configuration and tokenizer into ``folder``."""
     assert isinstance(job.config, MergeConfig)
-    torch.manual_seed(job.seed)  # dare drops weights at random
+    torch.manual_seed(job.seed)  # dare drops values at random
     asked = None if job.config.dtype == "auto" else getattr(torch, job.config.dtype)
     dtype = asked or base.dtype
     in_memory = any(changes_base(path) for path, _ in adapters)
@@ -160,7 +156,7 @@ def _write(
     copy_tokenizer(folder, adapters[0][0], base.folder)
     if not changed:
         raise FtregError(
-            f"merging changes no weight of the base: in {dtype_name(dtype)} nothing of the adapter is left",
+            f"merging changes no weight of the base: in {dtype_name(dtype)} nothing of the adapter remains",
             where=job.source.ref,
             hint="Was it trained? If its updates are only too small for the dtype, set dtype=float32.",
         )
@@ -168,7 +164,7 @@ def _write(
 
 
 def _stream(job: StepJob, merge: StreamedMerge, folder: Path, asked: torch.dtype | None) -> int:
-    """Write the merged weights one by one; return how many tensors differ from the base's."""
+    """Write the merged weights one at a time; return how many tensors differ from the base's."""
     plan = {
         name: TensorInfo(asked if asked is not None and info.dtype.is_floating_point else info.dtype, info.shape)
         for name, info in merge.plan().items()
@@ -191,7 +187,7 @@ def _stream(job: StepJob, merge: StreamedMerge, folder: Path, asked: torch.dtype
 
 
 def _count_changed(base: Checkpoint, folder: Path) -> int:
-    """How many tensors of the checkpoint in ``folder`` are not the base's."""
+    """Return how many tensors of the checkpoint in ``folder`` differ from the base's."""
     result = Checkpoint(folder)
     return sum(
         name not in base.tensors or not torch.equal(result.read(name), base.read(name).to(info.dtype))

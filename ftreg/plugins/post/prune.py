@@ -1,7 +1,7 @@
-"""Step ``prune``: sets the weights of least magnitude to zero (Han et al., 2015, https://arxiv.org/abs/1506.02626).
+"""Step ``prune``: sets the weights of smallest magnitude to zero (Han et al., 2015, https://arxiv.org/abs/1506.02626).
 
-Pruned are the matrices of linear layers; embeddings, the output layer, norms and biases are not. The result has the
-size and the speed of its source: zeros help only formats and kernels that know of them, such as 2:4 on sparse tensor
+The matrices of linear layers are pruned; embeddings, the output head, norms and biases are not. The result has the size
+and the speed of its source: only formats and kernels for sparse weights gain from zeros, such as 2:4 on sparse tensor
 cores.
 """
 
@@ -14,18 +14,21 @@ import torch
 
 from ftreg.core.errors import FtregError, InfeasiblePlan
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob, Tolerance
-from ftreg.plugins.post.checkpoint import Checkpoint, copy_config, copy_tokenizer, write_weights
+from ftreg.models.checkpoint import Checkpoint, copy_config
+from ftreg.models.facts import describe
+from ftreg.models.skeleton import linear_weights, load_skeleton, model_names
+from ftreg.models.tensors import write_weights
+from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import PruneConfig
-from ftreg.plugins.post.skeleton import linear_weights, load_skeleton, model_names
-from ftreg.training import describe
 
 
 def apply(job: StepJob) -> Artifact:
-    """Prune ``job.source`` to the asked-for sparsity, and count the zeros of what was written.
+    """Prune ``job.source`` to the configured sparsity, and count the zeros in what was written.
 
     Raises:
         InfeasiblePlan: The checkpoint is quantized, or has no linear layer that the pattern fits.
-        FtregError: Files are damaged, or the result is not as sparse as asked for.
+        InputError: Files are damaged.
+        FtregError: The result is less sparse than configured.
     """
     assert isinstance(job.config, PruneConfig)
     source = Checkpoint(job.source.path)
@@ -54,21 +57,24 @@ def apply(job: StepJob) -> Artifact:
 
 
 def tolerance(sparsity: float) -> Tolerance:
-    """What pruning may cost: at sparsity ``s``, a mean KL of ``s``, a loss of ``s / 2``, ``s`` of the first ranks.
+    """Return what pruning may cost: at sparsity ``s`` a mean KL of ``s``, a loss of ``s / 2``, and top-1 ``1 - s``.
 
-    Removing weights is meant to be paid for; this asks that the price is in proportion, so that a model which lost what
-    it knew is refused.
+    Pruning is expected to cost something; these limits refuse a result whose cost is out of proportion.
     """
     return Tolerance(kl=sparsity, top1=1 - sparsity, loss_delta=sparsity / 2)
 
 
 def _prunable(source: Checkpoint, config: PruneConfig) -> dict[str, bool]:
-    """Names on disk of the matrices to prune, each with whether it is stored as (in, out)."""
+    """Return the matrices to prune by name on disk, each with whether it is transposed, that is, stored as (in, out).
+
+    Raises:
+        InfeasiblePlan: The pattern does not divide a matrix.
+    """
     model = load_skeleton(source.folder)
-    turned = linear_weights(model)
-    found = {stored: turned[name] for stored, name in model_names(model, source.tensors).items() if name in turned}
-    for name, is_turned in found.items():
-        inputs = source.tensors[name].shape[0 if is_turned else -1]
+    linear = linear_weights(model)
+    found = {stored: linear[name] for stored, name in model_names(model, source.tensors).items() if name in linear}
+    for name, transposed in found.items():
+        inputs = source.tensors[name].shape[0 if transposed else -1]
         if config.pattern == "2:4" and inputs % 4:
             raise InfeasiblePlan(
                 f"{name} has {inputs} inputs, and the pattern 2:4 needs a multiple of 4", where="prune"
@@ -77,34 +83,34 @@ def _prunable(source: Checkpoint, config: PruneConfig) -> dict[str, bool]:
 
 
 def _pruner(source: Checkpoint, layers: Mapping[str, bool], config: PruneConfig) -> Any:
-    """The function ``(weight, is turned) -> pruned weight`` that the configuration asks for."""
+    """Return the function ``(weight, transposed) -> pruned weight`` for the configuration."""
     if config.pattern == "2:4":
         return _prune_2_4
     if config.scope == "global":
         return _GlobalPruner(source, layers, config.sparsity)
-    return lambda weight, _turned: _prune_smallest(weight, round(config.sparsity * weight.numel()))
+    return lambda weight, _transposed: _prune_smallest(weight, round(config.sparsity * weight.numel()))
 
 
 def _prune_smallest(weight: torch.Tensor, count: int) -> torch.Tensor:
-    """Set the ``count`` values of least magnitude to zero."""
+    """Set the ``count`` values of smallest magnitude to zero."""
     pruned = weight.clone()
     pruned.view(-1)[weight.abs().flatten().topk(count, largest=False).indices] = 0
     return pruned
 
 
-def _prune_2_4(weight: torch.Tensor, turned: bool) -> torch.Tensor:
-    """Set the two smallest of each four weights that are neighbours along the inputs to zero."""
-    rows = (weight.T if turned else weight).contiguous()
+def _prune_2_4(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """Set the two smallest of every four neighbouring weights along the inputs to zero."""
+    rows = (weight.T if transposed else weight).contiguous()
     groups = rows.view(-1, 4)
     pruned = groups.scatter(1, groups.abs().topk(2, dim=1, largest=False).indices, 0).view(rows.shape)
-    return pruned.T.contiguous() if turned else pruned
+    return pruned.T.contiguous() if transposed else pruned
 
 
 class _GlobalPruner:
-    """Sets the smallest weights of all layers together to zero, exactly as many as asked for.
+    """Sets the smallest weights of all layers together to zero, exactly as many as configured.
 
-    The threshold is found by two passes over the files, each counting 16 bits of the magnitudes, whose bits as float32
-    are in the order of their values; so nothing but the counts is held in memory.
+    The threshold is found in two passes over the files, each a histogram of 16 bits of the magnitudes, whose float32
+    bits sort as their values do; so only the counts are held in memory.
     """
 
     def __init__(self, source: Checkpoint, layers: Mapping[str, bool], sparsity: float) -> None:
@@ -114,8 +120,8 @@ class _GlobalPruner:
         low, self._ties = self._bin(source, layers, rank, high)
         self._threshold = (high << 16) | low
 
-    def __call__(self, weight: torch.Tensor, _turned: bool) -> torch.Tensor:
-        """Prune the next layer; of the weights at the threshold the first ones go until there are enough."""
+    def __call__(self, weight: torch.Tensor, _transposed: bool) -> torch.Tensor:
+        """Prune the next layer; of weights that equal the threshold, the first are pruned until there are enough."""
         bits = _magnitude_bits(weight)
         pruned = weight.clone()
         pruned.view(-1)[bits < self._threshold] = 0
@@ -126,7 +132,7 @@ class _GlobalPruner:
 
     @staticmethod
     def _bin(source: Checkpoint, layers: Mapping[str, bool], rank: int, high: int | None) -> tuple[int, int]:
-        """The 16 bits of the value of this ``rank``, and its rank among the values that share them."""
+        """Return 16 bits of the value of this ``rank``, and its rank among the values that share them."""
         counts = torch.zeros(1 << 16, dtype=torch.int64)
         for name in layers:
             bits = _magnitude_bits(source.read(name))
@@ -138,24 +144,24 @@ class _GlobalPruner:
 
 
 def _magnitude_bits(weight: torch.Tensor) -> torch.Tensor:
-    """The magnitudes' bits as integers, in the order of the magnitudes."""
+    """Return the magnitudes' float32 bits as integers, which sort as the magnitudes do."""
     return weight.float().abs().flatten().contiguous().view(torch.int32)
 
 
 def _verify(job: StepJob, layers: Mapping[str, bool]) -> dict[str, Any]:
-    """Read the result back and count its zeros; raise ``FtregError`` where they are fewer than asked for."""
+    """Read the result back and return its sparsity as facts; raise ``FtregError`` if it is less than configured."""
     assert isinstance(job.config, PruneConfig)
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
     result = Checkpoint(job.staging)
-    for name, turned in layers.items():
+    for name, transposed in layers.items():
         weight = result.read(name)
         zeros[name], sizes[name] = int((weight == 0).sum()), weight.numel()
-        rows = (weight.T if turned else weight).contiguous()
+        rows = (weight.T if transposed else weight).contiguous()
         if job.config.pattern == "2:4" and int(((rows.view(-1, 4) == 0).sum(dim=1) < 2).sum()):
             raise FtregError(f"{name} was written without the pattern 2:4")
     if sum(zeros.values()) < sum(sizes.values()) * job.config.sparsity - len(layers):
-        raise FtregError(f"of {sum(sizes.values())} weights only {sum(zeros.values())} were written as zeros")
+        raise FtregError(f"only {sum(zeros.values())} of {sum(sizes.values())} weights were written as zeros")
     return {
         "sparsity": round(sum(zeros.values()) / sum(sizes.values()), 6),
         "sparsity_by_layer": {name: round(zeros[name] / sizes[name], 6) for name in layers},

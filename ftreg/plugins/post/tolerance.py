@@ -1,4 +1,4 @@
-"""How far a result may be from its source where the step only computes and stores the same weights anew."""
+"""How far a result may be from its source if the step only stores the same weights in another form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from ftreg.core.types import Tolerance
 
-# Reordered float32 sums move logits by some 1e-6; rounded weights, or products in fewer bits, move them more.
+# Reordered float32 sums move logits by about 1e-6; rounded weights, or products in fewer bits, move them more.
 _EQUAL = {
     torch.float32: Tolerance(kl=1e-6, top1=0.999, loss_delta=1e-4, logit_error=1e-4),
     torch.float16: Tolerance(kl=1e-4, top1=0.98, loss_delta=2e-3),
@@ -21,6 +21,6 @@ EIGHT_BITS = Tolerance(kl=0.02, top1=0.95, loss_delta=0.02)
 
 
 def equal_within(*dtypes: torch.dtype) -> Tolerance:
-    """The tolerance for results that are equal but for rounding to the coarsest of ``dtypes``."""
+    """Return the tolerance for results that are equal up to rounding to the coarsest of ``dtypes``."""
     order = list(_EQUAL)
     return _EQUAL[max((dtype for dtype in dtypes if dtype in _EQUAL), key=order.index, default=torch.bfloat16)]

@@ -107,7 +107,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
 
 
 def _missing(path: Path) -> UnknownName:
-    hint = "The deployment's server makes it; --db or FTREG_STATE says where else it is."
+    hint = "The deployment's server makes it; if it is elsewhere, give its path as `db`, or its folder in $FTREG_STATE."
     return UnknownName("record", path.name, [], where=str(path), hint=hint)
 
 

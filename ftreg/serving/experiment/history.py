@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
-from ftreg.serving.deployment import Deployment
+from ftreg.core.names import check_name
+from ftreg.serving.deployment import RECORD, Deployment, state_folder
 from ftreg.serving.experiment.database import connect, faults, transaction
 from ftreg.serving.experiment.ledger import read_allocation
 from ftreg.serving.experiment.routing import Allocation
@@ -120,6 +121,29 @@ class History:
     units: tuple[Unit, ...] = ()
     scores: tuple[tuple[str, float], ...] = ()
     others: tuple[Listed, ...] = ()
+
+
+def find(name: str, experiment: str | None = None, db: Path | None = None) -> History:
+    """Read an experiment of the deployment ``name``, by default the one that was served last.
+
+    Args:
+        name: The deployment.
+        experiment: An experiment of the record, by its id, the id's beginning, or its name.
+        db: The record, if it is not where this machine's servers keep it.
+
+    Raises:
+        InputError: There is no record, it is another deployment's, or it holds no such experiment.
+    """
+    folder = state_folder(check_name(name))
+    path = db or folder / RECORD
+    if db is None and not path.is_file():
+        known = [found.parent.name for found in folder.parent.glob(f"*/{RECORD}")]
+        hint = "Its server makes the record; if that is elsewhere, give its path as `db`."
+        raise UnknownName("deployment with a record", name, known, where=str(path), hint=None if known else hint)
+    history = read(path, experiment)
+    if history.deployment.name != name:
+        raise InputError(f"is the record of {history.deployment.name}, not of {name}", where=str(path))
+    return history
 
 
 def read(path: Path, experiment: str | None = None) -> History:

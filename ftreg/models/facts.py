@@ -1,4 +1,4 @@
-"""Facts: what can be said of a model's folder from its files alone, without torch."""
+"""Facts of a model folder, read from its files without torch."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from blake3 import blake3
 
 from ftreg.core.errors import InputError
 from ftreg.core.manifest import Json
+from ftreg.models.files import read_json
 
 
 def describe(folder: Path) -> dict[str, Json]:
-    """Return the facts of a checkpoint's or an adapter's folder: the same files, the same facts.
+    """Return the facts of a checkpoint's or an adapter's folder; equal files give equal facts.
 
-    A checkpoint has ``architecture``, ``model_type``, ``vocab_size``, ``tied_embeddings`` and, where it is quantized,
-    ``quantization``; an adapter has ``adapter`` with its type and sizes. Both have ``parameters`` (numbers stored),
-    ``dtype`` (the commonest), and what their tokenizer says: ``eos_token_id``, ``pad_token_id`` and the BLAKE3 of the
-    ``chat_template``.
+    A checkpoint has ``architecture``, ``model_type``, ``vocab_size``, ``tied_embeddings`` and, if it is quantized,
+    ``quantization``; an adapter has ``adapter`` with its type and sizes. Both have ``parameters`` (the number of stored
+    values), ``dtype`` (the most common one), and from their tokenizer ``eos_token_id``, ``pad_token_id`` and the BLAKE3
+    of the ``chat_template``.
 
     Raises:
-        InputError: The folder holds neither a checkpoint nor an adapter.
+        InputError: The folder holds neither a checkpoint nor an adapter, or a file is damaged.
     """
     tensors = _tensors(folder)
     facts: dict[str, Json] = {}
     if (folder / "adapter_config.json").is_file():
-        facts["adapter"] = _adapter(_read(folder / "adapter_config.json"))
+        facts["adapter"] = _adapter(read_json(folder / "adapter_config.json"))
     elif (folder / "config.json").is_file():
-        facts |= _checkpoint(_read(folder / "config.json"), tensors)
+        facts |= _checkpoint(read_json(folder / "config.json"), tensors)
     else:
-        raise InputError("is no model folder: it has neither config.json nor adapter_config.json", where=str(folder))
+        raise InputError("is not a model folder: it has neither config.json nor adapter_config.json", where=str(folder))
     counts: dict[str, int] = {}
     for dtype, shape in tensors.values():
         counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
@@ -42,6 +43,7 @@ def describe(folder: Path) -> dict[str, Json]:
 
 
 def _checkpoint(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Json]:
+    """Return the facts of a checkpoint's configuration."""
     text = config.get("text_config") or config
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     if tied is None:
@@ -58,6 +60,7 @@ def _checkpoint(config: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Js
 
 
 def _adapter(config: dict[str, Any]) -> dict[str, Json]:
+    """Return an adapter's type and sizes."""
     keys = (
         "peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "fan_in_fan_out",
         "target_modules", "modules_to_save", "num_virtual_tokens", "prefix_projection",
@@ -70,11 +73,11 @@ def _adapter(config: dict[str, Any]) -> dict[str, Json]:
 
 
 def _tokenizer(folder: Path) -> dict[str, Json]:
-    """What the tokenizer's files say; empty where there are none."""
+    """Return the tokenizer's facts; empty if there is no tokenizer."""
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return {}
-    config = _read(path)
+    config = read_json(path)
     template_file = folder / "chat_template.jinja"
     template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
     ids = _token_ids(folder)
@@ -86,21 +89,21 @@ def _tokenizer(folder: Path) -> dict[str, Json]:
 
 
 def _token_ids(folder: Path) -> dict[str | None, int]:
-    """Special tokens and their ids."""
+    """Return the ids of special tokens."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return {}
-    return {token["content"]: token["id"] for token in _read(path).get("added_tokens") or []}
+    return {token["content"]: token["id"] for token in read_json(path).get("added_tokens") or []}
 
 
 def _content(token: Any) -> str | None:
-    """A token, which is written either as text or as a record."""
+    """Return a token's text; configurations hold tokens as text or as objects."""
     found = token.get("content") if isinstance(token, dict) else token
     return found if isinstance(found, str) else None
 
 
 def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (dtype, shape) of every tensor, from the headers of the safetensors files."""
+    """Return the dtype and shape of every tensor by name, from the headers of the safetensors files."""
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -117,13 +120,3 @@ def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                 raise InputError(f"is not a whole safetensors file: {error}", where=str(path)) from None
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", where=str(path)) from None
-    if not isinstance(value, dict):
-        raise InputError("is no JSON object", where=str(path))
-    return value

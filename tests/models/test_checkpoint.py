@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ftreg.core.errors import FtregError
-from ftreg.plugins.post.checkpoint import Checkpoint, TensorInfo, write_weights
+from ftreg.models.checkpoint import Checkpoint
+from ftreg.models.tensors import TensorInfo, write_weights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.uint8, torch.int64, torch.bool]
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)

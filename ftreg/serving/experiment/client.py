@@ -1,4 +1,4 @@
-"""Talks to a running server: changes the weights of its experiment."""
+"""The client of a running server's admin routes: changes the weights of its experiment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from ftreg.core.errors import FtregError, InputError
+from ftreg.core.names import check_name
+from ftreg.serving.deployment import state_folder
 
 _SECONDS = 30.0
 
@@ -24,13 +26,24 @@ def put_weights(url: str, token: str, name: str, weights: Mapping[str, float]) -
         FtregError: No ftreg server answers there, or it fails.
     """
     if not _is_address(url):
-        raise InputError(f"{url!r} is no address", where="--url", hint="Write http://127.0.0.1:3000")
+        raise InputError(f"{url!r} is not an address", where="url", hint="Write http://127.0.0.1:3000")
     if not (token.isascii() and token.isprintable() and token):
-        raise InputError("is no token", where="--token", hint="It is what the server has stored in admin-token.")
+        raise InputError("not a token", where="token", hint="The server has stored its token in admin-token.")
     served = _ask(url, token, "GET")["deployment"]
     if served != name:  # servers may share an admin token
-        raise InputError(f"serves {served}, not {name}", where=url, hint=f"Say with --url where {name} is served.")
+        raise InputError(f"serves {served}, not {name}", where=url, hint=f"Give the address of {name} as `url`.")
     return _ask(url, token, "PUT", json.dumps({"weights": dict(weights)}).encode())
+
+
+def stored_token(name: str) -> str:
+    """Return the admin token that the servers of the deployment ``name`` have stored on this machine."""
+    path = state_folder(check_name(name)) / "admin-token"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "there is no admin token" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        hint = "A server writes it when it starts; give another server's as `token` or in $FTREG_ADMIN_TOKEN."
+        raise InputError(reason, where=str(path), hint=hint) from None
 
 
 def _ask(url: str, token: str, method: str, body: bytes | None = None) -> dict[str, Any]:
@@ -43,7 +56,7 @@ def _ask(url: str, token: str, method: str, body: bytes | None = None) -> dict[s
     )
     try:
         # No proxy, and nowhere else: the token goes to the server alone.
-        with build_opener(ProxyHandler({}), _Stay()).open(request, timeout=_SECONDS) as answer:
+        with build_opener(ProxyHandler({}), _NoRedirects()).open(request, timeout=_SECONDS) as answer:
             return _read(answer.read(), url)
     except HTTPError as error:
         with error:
@@ -51,19 +64,19 @@ def _ask(url: str, token: str, method: str, body: bytes | None = None) -> dict[s
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise FtregError(
-            f"no server answers: {reason}", where=url, hint="Start it, or say with --url where it is."
+            f"no server answers: {reason}", where=url, hint="Start it, or give its address as `url`."
         ) from None
 
 
-class _Stay(HTTPRedirectHandler):
-    """Takes a redirection for a refusal."""
+class _NoRedirects(HTTPRedirectHandler):
+    """Treats an HTTP redirect as an error."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Go nowhere."""
+        """Return None, so that urllib raises ``HTTPError``."""
 
 
 def _is_address(url: str) -> bool:
-    """Whether ``url`` names a host, by http or https."""
+    """Return True if ``url`` names a host, by http or https."""
     try:
         parts = urlsplit(url)
         (parts.hostname or "").encode("idna")
@@ -73,7 +86,7 @@ def _is_address(url: str) -> bool:
 
 
 def _read(body: bytes, url: str) -> dict[str, Any]:
-    """The server's answer; raise where it is none of ftreg's."""
+    """The server's answer; raise ``FtregError`` if ftreg did not write it."""
     try:
         answer = json.loads(body)
         if answer["weights"].keys() == answer["shares"].keys() and answer["deployment"]:
@@ -84,10 +97,10 @@ def _read(body: bytes, url: str) -> dict[str, Any]:
 
 
 def _refusal(status: int, body: bytes, url: str) -> FtregError:
-    """What the server's refusal means."""
+    """The error that a refusal of the server means."""
     if status in (401, 403):
         return InputError(
-            "the server refuses the admin token", where=url, hint="Give its own with --token or $FTREG_ADMIN_TOKEN."
+            "the server refuses the admin token", where=url, hint="Give its own as `token` or in $FTREG_ADMIN_TOKEN."
         )
     try:
         message = str(json.loads(body)["error"]["message"])
@@ -97,4 +110,4 @@ def _refusal(status: int, body: bytes, url: str) -> FtregError:
 
 
 def _stranger(url: str) -> FtregError:
-    return FtregError("what answers is no ftreg server", where=url, hint="Say with --url where the server is.")
+    return FtregError("what answers is not a server of ftreg", where=url, hint="Give the server's address as `url`.")

@@ -1,4 +1,4 @@
-"""Skeletons: a model's modules without its weights, to know which tensor on disk is what."""
+"""Skeletons: a model's modules without its weights, which tell what each stored tensor is."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from ftreg.plugins.engines.loading import loading
+from ftreg.models.quiet import loading
 
 
 def load_skeleton(folder: Path) -> Any:
-    """The model in ``folder`` on PyTorch's meta device: shapes and no values."""
+    """Build the model in ``folder`` on PyTorch's meta device: with shapes, and without values.
+
+    Raises:
+        InputError: The folder has no configuration of a causal language model.
+    """
     with loading("the model's configuration", folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
@@ -23,9 +27,9 @@ def load_skeleton(folder: Path) -> Any:
 
 
 def model_names(model: Any, stored: Iterable[str]) -> dict[str, str]:
-    """Map names on disk to names in the model; old checkpoints leave the base model's prefix out.
+    """Map names on disk to names in the model; old checkpoints omit the base model's prefix.
 
-    Tensors that are no parameters of the model, or that it converts while loading, are left out.
+    Tensors that are not parameters of the model, or that it converts while loading, are left out.
     """
     known = dict(model.named_parameters(remove_duplicate=False))
     prefix = f"{model.base_model_prefix}."
@@ -33,7 +37,10 @@ def model_names(model: Any, stored: Iterable[str]) -> dict[str, str]:
 
 
 def linear_weights(model: Any) -> dict[str, bool]:
-    """The weights of linear layers but the output layer, each with whether it is stored as (in, out), as in GPT-2."""
+    """Map the weights of all linear layers, except the output head, to whether they are transposed.
+
+    A transposed weight is stored as (in, out), as in GPT-2's ``Conv1D``, instead of (out, in).
+    """
     head = model.get_output_embeddings()
     return {
         f"{name}.weight": isinstance(module, Conv1D)

@@ -1,0 +1,114 @@
+"""Steps: from a version to a new one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftreg.api.opening import opened
+from ftreg.core.errors import InputError
+from ftreg.core.names import check_name
+from ftreg.core.recipe import apply_settings
+from ftreg.core.specs import StepSpec
+from ftreg.core.types import ADAPTER, Progress, Version
+from ftreg.pipeline.steps import apply_step
+from ftreg.registry import Registry
+
+
+def apply(
+    step: str,
+    ref: str,
+    *,
+    weight: float = 1.0,
+    others: Mapping[str, float] | None = None,
+    name: str | None = None,
+    accept: bool = False,
+    merge: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+    **config: Any,
+) -> Version:
+    """Apply the step called ``step`` to the version ``ref`` and register the result.
+
+    Args:
+        step: A built-in step or a plugin's.
+        ref: What to transform.
+        weight: Weight of ``ref`` among the inputs, for a step that combines versions.
+        others: Further versions to combine with ``ref``, with their weights.
+        name: Name of the result; by default the source's and the step's.
+        accept: Publish the result even if it is further from its source than allowed; the certificate says so.
+        merge: If ``ref`` is an adapter and the step works on checkpoints, merge it first.
+        settings: The step's configuration by dotted key, for keys that are not Python names.
+        registry: Where to read and publish; by default the default registry.
+        progress: Where to report progress.
+        **config: The step's configuration.
+
+    Raises:
+        InputError: The step, its configuration or the version does not exist or cannot be used.
+        InfeasiblePlan: The step cannot work on this version.
+        CertificateFailed: The result is too far from its source; nothing was published.
+    """
+    with opened(registry, progress) as context:
+        spec = context.host.get(StepSpec, step, where="step")
+        checked = context.host.configure(spec, apply_settings(config, settings or {}), where=step)
+        if name is not None:
+            check_name(name, where="name")
+        if merge and ADAPTER not in spec.accepts and context.registry.source(ref).kind == ADAPTER:
+            merging = context.host.get(StepSpec, "merge")
+            defaults = context.host.configure(merging, {}, where="merge")
+            ref = apply_step(context, merging, [(ref, 1.0)], defaults, reuse=True).ref
+        inputs = [(ref, weight), *(others or {}).items()]
+        return apply_step(context, spec, inputs, checked, name=name, accept=accept)
+
+
+def merge(ref: str, **options: Any) -> Version:
+    """Merge an adapter into its base; options as for ``apply``."""
+    return apply("merge", ref, **options)
+
+
+def quantize(ref: str, **options: Any) -> Version:
+    """Store a checkpoint's weights in fewer bits; options as for ``apply``, such as ``scheme="int8"``."""
+    return apply("quantize", ref, **options)
+
+
+def prune(ref: str, **options: Any) -> Version:
+    """Set a checkpoint's least important weights to zero; options as for ``apply``, such as ``sparsity=0.5``."""
+    return apply("prune", ref, **options)
+
+
+def export(ref: str, format: str | None = None, *, to: str | Path | None = None, **options: Any) -> Version:  # noqa: A002
+    """Export a checkpoint to ``format`` (``onnx`` by default), or copy a version's files to the new folder ``to``.
+
+    With ``to`` alone, the files of ``ref`` are copied as they are; with both, the exported ones. Options are as for
+    ``apply``.
+
+    Raises:
+        InputError: ``to`` exists already.
+    """
+    if to is not None and Path(to).exists():
+        raise InputError("exists already", where=f"to: {to}", hint="Name a folder that does not exist yet.")
+    with opened(options.pop("registry", None), options.pop("progress", None)) as context:
+        if to is not None and format is None:
+            version = context.registry.get(ref)
+        else:
+            version = apply(format or "onnx", ref, registry=context.registry, progress=context.progress, **options)
+        if to is not None:
+            _copy_out(context.registry.source(version.digest).path, Path(to))
+        return version
+
+
+def _copy_out(source: Path, target: Path) -> None:
+    """Copy a version's files, all or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        shutil.copytree(source, partial, symlinks=False, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        partial.chmod(0o755)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

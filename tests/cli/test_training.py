@@ -1,0 +1,92 @@
+"""What ``ftreg train`` and ``ftreg run`` print: figures, steps left out, what to type next, what was published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftreg.registry import Registry
+from tests.cli.walk import parse
+from tests.command import ftreg
+from tests.plugins.fakes import distribution, environment
+
+STOP = """
+@hookimpl
+def ftreg_steps():
+    return [StepSpec(name="stop", summary="Is interrupted.", impl="stopping:apply", accepts=("adapter",))]
+
+
+def apply(job):
+    raise KeyboardInterrupt
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[..., Path]) -> Path:
+    """A folder with data, recipes, a plugin whose step is interrupted, and a registry with a trained adapter."""
+    folder = tmp_path_factory.mktemp("training")
+    rows = [{"prompt": f"question {i}", "response": f"answer {i}"} for i in range(20)]
+    (folder / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    distribution(folder / "site", "fake-stop", {"stopping": STOP})
+    recipe = f"name: bot\nbase: {model_folder()}\ndata: faq.jsonl\ntrain: {{max_steps: 2}}\nlora: {{rank: 2}}\n"
+    (folder / "recipe.yaml").write_text(f"{recipe}then: [merge, quantize]\n")
+    (folder / "stop.yaml").write_text(f"{recipe}then: [merge, stop]\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> str:
+    """What ``ftreg train`` printed for a recipe with steps."""
+    return ftreg("train", "recipe.yaml", "--set", "train.seed=1", home=folder / "home", cwd=folder).stdout
+
+
+def test_train_prints_figures_and_the_next_commands(trained: str, folder: Path) -> None:
+    """The losses, the picture of the curves, the steps that were left out, and commands that can be typed."""
+    assert "2 steps, training loss " in trained
+    assert ", validation loss " in trained
+    plot = trained.split("loss curves: ")[1].splitlines()[0]
+    assert Path(plot).is_file()
+    commands = dict(line.strip().split("  ", 1) for line in trained.split("Next:\n")[1].splitlines())
+    assert "left out: merge, quantize" in commands["ftreg run recipe.yaml --set train.seed=1"]
+    assert list(commands)[1:] == ["ftreg eval bot:1", "ftreg merge bot:1", "ftreg serve bot:1"]
+    for command in commands:
+        parse(command)
+
+
+def test_json_has_the_same_facts(trained: str, folder: Path) -> None:
+    """The figures, what was left out, and the next commands; the same recipe again makes the same version."""
+    done = ftreg("train", "recipe.yaml", "--set", "train.seed=1", "--json", home=folder / "home", cwd=folder)
+    facts = json.loads(done.stdout)
+    assert facts["ref"] == "bot:1"
+    assert facts["left_out"] == ["merge", "quantize"]
+    assert facts["next"][0] == "ftreg run recipe.yaml --set train.seed=1"
+    assert f"training loss {facts['training']['loss']:.4f}" in trained
+    assert facts["training"]["best_validation_loss"] <= facts["training"]["validation_loss"]
+    assert facts["training"]["best_step"] in (1, 2)
+    assert Path(facts["training"]["plot"]).is_file()
+
+
+def test_an_interrupt_says_what_was_published(trained: str, folder: Path) -> None:
+    """Versions that were durable before the interrupt are named; only without any it says that there is none."""
+    env = environment(folder / "site")
+    stopped = ftreg("run", "stop.yaml", home=folder / "other", cwd=folder, env=env, code=130)
+    assert "interrupted; published before: " in stopped.stderr
+    assert "bot:1" in stopped.stderr
+    assert "bot-merged:1" in stopped.stderr
+    with Registry(folder / "other") as registry:
+        assert registry.get("bot-merged").number == 1
+    again = ftreg("apply", "stop", "bot:1", home=folder / "other", cwd=folder, env=env, code=130)
+    assert "interrupted; nothing was published" in again.stderr
+
+
+def test_an_adapter_is_merged_first_when_asked(trained: str, folder: Path) -> None:
+    """Without --merge the message has the command; with it, both steps are done."""
+    refused = ftreg("quantize", "bot:1", home=folder / "home", cwd=folder, code=2)
+    assert "ftreg merge bot:1; or add --merge to do both" in " ".join(refused.stderr.split())
+    done = ftreg("quantize", "bot:1", "--merge", "--accept", "--json", home=folder / "home", cwd=folder)
+    assert json.loads(done.stdout)["ref"] == "bot-merged-quantized:1"
+    with Registry(folder / "home") as registry:
+        assert registry.get("bot-merged:1").kind == "checkpoint"

@@ -1,0 +1,153 @@
+"""What ftreg assumes of transformers: a failing test names the function of ftreg.compat.transformers to mend."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
+
+from ftreg.compat.transformers import (
+    cache_from,
+    cache_tensors,
+    export_decoder,
+    keeps_rows_apart,
+    layers_in_four_bits,
+    planned_steps,
+    tied_weights,
+    to_device,
+    use_one_gpu,
+)
+from ftreg.models.skeleton import load_skeleton
+from ftreg.training.trainer import LanguageTrainer
+
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "vocab_size": 320, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+@pytest.fixture
+def model(model_folder):
+    """A tiny Llama."""
+    return AutoModelForCausalLM.from_pretrained(model_folder()).eval()
+
+
+@torch.no_grad()
+def test_cache_round_trip(model):
+    """A cache that is taken apart and put together again continues a text with the same logits, and is not changed."""
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    cache = model(input_ids=ids[:, :4], use_cache=True).past_key_values
+    tensors = cache_tensors(cache)
+    assert [tuple(tensor.shape) for tensor in tensors] == [(1, 1, 4, 32)] * 4
+    copies = [tensor.clone() for tensor in tensors]
+    again = cache_from(tensors)
+    assert isinstance(again, DynamicCache)
+    assert again.get_seq_length() == 4
+    continued = model(input_ids=ids[:, 4:], past_key_values=again, position_ids=torch.tensor([[4, 5]])).logits
+    assert torch.allclose(continued, model(input_ids=ids).logits[:, 4:], atol=1e-5)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "apart"),
+    [
+        ("llama", {}, True),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, True),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, False),
+        ("mistral", {"sliding_window": 8}, False),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, False),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, False),
+    ],
+    ids=["plain", "linear-rope", "dynamic-rope", "sliding", "some-sliding", "recurrent"],
+)
+def test_keeps_rows_apart(architecture, settings, apart):
+    """Models whose caches or positions depend on other rows or drop columns are told from those that do not."""
+    config = AutoConfig.for_model(architecture, **SIZES, **settings)
+    assert keeps_rows_apart(AutoModelForCausalLM.from_config(config)) is apart
+
+
+def test_int8_does_not_keep_rows_apart(model_folder):
+    """LLM.int8() lets the outliers of a row change the others."""
+    eight = BitsAndBytesConfig(load_in_8bit=True)
+    assert not keeps_rows_apart(AutoModelForCausalLM.from_pretrained(model_folder(), quantization_config=eight))
+
+
+def test_tied_weights(model_folder):
+    """Ties are known on the meta device too, by the names of both ends."""
+    assert tied_weights(load_skeleton(model_folder("llama", True))) == {"lm_head.weight": "model.embed_tokens.weight"}
+    assert tied_weights(load_skeleton(model_folder("llama", False))) == {}
+
+
+@pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("gpt2", True)])
+def test_layers_in_four_bits(architecture, tied, model_folder):
+    """The layers that the skeleton shows in 4 bits are those that loading in 4 bits makes so."""
+    settings = BitsAndBytesConfig(load_in_4bit=True)
+    folder = model_folder(architecture, tied)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings)
+    kinds = {name: type(module).__name__ for name, module in loaded.named_modules()}
+    expected = {name for name, kind in kinds.items() if kind == "Linear4bit"}
+    assert expected
+    assert set(layers_in_four_bits(load_skeleton(folder), settings)) == expected
+
+
+def test_export_decoder(model_folder):
+    """The traced graph has ids, a mask and a cache as its inputs, and no local paths."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder("gpt2", True)).eval()
+    graph = export_decoder(model).program.graph
+    names = {value.name for value in graph.inputs}
+    assert {"input_ids", "attention_mask"} < names
+    assert len(names) >= 2 + 2 * 2
+    assert not any(node.metadata_props for node in graph.all_nodes())
+
+
+@pytest.fixture
+def trainer(model, tmp_path):
+    """Transformers' trainer on ten examples."""
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=2, num_train_epochs=3, use_cpu=True, report_to="none"
+    )
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 10
+    return transformers.Trainer(model=model, args=arguments, train_dataset=rows)
+
+
+def test_planned_steps(trainer):
+    """The steps that are foreseen are those that the trainer takes."""
+    assert planned_steps(trainer) == 15
+    assert trainer.train().global_step == 15
+
+
+def test_to_device(trainer):
+    """Tensors go to the device, and what is not a tensor stays as it is."""
+    moved = to_device(trainer, {"input_ids": torch.tensor([[1]]), "tokens": 3})
+    assert moved["input_ids"].device == trainer.args.device
+    assert moved["tokens"] == 3
+
+
+def test_use_one_gpu(tmp_path):
+    """Arguments that see several GPUs use one; those that see none use none."""
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    use_one_gpu(arguments)
+    assert arguments.n_gpu == 0
+    arguments._n_gpu = 4
+    use_one_gpu(arguments)
+    assert arguments.n_gpu == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "get_train_dataloader", "get_batch_samples", "compute_loss", "create_scheduler", "floating_point_ops",
+        "evaluate", "log", "save_model", "_load_from_checkpoint", "_save_checkpoint",
+    ],
+)  # fmt: skip
+def test_trainer_hooks(name):
+    """Every method that LanguageTrainer overrides exists in transformers' trainer with the same arguments."""
+    ours = list(inspect.signature(getattr(LanguageTrainer, name)).parameters.values())
+    theirs = list(inspect.signature(getattr(transformers.Trainer, name)).parameters.values())
+    named = [each.name.lstrip("_") for each in ours if each.kind is each.POSITIONAL_OR_KEYWORD]
+    assert named == [each.name.lstrip("_") for each in theirs][: len(named)]
+    takes_any = any(each.kind is each.VAR_POSITIONAL for each in ours)
+    assert takes_any or len(named) == len(theirs)
