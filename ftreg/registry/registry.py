@@ -460,7 +460,7 @@ class Registry:
         with system_errors(layout.path):
             if not layout.is_ready():
                 raise InputError(
-                    "this folder is not a registry", where=str(layout.path), hint="Name one with --home or FTREG_HOME."
+                    "this folder is not a registry", where=str(layout.path), hint="Name one with `home` or $FTREG_HOME."
                 )
             with layout.lock(exclusive=True):
                 return rebuild(layout)
