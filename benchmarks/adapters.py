@@ -86,9 +86,9 @@ def sources(folder: Path) -> list[Any]:
     made_by = Producer("method", "lora", "methods", "ftreg", "0")
     plain = Manifest("checkpoint", "text-generation", (), (), made_by)
     derived = Manifest("adapter", "text-generation", (), (Parent("base", "b3:ba5e"),), made_by)
-    base = Source("base:1", "b3:ba5e", "checkpoint", folder / "base", plain, {}.__getitem__)
+    base = Source("base:1", "b3:ba5e", folder / "base", plain, {}.__getitem__)
     return [
-        Source(f"bot:{number}", f"b3:{number}", "adapter", folder / f"adapter-{number}", derived, lambda _: base)
+        Source(f"bot:{number}", f"b3:{number}", folder / f"adapter-{number}", derived, lambda _: base)
         for number in range(ADAPTERS)
     ]
 

@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +41,7 @@ OURS, STARLETTE, API, DEPENDS = "ftreg", "plain Starlette", "BentoML, @bentoml.a
 
 
 def write_deployment(folder: Path) -> None:
-    """A deployment of two models that are nothing, 50/50, in a folder that ``bentoml serve`` takes."""
+    """Write a deployment of two models without weights, 50/50, into a folder for ``bentoml serve``."""
     from ftreg.core.manifest import Manifest, Producer
     from ftreg.registry.blobs import digest_of
     from ftreg.serving.deployment import FILE, REQUIREMENTS, Deployment, Limits, Variant
@@ -66,69 +64,47 @@ def write_deployment(folder: Path) -> None:
     (folder / "service.py").write_text(code + "service = make_service(Path(__file__).parent)\n")
 
 
-@contextmanager
-def running(command: list[str], port: int, ready: str, folder: Path) -> Iterator[str]:
-    """Run a server; yield its URL once it is ready, and end all its processes."""
+def running(command: list[str], port: int, ready: str, folder: Path) -> AbstractContextManager[str]:
+    """Run a server; the context yields its URL once it is ready, and ends all its processes."""
+    from ftreg.api.launch import run_server
+
     environment = {
         **os.environ,
         "PYTHONPATH": str(PEERS),
         "BENTOML_HOME": str(folder / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
         "FTREG_ADMIN_TOKEN": TOKEN,
     }
-    url = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            for _ in range(300):
-                try:
-                    with urllib.request.urlopen(url + ready, timeout=5):
-                        break
-                except urllib.error.HTTPError as error:
-                    if error.code == 404:  # plain Starlette has no such route: it is there
-                        break
-                    time.sleep(0.2)
-                except OSError:
-                    time.sleep(0.2)
-            else:
-                sys.exit((folder / "log").read_text()[-3000:])
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+    statuses = (200, 404)  # plain Starlette has no health route, and answers 404 once it is there
+    return run_server(command, port, log=folder / "log", environment=environment, path=ready, statuses=statuses)
 
 
 def load(url: str, body: dict[str, Any], concurrency: int, requests: int) -> dict[str, Any]:
-    """What the load generator found."""
+    """Run the load generator and return its measurements."""
     command = [sys.executable, str(PEERS / "load.py"), url, json.dumps(body), str(concurrency), str(requests)]
     found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
 
 
 def engine_alone(requests: int) -> dict[str, Any]:
-    """The engine and its batcher in process, without HTTP, routing and record: answers of one token, one by one."""
+    """Time the engine and its batcher in process, without HTTP, routing and record: one token at a time."""
     sys.path.insert(0, str(PEERS))
     from echo_engine import Engine
 
     from ftreg.serving.decoding.batcher import Batcher
-    from ftreg.serving.decoding.codec import Codec
-    from ftreg.serving.decoding.generation import Generation, Settings
+    from ftreg.serving.decoding.generation import Generation
+    from ftreg.serving.decoding.sampling import SamplingParams
+    from ftreg.serving.decoding.tokenizer import Tokenizer
 
     class Nothing:
         digest = "b3:0"
 
     async def measure() -> list[float]:
         engine = Engine([Nothing()])  # type: ignore[list-item]
-        batcher, codec = Batcher(engine, rows=64, queue=256), Codec(engine.models["b3:0"])
+        batcher, tokenizer = Batcher(engine, rows=64, queue_size=256), Tokenizer(engine.models["b3:0"])
         found = []
         for _ in range(requests):
             started = time.perf_counter()
-            generation = Generation(batcher, "b3:0", codec, Settings(max_tokens=1, temperature=0), 60.0)
+            generation = Generation(batcher, "b3:0", tokenizer, SamplingParams(max_tokens=1, temperature=0), 60.0)
             generation.start([list(TEXT.encode())], 1, stream=False)
             while await generation.next() is not None:
                 pass

@@ -2,7 +2,7 @@
 
     python docs/transcript.py [LOG]
 
-Without LOG the quickstart is run in a temporary folder, which takes minutes; with it, the output of an earlier run is used.
+Without LOG the quickstart is run in a temporary folder, which takes minutes; with LOG, an earlier run's output is used.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 def test_the_deployment_validates() -> None:
     """The example of a deployment.yaml has no key that ftreg does not know."""
     from ftreg.core.recipe import validate
-    from ftreg.serving.planning import Request, read_request
+    from ftreg.serving.planning import DeploymentSpec, read_spec
 
-    request = validate(Request, read_request(EXAMPLES / "deployments" / "support-bot.yaml"), where="deployment")
+    request = validate(DeploymentSpec, read_spec(EXAMPLES / "deployments" / "support-bot.yaml"), where="deployment")
     assert request.variants == {"support-bot:1": 80, "support-bot:2": 20}

@@ -1,4 +1,4 @@
-"""BentoML's way to put a service before others: `bentoml.depends`."""
+"""A service in front of others, with `bentoml.depends`."""
 
 import bentoml
 

@@ -1,4 +1,4 @@
-"""BentoML's own way: `@bentoml.api`."""
+"""A service with BentoML's own `@bentoml.api`."""
 
 import bentoml
 

@@ -1,4 +1,4 @@
-"""An engine that costs next to nothing: every model's next token is always the same one."""
+"""An engine with almost no cost: the next token is always the same."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tokenizer:
 
 
 class Batch:
-    """Rows that all go on with the letter e."""
+    """Rows whose next token is always the letter e."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -55,7 +55,7 @@ class Batch:
 
 
 class Engine:
-    """Holds any number of models that are nothing."""
+    """Holds any number of models without weights."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         model = ServedModel(Tokenizer(), 1 << 16, frozenset({256}))

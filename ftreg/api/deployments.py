@@ -44,9 +44,9 @@ def deploy(
     """
     with opened(registry, progress) as context:
         from ftreg.serving.package import build  # an extra brings what it needs
-        from ftreg.serving.planning import plan, read_request
+        from ftreg.serving.planning import plan, read_spec
 
-        raw: dict[str, Any] = read_request(Path(file)) if file is not None else {}
+        raw: dict[str, Any] = read_spec(Path(file)) if file is not None else {}
         given = {"name": name, "variants": dict(variants) if variants else None, **settings}
         raw |= {key: value for key, value in given.items() if value is not None}
         deployment, sources = plan(context, raw, where="deployment" if file is None else str(file))

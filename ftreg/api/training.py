@@ -54,9 +54,9 @@ def load_recipe(recipe: RecipeLike, settings: Mapping[str, Any] | None = None) -
         RecipeError: The recipe does not validate.
     """
     if isinstance(recipe, Mapping):
-        return parse_recipe(apply_settings(recipe, settings or {}))
+        return parse_recipe(apply_settings(_with_data_section(recipe), settings or {}))
     path = Path(recipe)
-    raw = _relative_to(read_recipe(path), path.parent)
+    raw = _relative_to(_with_data_section(read_recipe(path)), path.parent)
     return parse_recipe(apply_settings(raw, settings or {}), where=str(path))
 
 
@@ -167,12 +167,16 @@ def training_figures(ref: str, *, registry: Registry | None = None) -> TrainingF
     )
 
 
+def _with_data_section(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe with ``data: faq.jsonl`` written as ``data: {path: faq.jsonl}``, so that settings can go in."""
+    data = raw.get("data")
+    return {**raw, "data": {"path": data}} if isinstance(data, str) else dict(raw)
+
+
 def _relative_to(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the recipe with the paths in it relative to the current folder."""
     raw = dict(raw)
     data = raw.get("data")
-    if isinstance(data, str):
-        data = {"path": data}
     if isinstance(data, dict):
         data = dict(data)
         if isinstance(data.get("path"), str) and Path(folder, data["path"]).exists():

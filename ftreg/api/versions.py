@@ -1,4 +1,4 @@
-"""Versions: everything that is known of one."""
+"""Versions: their cards, their lineage, their kinds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftreg.registry import Lineage, Registry
 
 
 def card(ref: str, *, registry: Registry | None = None) -> dict[str, Json]:
-    """Return all that is known of the version ``ref``, as JSON can hold it.
+    """Return everything about the version ``ref`` as JSON: how it was made, from what, its files and its evidence.
 
     ``folder`` is where its files can be read; None, with the reason under ``damage``, if they are damaged.
 

@@ -51,7 +51,7 @@ def _section(title: str, values: Mapping[str, Json]) -> Iterator[str]:
 
 
 def _flat(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
-    """The values of nested mappings under dotted keys; long lists, such as curves, by their length."""
+    """Yield the values of nested mappings under dotted keys; of a long list, such as a curve, its length."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")

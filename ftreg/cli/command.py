@@ -82,7 +82,7 @@ def speak_of_options(error: FtregError, ctx: click.Context) -> None:
     and ``--merge``. The parameters of commands are called as the functions' arguments for this reason.
     """
     contexts = (ctx.find_root(), ctx)
-    flags = {param.name: _flag(param, one) for one in contexts for param in one.command.params if param.name}
+    flags = {param.name: _flag(param) for one in contexts for param in one.command.params if param.name}
     name, colon, rest = (error.where or "").partition(": ")
     # What a recipe says has the same names as options: only what was typed becomes an option then.
     typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
@@ -96,8 +96,8 @@ def _replace(text: str, flags: dict[str, str]) -> str:
     return _ARGUMENT.sub(lambda found: flags.get(found[1], found[0]), text)
 
 
-def _flag(param: click.Parameter, ctx: click.Context) -> str:
+def _flag(param: click.Parameter) -> str:
     """How a parameter is typed: ``--split``, or ``REF`` for an argument."""
     if isinstance(param, click.Argument):
-        return param.make_metavar(ctx)
+        return param.human_readable_name
     return next((opt for opt in param.opts if opt.startswith("--")), param.opts[0])

@@ -1,4 +1,4 @@
-"""``ftreg deploy``: package chosen versions as one deployment; ``ftreg serve``: serve a single one where it is."""
+"""``ftreg deploy``: package chosen versions as one deployment; ``ftreg serve``: serve one from the registry."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftreg.cli.session import Session
 
 if TYPE_CHECKING:
-    from ftreg.serving.experiment.history import Usage
+    from ftreg.serving.experiment.history import VariantUsage
     from ftreg.serving.experiment.report import Arm, Estimate, Report
     from ftreg.serving.experiment.status import Status
 
@@ -38,7 +38,7 @@ def show_status(session: Session, status: Status) -> None:
 
 
 def _moment(at: float) -> str:
-    """A moment to the second, in UTC, as people read it."""
+    """Format Unix seconds as UTC to the second."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
@@ -65,7 +65,7 @@ def show_report(session: Session, report: Report) -> None:
 
 
 def _show_figures(session: Session, figures: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a row of figures for each version; where that is too wide, a column for each version."""
+    """Print a row of figures for each version, or a column for each if the rows are too wide."""
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     columns = ["version", *figures]
     widths = [max(len(title), *(len(row[index]) for row in texts)) for index, title in enumerate(columns)]
@@ -92,11 +92,11 @@ def _arm_row(arm: Arm) -> Sequence[Any]:
     return [arm.usage.ref, *_usage_cells(arm.usage), arm.units, *shares, arm.rated, score]
 
 
-def _apart_row(usage: Usage) -> Sequence[Any]:
+def _apart_row(usage: VariantUsage) -> Sequence[Any]:
     return [usage.ref, usage.route, *_usage_cells(usage)]
 
 
-def _usage_cells(usage: Usage) -> list[Any]:
+def _usage_cells(usage: VariantUsage) -> list[Any]:
     seconds = [usage.latency_p50, usage.latency_p95, usage.first_token_p50]
     times = [None if second is None else f"{second:.3f}" for second in seconds]
     return [usage.requests, usage.errors, *times, usage.completion_tokens]

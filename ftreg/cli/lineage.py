@@ -33,7 +33,7 @@ def command(session: Session, ref: str, mermaid: bool, as_json: bool) -> None:
 
 
 def as_facts(lineage: Lineage) -> dict[str, Any]:
-    """The graph as JSON can hold it."""
+    """Return the graph as JSON."""
     return {
         "root": lineage.root,
         "nodes": [
@@ -51,7 +51,7 @@ def as_facts(lineage: Lineage) -> dict[str, Any]:
 
 
 def as_mermaid(lineage: Lineage) -> str:
-    """The graph as a Mermaid flowchart, parents first."""
+    """Return the graph as a Mermaid flowchart, parents first."""
     names = {digest: f"n{index}" for index, digest in enumerate(_order(lineage))}
     lines = ["flowchart TD"]
     lines += [f'    {name}["{_label(lineage, digest)}"]' for digest, name in names.items()]
@@ -60,7 +60,7 @@ def as_mermaid(lineage: Lineage) -> str:
 
 
 def as_tree(lineage: Lineage) -> Tree:
-    """The graph as two branches: what it was made from, and what was made from it."""
+    """Return the graph as a tree of two branches: what the version was made from, and what was made from it."""
     from rich.markup import escape
     from rich.tree import Tree
 
@@ -73,7 +73,7 @@ def as_tree(lineage: Lineage) -> Tree:
 
 
 def _grow(branch: Tree, lineage: Lineage, digest: str, *, up: bool, shown: set[str]) -> None:
-    """Add the relatives of ``digest``; those that were shown before are named, not followed again."""
+    """Add the relatives of ``digest``; one that was shown before is named but not followed again."""
     from rich.markup import escape
 
     for edge in lineage.parents(digest) if up else lineage.children(digest):

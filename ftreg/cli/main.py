@@ -20,7 +20,7 @@ class LazyGroup(Group):
     """A group whose commands, built in or from plugins, are imported only when one of them is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The built-in commands in the order of use, then those of plugins."""
+        """Return the built-in commands in the order of use, then those of plugins."""
         return [*COMMANDS, *sorted(set(self._from_plugins(ctx)) - set(COMMANDS))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

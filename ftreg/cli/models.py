@@ -76,7 +76,7 @@ def _row(version: Summary) -> list[str]:
 @json_option
 @click.pass_obj
 def show_command(session: Session, ref: str, as_json: bool) -> None:
-    """Show all that is known of REF: files, parents, how it was made, what was measured, where it is."""
+    """Show everything about REF: files, parents, how it was made, what was measured, where its files are."""
     from ftreg.api.versions import card
     from ftreg.cli.card import lines_of
 
@@ -95,7 +95,7 @@ def show_command(session: Session, ref: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def log_command(session: Session, name: str | None, at: str | None, limit: int, as_json: bool) -> None:
-    """Show who did what and when, newest first: to all versions, or to those of NAME (or to one, NAME:3)."""
+    """Show the event log, newest first: of all versions, of NAME, or of one version such as NAME:3."""
     if at is not None:
         if name is None:
             raise InputError("NAME is missing", where="--at", hint="Write: ftreg models log NAME --at DATE")
@@ -121,7 +121,7 @@ def log_command(session: Session, name: str | None, at: str | None, limit: int, 
 
 
 def _aliases_at(session: Session, name: str, at: str) -> list[Event]:
-    """The events by which the aliases of ``name`` pointed where they did; a day alone means its end."""
+    """The events that set the aliases of ``name`` as they were at ``at``; a date alone means the end of that day."""
     from datetime import datetime, timedelta
 
     try:
@@ -189,7 +189,7 @@ def alias_command(session: Session, ref: str, alias: str, remove: bool, as_json:
 
 
 def _refuse_swapped(registry: Registry, ref: str, alias: str) -> None:
-    """Raise ``InputError`` if what stands in the place of the alias is a version, and the reference is not."""
+    """Raise ``InputError`` if ``alias`` names a version and ``ref`` does not: the arguments are swapped."""
     try:
         registry.get(alias)
     except InputError:
@@ -247,7 +247,7 @@ def _ref(session: Session, digest: str) -> str:
 
 
 def _action(session: Session, event: Event) -> str:
-    """What an event did, in words."""
+    """Describe what an event did."""
     detail: Mapping[str, str] = event.detail
     match event.action:
         case "alias_set":
@@ -269,5 +269,5 @@ def _action(session: Session, event: Event) -> str:
 
 
 def _moment(at: str) -> str:
-    """Return a stored time to the second, for people to read."""
+    """Format a stored time to the second."""
     return at[:19].replace("T", " ")

@@ -58,7 +58,7 @@ def list_(session: Session, kind: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def info(session: Session, name: str, as_json: bool) -> None:
-    """Show all that is known of NAME: a plugin, or a method, step, engine, format, metric or command.
+    """Show everything about NAME: a plugin, or a method, step, engine, format, metric or command.
 
     With --json: a list of everything that goes by this name; ``config`` is the JSON schema of the settings.
     """
@@ -83,7 +83,7 @@ def info(session: Session, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def release(session: Session, name: str, as_json: bool) -> None:
-    """Let the gate of plugin NAME guard this registry no longer; the event log says who decided it.
+    """Remove the gate of plugin NAME from those that guard this registry; the event log records who did.
 
     A gate that has guarded a registry must be loaded to publish versions or to move aliases there. Release one that is
     gone for good.
@@ -126,7 +126,7 @@ def _all_specs(host: PluginHost) -> list[Spec]:
 
 
 def _facts(host: PluginHost, spec: Spec) -> dict[str, Any]:
-    """Everything known of a contribution, as JSON."""
+    """The facts of a contribution, as JSON."""
     plugin = host.provider(spec)
     missing = host.missing(spec)
     facts: dict[str, Any] = {"what": spec.what, "name": spec.name, "summary": spec.summary}
@@ -153,7 +153,7 @@ def _schema(host: PluginHost, spec: MethodSpec | StepSpec) -> tuple[dict[str, An
 
 
 def _show(session: Session, entry: Mapping[str, Any]) -> None:
-    """Print one thing's facts for a person."""
+    """Print the facts of a plugin or a contribution."""
     from ftreg.api.settings import describe
     from ftreg.cli.settings import show_settings
 

@@ -1,4 +1,4 @@
-"""Progress on the console: a bar on a terminal, a line now and then in a log."""
+"""Progress on the console: a bar on a terminal, a line every 15 seconds in a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 class ConsoleProgress:
-    """Draws what long work says of itself (``ftreg.core.types.Progress``)."""
+    """The ``Progress`` of the command line: draws what long-running work reports."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -31,7 +31,7 @@ class ConsoleProgress:
         self._last_line = 0.0
 
     def begin(self, what: str, total: int | None = None, unit: str = "steps") -> None:
-        """Start a bar; where there is no terminal, lines take its place."""
+        """Start a bar; without a terminal, ``update`` prints lines instead."""
         self.end()
         self._what, self._total, self._last_line = what, total, time.monotonic()
         if self._console.is_terminal:
@@ -50,7 +50,7 @@ class ConsoleProgress:
             self._task = self._bar.add_task(escape(what), total=total, facts="")
 
     def update(self, done: int, **facts: float | str) -> None:
-        """Move the bar, or write a line if the last one is a while ago."""
+        """Move the bar; without a terminal, print a line if the last one is 15 seconds old."""
         shown = "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
         if self._bar:
             self._bar.update(self._task, completed=done)

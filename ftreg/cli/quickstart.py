@@ -22,8 +22,10 @@ FILES = ("data/support_faq.jsonl", "recipes/stdlib-base.yaml", "recipes/support-
 @click.command(cls=Command, examples=["ftreg quickstart", "ftreg quickstart --smoke --folder try"])
 @click.option("--folder", default="ftreg-quickstart", show_default=True,
               type=click.Path(path_type=Path, file_okay=False),
-              help="Folder to work in; a finished one is gone through again, reusing what is there.")  # fmt: skip
-@click.option("--smoke", is_flag=True, help="Train for a few steps only: the whole chain in a minute, and poor models.")
+              help="Folder to work in; in a finished one, everything is reused.")  # fmt: skip
+@click.option(
+    "--smoke", is_flag=True, help="Train for a few steps only: the whole chain in a minute, with poor models."
+)
 @click.pass_obj
 def command(session: Session, folder: Path, smoke: bool) -> None:
     """Run the whole chain, offline, on a tiny model: pre-train, fine-tune, merge, quantize, prune, export, serve.
@@ -44,55 +46,62 @@ def command(session: Session, folder: Path, smoke: bool) -> None:
     few = ["--set", "train.max_steps=12"] if smoke else []
     accept = ["--accept"] if smoke else []
     with contextlib.chdir(home):
-        act = _Act(session)
-        act.say("1. A base model, from nothing: a tokenizer and a Llama, pre-trained on Python's own documentation")
-        act.run("data", "stdlib", "data/stdlib.jsonl")
-        act.run("init", "stdlib-init", "--data", "data/stdlib.jsonl", *BASE_SETTINGS)
-        act.run("run", "recipes/stdlib-base.yaml", *few)
+        commands = _Commands(session)
+        commands.say(
+            "1. A base model, from nothing: a tokenizer and a Llama, pre-trained on Python's own documentation"
+        )
+        commands.run("data", "stdlib", "data/stdlib.jsonl")
+        commands.run("init", "stdlib-init", "--data", "data/stdlib.jsonl", *BASE_SETTINGS)
+        commands.run("run", "recipes/stdlib-base.yaml", *few)
 
-        act.say("2. Two fine-tuned versions of it, for customer support")
-        act.run("data", "check", "data/support_faq.jsonl")
-        act.run("run", "recipes/support-bot.yaml", *few)
-        act.run("run", "recipes/support-bot-2.yaml", *few)
+        commands.say("2. Two fine-tuned versions of it, for customer support")
+        commands.run("data", "check", "data/support_faq.jsonl")
+        commands.run("run", "recipes/support-bot.yaml", *few)
+        commands.run("run", "recipes/support-bot-2.yaml", *few)
 
-        act.say("3. The second one merged, quantized, pruned and exported; each result is measured against its source")
-        act.run("merge", "support-bot:2")
-        act.run("quantize", "support-bot-merged", "--scheme", "int8", *accept)
-        act.run("prune", "support-bot-merged", "--sparsity", "0.2", *accept)
-        act.run("export", "support-bot-merged", "--format", "onnx", *accept)
+        commands.say(
+            "3. The second one merged, quantized, pruned and exported; each result is measured against its source"
+        )
+        commands.run("merge", "support-bot:2")
+        commands.run("quantize", "support-bot-merged", "--scheme", "int8", *accept)
+        commands.run("prune", "support-bot-merged", "--sparsity", "0.2", *accept)
+        commands.run("export", "support-bot-merged", "--format", "onnx", *accept)
 
-        act.say("4. What was gained, what there is, and where it came from")
-        act.run("compare", "stdlib-base:1", "support-bot:1", "support-bot:2")
-        act.run("models", "alias", "support-bot:2", "champion")
-        act.run("models", "list")
-        act.run("lineage", "support-bot-merged-onnx")
-        act.run("verify")
+        commands.say("4. What was gained, what there is, and where it came from")
+        commands.run("compare", "stdlib-base:1", "support-bot:1", "support-bot:2")
+        commands.run("models", "alias", "support-bot:2", "champion")
+        commands.run("models", "list")
+        commands.run("lineage", "support-bot-merged-onnx")
+        commands.run("verify")
 
-        act.say("5. Both versions served side by side: four users in five get the first one, the others the second")
-        _serve(act, session)
+        commands.say(
+            "5. Both versions served side by side: four users in five get the first one, the others the second"
+        )
+        _serve(commands, session)
         _farewell(session, shown, home, time.monotonic() - started)
 
 
-def _serve(act: _Act, session: Session) -> None:
-    """Deploy the two versions as an experiment, put users to it, and show what came of it."""
+def _serve(commands: _Commands, session: Session) -> None:
+    """Deploy the two versions as an experiment, send requests of many users, and show the report."""
     from ftreg.api.evaluation import held_out
+    from ftreg.api.launch import free_port
     from ftreg.cli import quickstart_serving as serving
     from ftreg.registry import Registry
 
     os.environ["BENTOML_HOME"] = str(Path(".bentoml").absolute())
-    act.run("deploy", NAME, "--variant", f"{NAME}:1=80", "--variant", f"{NAME}:2=20")
+    commands.run("deploy", NAME, "--variant", f"{NAME}:1=80", "--variant", f"{NAME}:2=20")
     with Registry(".ftreg") as registry:
         examples = held_out([f"{NAME}:1"], registry=registry).examples
     rows = [(example.messages[0].content, example.messages[-1].content) for example in examples]
-    port = serving.free_port()
-    act.command(f"bentoml serve {NAME}:latest --port {port}")
+    port = free_port()
+    commands.command(f"bentoml serve {NAME}:latest --port {port}")
     started = time.monotonic()
     with serving.server(NAME, port, Path("server.log")) as url:
         session.out.print(f"ready on {url} after {time.monotonic() - started:.1f} s; its log is server.log")
         started = time.monotonic()
-        answers = serving.converse(url, NAME, rows)
+        answers = serving.ask_questions(url, NAME, rows)
         seconds = time.monotonic() - started
-        again, changed = serving.steadiness(answers)
+        again, changed = serving.returning_users(answers)
         session.out.print(
             f"{len(answers)} requests of {serving.USERS} users answered in {seconds:.1f} s; "
             f"{again} users came more than once, {changed} of them met another variant\n"
@@ -106,7 +115,7 @@ def _serve(act: _Act, session: Session) -> None:
         )  # fmt: skip
         serving.send_feedback(url, answers)
         session.out.print("\nEach answer was scored: 1 if it was the expected one, else 0.")
-    act.run("experiment", "report", NAME)
+    commands.run("experiment", "report", NAME)
 
 
 NAME = "support-bot"
@@ -118,23 +127,23 @@ BASE_SETTINGS = [
 ]  # fmt: skip
 
 
-class _Act:
-    """Runs commands as ``ftreg`` would, and shows each before it runs."""
+class _Commands:
+    """Runs commands as ``ftreg`` would, and prints each one first."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._out = session.out
 
     def say(self, text: str) -> None:
-        """Announce what comes next."""
+        """Print a heading."""
         self._out.print(f"\n[bold]{text}[/]")
 
     def command(self, text: str) -> None:
-        """Show a command."""
+        """Print a command."""
         self._out.print(f"\n[bold cyan]$ {text}[/]", highlight=False)
 
     def run(self, *arguments: str) -> None:
-        """Show a command of ftreg, run it, and say how long it took."""
+        """Print a command of ftreg, run it, and print how long it took."""
         from ftreg.cli.main import cli
 
         self.command(f"ftreg {shlex.join(arguments)}")
@@ -149,14 +158,14 @@ class _Act:
 
 
 def _examples_folder() -> Path:
-    """Where the example data and recipes are: in the package, or beside it in a checkout."""
+    """The folder of the example data and recipes: in the package, or beside it in a checkout."""
     package = Path(ftreg.__file__).parent
     inside = package / "examples"
     return inside if inside.is_dir() else package.parent / "examples"
 
 
 def _farewell(session: Session, home: Path, folder: Path, seconds: float) -> None:
-    """Say what was made and what to type next; ``home`` is how the user names ``folder``."""
+    """Print what was made and what to type next; ``home`` is how the user names ``folder``."""
     session.out.print(
         f"\n[bold]Done in {seconds / 60:.1f} minutes.[/] Everything is in {folder}\n"
         f"  registry        {folder / '.ftreg'}\n"

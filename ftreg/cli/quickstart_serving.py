@@ -1,34 +1,30 @@
-"""The quickstart's last act: a real server, two hundred requests of many users, and what the experiment found."""
+"""The last part of the quickstart: a real server, two hundred requests of many users, and their feedback."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftreg.api.launch import run_server
 from ftreg.core.errors import FtregError
 
 REQUESTS, USERS, CLIENTS = 200, 140, 8
-_START_TIMEOUT = 180.0
+_START_TIMEOUT = 900.0  # on a slow machine, importing and loading take minutes
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before this machine itself
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request."""
+    """The answer to one request, which variant gave it, and whether it is right."""
 
     user: str
     variant: str
@@ -37,43 +33,15 @@ class Answer:
     right: bool
 
 
-@contextmanager
-def server(name: str, port: int, log: Path) -> Iterator[str]:
-    """Run ``bentoml serve NAME:latest``; yield its URL when it is ready, and stop it in the end."""
-    command = [sys.executable, "-m", "bentoml", "serve", f"{name}:latest", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
+def server(name: str, port: int, log: Path) -> AbstractContextManager[str]:
+    """Run ``bentoml serve NAME:latest``; the context yields its URL when it is ready, and stops it in the end."""
     environment = {name: value for name, value in os.environ.items() if name != "FTREG_API_KEYS"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**environment, "BENTOML_DO_NOT_TRACK": "True"},
-        )
-        try:
-            _wait_until_ready(process, url, log)
-            yield url
-        finally:
-            # BentoML's workers are children of its own: the whole session is told to end.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(timeout=20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
+    command = ["bentoml", "serve", f"{name}:latest", "--port", str(port)]
+    return run_server(command, port, log=log, environment=environment, timeout=_START_TIMEOUT)
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def converse(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
-    """Ask the questions of ``rows``, each with its expected answer, over and over as many users, some several times."""
+def ask_questions(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
+    """Send ``REQUESTS`` requests of ``USERS`` users; ``rows`` are questions with their expected answers."""
 
     def ask(number: int) -> Answer:
         question, expected = rows[number % len(rows)]
@@ -89,7 +57,7 @@ def converse(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answe
 
 
 def send_feedback(url: str, answers: Sequence[Answer]) -> None:
-    """Tell the server of each answer whether it was right."""
+    """Score each answer on the server: 1 if it was right, else 0."""
 
     def tell(answer: Answer) -> None:
         post(f"{url}/v1/feedback", {"request_id": answer.request_id, "score": float(answer.right)})
@@ -99,12 +67,12 @@ def send_feedback(url: str, answers: Sequence[Answer]) -> None:
 
 
 def split(answers: Sequence[Answer]) -> dict[str, int]:
-    """How many users each variant answered."""
+    """Return how many users each variant answered."""
     return dict(Counter(variant for variants in _variants_by_user(answers).values() for variant in variants))
 
 
-def steadiness(answers: Sequence[Answer]) -> tuple[int, int]:
-    """How many users asked more than once, and how many of them met more than one variant."""
+def returning_users(answers: Sequence[Answer]) -> tuple[int, int]:
+    """Return how many users asked more than once, and how many of them met more than one variant."""
     requests = Counter(answer.user for answer in answers)
     variants = _variants_by_user(answers)
     again = [user for user, count in requests.items() if count > 1]
@@ -128,15 +96,3 @@ def _variants_by_user(answers: Sequence[Answer]) -> dict[str, set[str]]:
     for answer in answers:
         found[answer.user].add(answer.variant)
     return found
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Wait for the server to have loaded its models; raise ``FtregError`` where it ends or takes too long."""
-    deadline = time.monotonic() + _START_TIMEOUT
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with _DIRECT.open(f"{url}/readyz", timeout=5):
-                return
-        except OSError:  # not listening yet, or not ready
-            time.sleep(0.25)
-    raise FtregError("the server did not start", where=str(log), hint="Its last lines say why.")

@@ -1,4 +1,4 @@
-"""The session: what one run of the command line shares, the plugins, the registry, and how things are shown."""
+"""The session of one run of the command line: its plugins, its registry, and how it prints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Session:
 
     @cached_property
     def host(self) -> PluginHost:
-        """The plugin host, as the environment and ``--no-plugin`` ask for."""
+        """The plugins that the environment and ``--no-plugin`` select."""
         return PluginHost.from_environment(self.disabled_plugins, commands=COMMANDS)
 
     @cached_property
@@ -49,7 +49,7 @@ class Session:
 
     @cached_property
     def out(self) -> Console:
-        """Standard output: facts. Plain text without colour or width limits if it is not a terminal."""
+        """Standard output, for facts; plain text without colour or line breaks if it is not a terminal."""
         from rich.console import Console
 
         return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
@@ -61,14 +61,14 @@ class Session:
 
     @cached_property
     def err(self) -> Console:
-        """Standard error: progress, remarks and errors."""
+        """Standard error, for progress, remarks and errors."""
         from rich.console import Console
 
         return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
     @cached_property
     def progress(self) -> Progress:
-        """Bars on a terminal, a line now and then elsewhere; always on standard error."""
+        """Bars on a terminal, occasional lines elsewhere; always on standard error."""
         from ftreg.cli.progress import ConsoleProgress
 
         return ConsoleProgress(self.err)
@@ -98,7 +98,7 @@ class Session:
         right: Sequence[str] = (),
         optional: Sequence[str] = (),
     ) -> None:
-        """Print a table: fitted to a terminal, as wide as it is elsewhere; the arguments are those of ``layout``."""
+        """Print a table, fitted to the terminal if there is one; arguments as for ``ftreg.cli.table.layout``."""
         from ftreg.cli.table import layout
 
         cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
@@ -111,19 +111,19 @@ class Session:
             self.progress.say(f"left out for lack of room: {', '.join(table.dropped)}; --json shows all")
 
     def print(self, text: str, style: str | None = None) -> None:
-        """Print a line of facts as it is: brackets are not markup, and nothing is wrapped or cut."""
+        """Print a line of facts unchanged: brackets are not markup, and nothing is wrapped or cut."""
         self.out.print(text, style=style, markup=False, soft_wrap=True)
 
     def json(self, value: Any) -> None:
-        """Print facts as JSON, and nothing else."""
+        """Print facts as JSON."""
         click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
     def fail(self, message: str) -> None:
-        """Print an error: its first line says what and where, the others what to do."""
+        """Print an error: the first line says what is wrong and where, the others what to do."""
         self.err.print(f"[bold red]error:[/] {_escape(message)}")
 
     def explain(self, error: Exception) -> Exception:
-        """Turn what the system raises (disk full, out of memory) into an error that says what to do."""
+        """Turn what the system or a plugin raises (disk full, out of memory) into an error that says what to do."""
         fault = fault_of(error, Path(self.home or "."))
         if fault is not None:
             return fault
@@ -142,7 +142,7 @@ def json_option(command: CommandT) -> CommandT:
 
 
 def human_size(size: float) -> str:
-    """Return a number of bytes for people to read: ``1.5 MB``."""
+    """Format a number of bytes: ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""``ftreg verify`` and ``ftreg gc``: is everything there, and what can go."""
+"""``ftreg verify`` and ``ftreg gc``: check the registry's files, and free those that nothing needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, given as ``90``, ``30m``, ``12h`` or ``7d``."""
+    """A parameter type for seconds, given as ``90``, ``30m``, ``12h`` or ``7d``."""
 
     name = "duration"
 
@@ -39,7 +39,7 @@ class Duration(click.ParamType[float]):
 @json_option
 @click.pass_obj
 def verify(session: Session, ref: str | None, quick: bool, rebuild: bool, as_json: bool) -> None:
-    """Check that the registry holds what it says: all of it, or REF and what it was made from.
+    """Check that files are complete and unchanged: those of all versions, or of REF and what it was made from.
 
     Every byte is read and hashed. The exit code is 1 if anything is damaged.
     """
@@ -74,9 +74,9 @@ def _rebuild(session: Session) -> None:
 @json_option
 @click.pass_obj
 def gc(session: Session, dry_run: bool, grace: float, as_json: bool) -> None:
-    """Free the bytes that no version reaches, and what killed processes left behind.
+    """Free the files that no version needs, and what killed processes left behind.
 
-    Kept is what a version lists, what it was made from, and their evidence.
+    The files of a version, of the versions that it was made from, and their evidence are kept.
     """
     report = session.registry.gc(grace=grace, dry_run=dry_run)
     if as_json:

@@ -181,7 +181,6 @@ class Source:
     Attributes:
         ref: Its name for messages.
         digest: Its digest.
-        kind: What the files are.
         path: A read-only folder with its files, which libraries such as transformers can load.
         manifest: Its manifest.
         resolve: Opens another version by digest; ``parent`` uses it.
@@ -189,10 +188,14 @@ class Source:
 
     ref: str
     digest: str
-    kind: str
     path: Path
     manifest: Manifest
     resolve: Callable[[str], Source] = field(repr=False, compare=False)
+
+    @property
+    def kind(self) -> str:
+        """What the files are."""
+        return self.manifest.kind
 
     def parent(self, role: str) -> Source:
         """Open the parent in ``role``; raise ``FtregError`` if there is none."""

@@ -84,7 +84,7 @@ def _check_disk(context: Context, plan: Plan, *, size: int, new: int) -> None:
         raise DiskFull(
             f"the disk has {free / 1e9:.1f} GB free, and this needs about {needed / 1e9:.1f} GB",
             where=str(context.registry.home),
-            hint="Free some space, or choose another registry with --home; ftreg gc --dry-run shows what can be freed.",
+            hint="Free some space, or choose another registry with `home`; ftreg gc --dry-run shows what can be freed.",
         )
 
 

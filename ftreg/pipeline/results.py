@@ -34,11 +34,6 @@ def run_plugin(host: PluginHost, spec: MethodSpec | StepSpec, job: TrainJob | St
     return artifact
 
 
-def capabilities_of(spec: MethodSpec | StepSpec, artifact: Artifact) -> frozenset[str]:
-    """Return the capabilities of a result: those that it states, else those that its spec promises."""
-    return spec.capabilities if artifact.capabilities is None else artifact.capabilities
-
-
 def _malformed(artifact: Any) -> str | None:
     """Say what is wrong with the fields of an artifact; None if nothing is."""
     try:

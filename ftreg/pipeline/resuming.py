@@ -35,8 +35,8 @@ def run_folder(folder: Path, *, resume: bool, progress: Progress) -> Iterator[Pa
         if resume and found is None:
             raise InputError(
                 "there is no interrupted run with this base, data and settings",
-                where="--resume",
-                hint="Run it without --resume.",
+                where="resume",
+                hint="Leave `resume` out.",
             )
         if found is not None and not resume:
             progress.say(

@@ -5,27 +5,71 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pydantic import BaseModel
 
 from ftreg.context import Context
 from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
-from ftreg.core.manifest import Json, Producer
+from ftreg.core.manifest import Json, Parent, Producer
 from ftreg.core.requirements import installed_versions
-from ftreg.core.specs import MethodSpec, Spec, StepSpec
-from ftreg.core.types import RunInfo, Version
+from ftreg.core.specs import MethodSpec, StepSpec
+from ftreg.core.types import Artifact, RunInfo, Version
+from ftreg.registry import Draft, Staging, cache_key
 
 
-def producer_of(host: PluginHost, spec: MethodSpec | StepSpec, config: Mapping[str, Json]) -> Producer:
-    """Return the producer to record in a version: the plugin that provides ``spec``, and the configuration."""
+@dataclass(frozen=True)
+class Work:
+    """What is recorded about a run of a method or a step before its result exists.
+
+    Attributes:
+        spec: The method or step.
+        producer: Its plugin, and its full configuration.
+        parents: What it works on.
+        environment: Versions of Python and of the distributions that the spec requires; they may affect the result.
+    """
+
+    spec: MethodSpec | StepSpec
+    producer: Producer
+    parents: tuple[Parent, ...]
+    environment: Mapping[str, str | None]
+
+    @property
+    def cache_key(self) -> str:
+        """The key that the same work on the same inputs has."""
+        return cache_key(self.producer, self.parents, self.environment)
+
+    def run(self, target: str) -> RunInfo:
+        """Describe the run that makes a version of ``target``, for observers."""
+        return RunInfo(self.spec.what, self.spec.name, target, self.parents, self.producer.config)
+
+    def draft(self, artifact: Artifact, staging: Staging, *evidence: tuple[str, Mapping[str, Json]]) -> Draft:
+        """Describe the version that the work has written into ``staging``, with evidence of its run."""
+        stated = artifact.capabilities
+        return Draft(
+            folder=staging.files,
+            report=staging.report,
+            kind=artifact.kind,
+            task=artifact.task,
+            parents=self.parents,
+            producer=self.producer,
+            environment=self.environment,
+            requires=artifact.requires,
+            capabilities=self.spec.capabilities if stated is None else stated,
+            facts=artifact.facts,
+            evidence=[("run", dict(artifact.measured)), *evidence],
+        )
+
+
+def work_of(
+    host: PluginHost, spec: MethodSpec | StepSpec, config: Mapping[str, Json], parents: tuple[Parent, ...]
+) -> Work:
+    """Describe the work of ``spec`` with the full configuration ``config`` on ``parents``."""
     plugin = host.provider(spec)
-    return Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
-
-
-def environment(spec: Spec) -> dict[str, str | None]:
-    """Return the versions of Python and of the distributions that ``spec`` requires; they may affect the result."""
-    return {"python": platform.python_version(), **installed_versions(spec.requires)}
+    producer = Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
+    packages = {"python": platform.python_version(), **installed_versions(spec.requires)}
+    return Work(spec, producer, parents, packages)
 
 
 def full_config(config: BaseModel) -> dict[str, Json]:

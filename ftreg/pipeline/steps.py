@@ -11,14 +11,13 @@ from ftreg.core.capabilities import MERGEABLE
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.manifest import Manifest, Parent
 from ftreg.core.specs import StepSpec
-from ftreg.core.types import ADAPTER, CHECKPOINT, Input, RunInfo, Source, Splits, StepJob, Version
+from ftreg.core.types import ADAPTER, CHECKPOINT, Input, Source, Splits, StepJob, Version
 from ftreg.data import read_dataset
 from ftreg.pipeline.certificate import certify
 from ftreg.pipeline.inputs import dataset_of
 from ftreg.pipeline.plan import Product, check_combines, obstacle
-from ftreg.pipeline.results import capabilities_of, run_plugin
-from ftreg.pipeline.runs import environment, full_config, observed, producer_of
-from ftreg.registry import Draft, cache_key
+from ftreg.pipeline.results import run_plugin
+from ftreg.pipeline.runs import full_config, observed, work_of
 
 
 def apply_step(
@@ -52,21 +51,18 @@ def apply_step(
     check_combines(spec, len(inputs) - 1, where="with")
     opened = open_inputs(context, spec, inputs)
     source = opened[0].source
-    producer = producer_of(context.host, spec, {spec.name: full_config(config), "seed": seed})
-    parents = _parents(opened)
-    packages = environment(spec)
+    work = work_of(context.host, spec, {spec.name: full_config(config), "seed": seed}, _parents(opened))
     target = name or f"{context.registry.get(inputs[0][0]).name}-{spec.suffix or spec.name}"
     context.registry.check_gates("ftreg_check_version")
     if reuse:
-        known = context.registry.find_produced(cache_key(producer, parents, packages), name=target)
+        known = context.registry.find_produced(work.cache_key, name=target)
         if known is not None and (accept or not _was_accepted(context, known)):
             context.progress.say(f"{known.ref} is the same step on the same input; reused")
             return known
 
     dataset = dataset_of(context, source)
     data = read_dataset(context.registry.source(dataset.digest).path) if dataset else Splits(train=())
-    run = RunInfo("step", spec.name, target, parents, producer.config)
-    with observed(context, run) as published, context.registry.staging() as staging:
+    with observed(context, work.run(target)) as published, context.registry.staging() as staging:
         job = StepJob(
             inputs=opened,
             config=config,
@@ -77,25 +73,14 @@ def apply_step(
             progress=context.progress,
         )
         artifact = run_plugin(context.host, spec, job)
-        evidence = [("run", dict(artifact.measured))]
+        evidence = []
         if artifact.tolerance is not None:
-            manifest = Manifest(artifact.kind, artifact.task, (), parents, producer, packages, facts=artifact.facts)
-            result = Source(target, "", artifact.kind, staging.files, manifest, context.registry.source)
-            evidence.append(("certificate", dict(certify(context, source, result, artifact, data, accept=accept))))
-        draft = Draft(
-            folder=staging.files,
-            report=staging.report,
-            kind=artifact.kind,
-            task=artifact.task,
-            parents=parents,
-            producer=producer,
-            environment=packages,
-            requires=artifact.requires,
-            capabilities=capabilities_of(spec, artifact),
-            facts=artifact.facts,
-            evidence=evidence,
-        )
-        made = context.registry.publish(target, draft)
+            manifest = Manifest(
+                artifact.kind, artifact.task, (), work.parents, work.producer, work.environment, facts=artifact.facts
+            )
+            result = Source(target, "", staging.files, manifest, context.registry.source)
+            evidence.append(("certificate", certify(context, source, result, artifact, data, accept=accept)))
+        made = context.registry.publish(target, work.draft(artifact, staging, *evidence))
         published.append(made)
     return made
 

@@ -8,15 +8,14 @@ from blake3 import blake3
 
 from ftreg.context import Context
 from ftreg.core.manifest import Parent
-from ftreg.core.types import RunInfo, Splits, TrainJob, Version
+from ftreg.core.types import Splits, TrainJob, Version
 from ftreg.data import read_template
 from ftreg.pipeline.checks import check_before_work, check_kind
 from ftreg.pipeline.inputs import OpenedInput, open_base, open_data
 from ftreg.pipeline.plan import Plan
-from ftreg.pipeline.results import capabilities_of, run_plugin
+from ftreg.pipeline.results import run_plugin
 from ftreg.pipeline.resuming import run_folder
-from ftreg.pipeline.runs import environment, full_config, observed, producer_of
-from ftreg.registry import Draft, cache_key
+from ftreg.pipeline.runs import full_config, observed, work_of
 
 
 def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
@@ -52,19 +51,15 @@ def _train(
         # The template is stored as a file of the version; here its hash is enough to tell templates apart.
         "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
     }
-    producer = producer_of(context.host, method, config)
-    parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
-    packages = environment(method)
-    key = cache_key(producer, parents, packages)
-    if reuse and (known := context.registry.find_produced(key, name=recipe.name)) is not None:
+    work = work_of(context.host, method, config, (Parent("base", base.digest), Parent("dataset", dataset.digest)))
+    if reuse and (known := context.registry.find_produced(work.cache_key, name=recipe.name)) is not None:
         context.progress.say(f"{known.ref} is the same run; reused")
         return known
 
-    run = RunInfo("method", method.name, recipe.name, parents, config)
-    folder = context.registry.home / "runs" / key
+    folder = context.registry.home / "runs" / work.cache_key
     with (
         run_folder(folder, resume=resume, progress=context.progress) as scratch,
-        observed(context, run) as published,
+        observed(context, work.run(recipe.name)) as published,
         context.registry.staging() as staging,
     ):
         job = TrainJob(
@@ -81,19 +76,7 @@ def _train(
             progress=context.progress,
         )
         artifact = run_plugin(context.host, method, job)
-        draft = Draft(
-            folder=staging.files,
-            report=staging.report,
-            kind=artifact.kind,
-            task=artifact.task,
-            parents=parents,
-            producer=producer,
-            environment=packages,
-            requires=artifact.requires,
-            capabilities=capabilities_of(method, artifact),
-            facts=artifact.facts,
-            evidence=[("run", dict(artifact.measured))],
-        )
+        draft = work.draft(artifact, staging)
         base.publish(context)
         dataset.publish(context)
         version = context.registry.publish(recipe.name, draft, tags=recipe.tags)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from blake3 import blake3
 
-from ftreg.core.errors import CorruptRegistry, FtregError
+from ftreg.core.database import check_schema_version, connect, migrate, schema_version, transaction
+from ftreg.core.errors import CorruptRegistry
 from ftreg.core.manifest import Manifest, Parent, Producer, canonical_json
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.records import Edge, Event, Gate, Summary
@@ -56,29 +56,17 @@ class Catalog:
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self._path = path
         self._connect("rwc" if create else "rw")
-        schema = self.schema
-        if schema > len(MIGRATIONS):
+        try:
+            check_schema_version(self._db, MIGRATIONS, "the catalog", path)
+        except BaseException:
             self.close()
-            raise FtregError(
-                f"the catalog has schema {schema}; this ftreg knows up to {len(MIGRATIONS)}",
-                where=str(path),
-                hint="Upgrade ftreg.",
-            )
+            raise
 
-    def _connect(self, mode: str) -> None:
-        """Open the database in a ``mode`` of SQLite's URIs."""
-        self._db = sqlite3.connect(
-            f"{self._path.as_uri()}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            timeout=_BUSY_SECONDS,
-            check_same_thread=False,  # the garbage collector may close it from another thread
-        )
+    def _connect(self, mode: Literal["rw", "rwc"]) -> None:
+        """Open the database; ``rwc`` makes the file if it is missing."""
+        self._db = connect(self._path, mode, busy_seconds=_BUSY_SECONDS)
         self.close = weakref.finalize(self, self._db.close)
         self._inode = self._path.stat().st_ino
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.execute("PRAGMA trusted_schema = OFF")
 
     def renew(self) -> None:
         """Open the database again if it was rebuilt since, lest changes go into the old file."""
@@ -87,41 +75,23 @@ class Catalog:
             self._connect("rw")
 
     @property
-    def schema(self) -> int:
-        """The number of the newest migration that was run."""
-        return self._one("PRAGMA user_version")
-
-    @property
     def is_outdated(self) -> bool:
         """Whether migrations are due."""
-        return self.schema < len(MIGRATIONS)
+        return schema_version(self._db) < len(MIGRATIONS)
 
     def migrate(self) -> None:
         """Bring the schema up to date; the caller holds the home's lock exclusively."""
-        self._db.execute("PRAGMA journal_mode = WAL")
-        for number, script in enumerate(MIGRATIONS[self.schema :], start=self.schema + 1):
-            try:
-                self._db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
-            except sqlite3.Error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        migrate(self._db, MIGRATIONS, busy_seconds=_BUSY_SECONDS)
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[None]:
         """Run the body in one transaction: all of it is done, durably, or none; readers see one state throughout."""
-        self._db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        try:
+        with transaction(self._db, write=write):
             if write:
                 failpoint("transaction-open")
             yield
             if write:
                 failpoint("transaction-full")
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
         if write:
             failpoint("committed")
 

@@ -119,7 +119,7 @@ class Registry:
         version = self.get(ref)
         with system_errors(self.home):
             path = open_view(self._home, view_key(version.digest), version.manifest.files)
-        return Source(version.ref, version.digest, version.kind, path, version.manifest, self.source)
+        return Source(version.ref, version.digest, path, version.manifest, self.source)
 
     def list(
         self,
@@ -460,7 +460,7 @@ class Registry:
         with system_errors(layout.path):
             if not layout.is_ready():
                 raise InputError(
-                    "this folder is not a registry", where=str(layout.path), hint="Name one with --home or FTREG_HOME."
+                    "this folder is not a registry", where=str(layout.path), hint="Name one with `home` or $FTREG_HOME."
                 )
             with layout.lock(exclusive=True):
                 return rebuild(layout)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ftreg.core.database import DatabaseFault, database_fault
 from ftreg.core.errors import CorruptRegistry, FtregError, RegistryBusy
 from ftreg.core.faults import disk_full, fault_of, read_only
 
@@ -38,21 +39,21 @@ def system_errors(home: Path) -> Iterator[None]:
 def _from_sqlite(error: sqlite3.Error, home: Path) -> Exception:
     """The ftreg error that says what ``error`` means, or ``error`` itself where it is a defect of ours."""
     where = str(home / "registry.db")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return disk_full(where)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return RegistryBusy("the catalog is locked by another process", where=where, hint="Try again.")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return CorruptRegistry(f"the catalog is damaged: {error}", where=where, hint=_REBUILD)
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return read_only(where)
-    if code == sqlite3.SQLITE_IOERR:
-        free = os.statvfs(home)
-        if free.f_bavail == 0:
+    match database_fault(error):
+        case None:
+            return error
+        case DatabaseFault.DISK_FULL:
             return disk_full(where)
-        return FtregError(f"the catalog cannot be read or written: {error}", where=where, hint="Check the disk.")
-    return error
+        case DatabaseFault.BUSY:
+            return RegistryBusy("the catalog is locked by another process", where=where, hint="Try again.")
+        case DatabaseFault.DAMAGED:
+            return CorruptRegistry(f"the catalog is damaged: {error}", where=where, hint=_REBUILD)
+        case DatabaseFault.NO_ACCESS:
+            return read_only(where)
+        case DatabaseFault.IO_ERROR:
+            if os.statvfs(home).f_bavail == 0:
+                return disk_full(where)
+            return FtregError(f"the catalog cannot be read or written: {error}", where=where, hint="Check the disk.")
 
 
 def catalog_missing(path: Path) -> CorruptRegistry:

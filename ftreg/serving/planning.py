@@ -1,4 +1,4 @@
-"""Planning: from what is asked for to a deployment whose versions exist, are whole, and can be served."""
+"""Planning: turns a deployment specification into a deployment whose versions exist, are intact, and can be served."""
 
 from __future__ import annotations
 
@@ -22,82 +22,98 @@ from ftreg.serving import weights
 from ftreg.serving.deployment import Deployment, Limits, Variant
 
 
-class Request(Config):
-    """What ``ftreg deploy`` is asked for: a deployment.yaml, flags, or both.
+class DeploymentSpec(Config):
+    """The specification of a deployment, from a deployment.yaml, flags, or both.
 
     Weights are relative to one another and need not add up to anything.
     """
 
-    name: str = Field(description="by which clients ask for a model, and the package's name")
+    name: str = Field(description="the model name that clients use, and the package's name")
     variants: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
-        default_factory=dict, description="weights by reference; the first is the control, the others challenge it"
+        default_factory=dict, description="weights by reference; the first is the control, the others are challengers"
     )
-    shadows: tuple[str, ...] = Field((), description="versions that get every prompt too, and are never heard")
-    experiment: str | None = Field(None, description="its name; by default the deployment's")
-    salt: str | None = Field(None, description="another one deals the users anew; by default it follows the versions")
+    shadows: tuple[str, ...] = Field(
+        (), description="shadow versions: they run on every request, and their answers are discarded"
+    )
+    experiment: str | None = Field(None, description="name of the experiment; by default the deployment's name")
+    salt: str | None = Field(
+        None, description="another salt assigns all users anew; by default it follows from the versions"
+    )
     key_header: str = Field("X-User-ID", pattern=r"^[A-Za-z0-9-]+$", description="header that names the user")
-    alias: str = Field("champion", description="alias in the registry that the experiment decides about")
-    engine: str | None = Field(None, description="engine to run the versions with; by default the first that can")
-    gpus: int = Field(0, ge=0, description="GPUs that the package asks for")
+    alias: str = Field("champion", description="alias in the registry that promotion and rollback move")
+    engine: str | None = Field(
+        None, description="engine to run the versions with; by default the first that can serve them"
+    )
+    gpus: int = Field(0, ge=0, description="number of GPUs that the package asks for")
     limits: Limits = Limits()
 
 
-def read_request(path: Path) -> dict[str, Any]:
-    """Read a deployment.yaml; raise ``RecipeError`` for a file that is none."""
+def read_spec(path: Path) -> dict[str, Any]:
+    """Read a deployment.yaml; raise ``RecipeError`` if it cannot be read or is not a YAML mapping."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"is no YAML: {' '.join(str(error).split())}", where=str(path)) from None
+        raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", where=str(path)) from None
     if not isinstance(raw, dict):
-        raise RecipeError("is no mapping", where=str(path), hint="It starts with `name: support-bot`.")
+        raise RecipeError(
+            "is not a mapping", where=str(path), hint="Start it with a name, such as `name: support-bot`."
+        )
     return raw
 
 
 def plan(context: Context, raw: Mapping[str, Any], *, where: str = "deployment") -> tuple[Deployment, list[Source]]:
-    """Check a request and pin what it names; return the deployment and its versions, opened, in their order.
+    """Check a specification and resolve its references to digests.
+
+    Args:
+        context: The registry and its plugins.
+        raw: The specification; see ``DeploymentSpec``.
+        where: Where it comes from, for messages.
+
+    Returns:
+        The deployment, and its versions in the same order, opened.
 
     Raises:
-        RecipeError: A key or value of the request cannot be used.
-        UnknownName: A version, or the engine, is not there.
+        RecipeError: A key or value of the specification is invalid.
+        UnknownName: A version or the engine does not exist.
         InputError: A version cannot be served, or is named twice.
         CorruptRegistry: A version is damaged.
     """
-    request = validate(Request, raw, where=where)
-    check_name(request.name, where=f"{where}.name")
-    if not request.variants:
+    spec = validate(DeploymentSpec, raw, where=where)
+    check_name(spec.name, where=f"{where}.name")
+    if not spec.variants:
         raise InputError(
             "no variant is given",
             where=where,
-            hint=f"ftreg deploy {request.name} --variant REF=WEIGHT --variant REF=WEIGHT",
+            hint=f"ftreg deploy {spec.name} --variant REF=WEIGHT --variant REF=WEIGHT",
         )
-    for ref in (*request.variants, *request.shadows):
-        context.registry.check_deployment(ref, request.name)
-    variants = [_variant(context, ref, weight, request.engine) for ref, weight in request.variants.items()]
-    shadows = [_variant(context, ref, 0.0, request.engine) for ref in request.shadows]
+    for ref in (*spec.variants, *spec.shadows):
+        context.registry.check_deployment(ref, spec.name)
+    variants = [_variant(context, ref, weight, spec.engine) for ref, weight in spec.variants.items()]
+    shadows = [_variant(context, ref, 0.0, spec.engine) for ref in spec.shadows]
     deployed = [*variants, *shadows]
     _refuse_twice([variant.ref for variant, _ in deployed], where)
     _check_bytes([source for _, source in deployed])
-    salt = request.salt
+    salt = spec.salt
     if salt is None:
         salt = blake3(canonical_json([variant.digest for variant, _ in variants])).hexdigest()[:16]
     raw_deployment = {
-        "name": request.name,
-        "experiment": request.experiment or request.name,
+        "name": spec.name,
+        "experiment": spec.experiment or spec.name,
         "salt": salt,
         "variants": tuple(variant for variant, _ in variants),
         "shadows": tuple(variant for variant, _ in shadows),
-        "key_header": request.key_header,
-        "alias": request.alias,
-        "gpus": request.gpus,
-        "limits": request.limits,
+        "key_header": spec.key_header,
+        "alias": spec.alias,
+        "gpus": spec.gpus,
+        "limits": spec.limits,
     }
     return validate(Deployment, raw_deployment, where=where), [source for _, source in deployed]
 
 
 def _variant(context: Context, ref: str, weight: float, engine: str | None) -> tuple[Variant, Source]:
-    """Pin one version: it exists, and an engine that is installed can serve it."""
+    """Resolve one version, and find an installed engine that serves it."""
     version = context.registry.get(ref)
     if version.kind == DATASET:
         raise InputError(f"{version.ref} is a dataset, not a model", hint="See: ftreg models list")
@@ -109,11 +125,11 @@ def _variant(context: Context, ref: str, weight: float, engine: str | None) -> t
 
 
 def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
-    """The engine that serves ``source``, installed; raise ``InputError`` where there is none."""
+    """Return the installed engine that serves ``source``; raise ``InputError`` if there is none."""
     if name is not None:
         spec = find_engine(context.host, source.kind, name)
         if spec.serve is None:
-            raise InputError(f"engine {name} evaluates, but does not serve", where="engine")
+            raise InputError(f"engine {name} can evaluate, but not serve", where="engine")
     else:
         found = [
             spec for spec in context.host.specs(EngineSpec) if source.kind in spec.kinds and spec.serve is not None
@@ -129,13 +145,13 @@ def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
 
 
 def _check_bytes(sources: Iterable[Source]) -> None:
-    """Hash all that would be packaged, each version once; raise ``CorruptRegistry`` for what is not as it was."""
+    """Hash everything that would be packaged, each version once; raise ``CorruptRegistry`` if a file was changed."""
     for needed in {needed.digest: needed for source in sources for needed in weights.needed(source)}.values():
         weights.check_files(needed.path, needed.manifest)
 
 
 def _refuse_twice(refs: list[str], where: str) -> None:
-    """Raise ``InputError`` for a version that is there twice, perhaps under two names of it."""
+    """Raise ``InputError`` if a version is named twice, perhaps by different references."""
     for ref in refs:
         if refs.count(ref) > 1:
-            raise InputError(f"{ref} is there twice", where=where, hint="Name it once, as a variant or as a shadow.")
+            raise InputError(f"{ref} is named twice", where=where, hint="Name it once, as a variant or as a shadow.")

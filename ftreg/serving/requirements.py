@@ -1,4 +1,4 @@
-"""Requirements: the exact versions of all that a deployment's server imports, as they are installed here."""
+"""Requirements: the exact versions of everything that a deployment's server imports, as installed on this machine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 OWN = "ftreg"
-"""Not pinned: a package brings the very code of ftreg that built it."""
+"""ftreg's distribution. It is not pinned, because a package contains the code of ftreg that built it."""
 
 _FOR_GPU = {"onnxruntime": "onnxruntime-gpu", "onnxruntime-genai": "onnxruntime-genai-cuda"}
 
 
 def pinned(roots: Iterable[str], *, gpu: bool = False) -> list[str]:
-    """``name==version`` of all that ``roots`` (requirements such as ``ftreg[serve]``) lead to, sorted.
+    """Return ``name==version`` of all distributions that ``roots`` need, directly or not, sorted.
 
     Args:
-        roots: What is asked for.
-        gpu: Ask for the builds for CUDA of what has another name there.
+        roots: Requirements such as ``ftreg[serve]``.
+        gpu: Replace distributions by their CUDA builds if those have another name.
 
     Raises:
-        MissingExtra: Something that is asked for is not installed.
+        MissingExtra: A distribution is not installed.
     """
     from packaging.requirements import Requirement
 
@@ -44,14 +44,14 @@ def pinned(roots: Iterable[str], *, gpu: bool = False) -> list[str]:
         except metadata.PackageNotFoundError:
             raise MissingExtra("the deployment", requirement.name, root) from None
         if name != OWN:
-            # A local part, as in 2.13.0+cpu, names a build that is not everywhere.
+            # A local version label, as in 2.13.0+cpu, names a build that package indexes may not have.
             found[name] = distribution.version.partition("+")[0]
         waiting += [(needed, root) for needed in _needs(distribution, requirement.extras)]
     return sorted(f"{_FOR_GPU.get(name, name) if gpu else name}=={version}" for name, version in found.items())
 
 
 def _needs(distribution: metadata.Distribution, extras: Iterable[str]) -> Iterator[Requirement]:
-    """What ``distribution`` with ``extras`` requires on this machine."""
+    """Yield what ``distribution`` with ``extras`` requires on this machine."""
     from packaging.requirements import Requirement
 
     for line in distribution.requires or ():
@@ -62,5 +62,5 @@ def _needs(distribution: metadata.Distribution, extras: Iterable[str]) -> Iterat
 
 
 def _canonical(name: str) -> str:
-    """The name as indexes compare it (PEP 503)."""
+    """Return the normalized name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""The BentoML service of a deployment: loads it, mounts its application, says when it is ready."""
+"""The BentoML service of a deployment: loads its models, mounts its application, and reports its health."""
 
 from __future__ import annotations
 
@@ -15,76 +15,85 @@ import bentoml
 import bentoml.images
 
 from ftreg.core.errors import FtregError
-from ftreg.serving import weights
-from ftreg.serving.deployment import RECORD, REQUIREMENTS, Deployment, model_tag, read_deployment, state_folder
+from ftreg.serving import errors, weights
+from ftreg.serving.deployment import (
+    ADMIN_TOKEN,
+    RECORD,
+    REQUIREMENTS,
+    Deployment,
+    model_tag,
+    read_deployment,
+    state_folder,
+)
 
 logger = logging.getLogger("ftreg.serving")
 
-# Ubuntu 22.04: its pip, which BentoML uses to install uv, may still install into the system.
+# BentoML installs uv with the system's pip, which newer releases than Ubuntu 22.04 do not allow.
 _CUDA_IMAGE = "nvidia/cuda:12.8.1-cudnn-runtime-ubuntu22.04"
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_GRACE = 30.0
-"""Seconds by which BentoML's own timeout is longer than ftreg's, which frees what a request holds."""
+_EXTRA_SECONDS = 30.0  # BentoML's timeout comes later than ftreg's own, which frees the request's places
 
 
 class Mounted:
-    """The ASGI application that BentoML mounts; it is filled in when the server process starts, not at import."""
+    """The ASGI application that BentoML mounts at import; ``app`` is set when the server process starts."""
 
     app: Callable[[Scope, Receive, Send], Awaitable[None]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on."""
+        """Pass the request on to ``app``."""
         await self.app(scope, receive, send)
 
 
 def make_service(folder: Path) -> Any:
-    """The BentoML service of the deployment in ``folder``, for the module that ``bentoml serve`` loads."""
+    """Return the BentoML service of the deployment in ``folder``, for the module that ``bentoml serve`` loads."""
     deployment = read_deployment(folder)
     mounted = Mounted()
 
     class Server:
-        """Answers for the variants of one deployment."""
+        """The server of one deployment."""
 
         def __init__(self) -> None:
-            # BentoML imports this module in processes that only build, or only start others, too.
-            from ftreg.serving.decoding.fleet import Fleet
-            from ftreg.serving.experiment.record import Record
+            # Imported here, since BentoML also imports this module in processes that only build or supervise.
+            from ftreg.serving.decoding.pool import ModelPool
+            from ftreg.serving.experiment.record import ExperimentRecord
             from ftreg.serving.http.app import create_app
+            from ftreg.serving.http.responses import error_response
 
-            self.fleet: Fleet | None = None
-            self.record: Record | None = None
+            self.pool: ModelPool | None = None
+            self.record: ExperimentRecord | None = None
             state = state_folder(deployment.name)
             refs = {variant.digest: variant.ref for variant in deployment.all_variants()}
             try:
                 state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 token = admin_token(state)
-                self.record = Record(state / RECORD, deployment)
+                self.record = ExperimentRecord(state / RECORD, deployment)
             except (FtregError, OSError, ValueError) as error:
-                # To fail here would leave clients waiting: BentoML starts the process again and again.
+                # Raising here would leave clients waiting, because BentoML restarts the process again and again.
                 logger.error("%s cannot be served: %s", deployment.name, error)
-                mounted.app = _refuse
+                message = "the server could not start; its log says why"
+                mounted.app = error_response(errors.unavailable(message, code="load_failed", retry_after=10))
                 return
-            self.fleet = Fleet(deployment, weights.opener(_locator(folder), refs))
-            mounted.app = create_app(deployment, self.fleet, self.record, api_keys=api_keys(), admin_token=token)
-            self.fleet.start()
+            self.pool = ModelPool(deployment, weights.opener(_locator(folder), refs))
+            mounted.app = create_app(deployment, self.pool, self.record, api_keys=api_keys(), admin_token=token)
+            self.pool.start()
 
         def __is_ready__(self) -> bool:
-            """Whether the weights are loaded and their digests checked."""
-            return self.fleet is not None and self.fleet.ready
+            """Return True once the models are loaded and their digests checked."""
+            return self.pool is not None and self.pool.ready
 
         def __is_alive__(self) -> bool:
-            """Whether there is hope: false once loading has failed, so that whoever watches starts another."""
-            return self.fleet is not None and self.fleet.error is None
+            """Return True while loading can still succeed; after a failure, a supervisor should restart the server."""
+            return self.pool is not None and self.pool.error is None
 
         @bentoml.on_shutdown
         def close(self) -> None:
-            """End what is being answered, free the models, write the record's rest."""
-            if self.fleet is not None:
-                self.fleet.close()
+            """End all requests, free the models, and finish writing the record."""
+            if self.pool is not None:
+                self.pool.close()
             if self.record is not None:
                 self.record.close()
 
@@ -99,9 +108,9 @@ def make_service(folder: Path) -> Any:
 
 
 def _image(folder: Path, deployment: Deployment) -> bentoml.images.Image:
-    """What a container is made of: BentoML's slim Python, or CUDA's image, and the exact versions of what is imported.
+    """Return the container image: BentoML's slim Python or a CUDA image, with the pinned requirements.
 
-    They are the versions that the deployment was built with: nothing is left to lock.
+    They are the exact versions that the deployment was built with, so there is nothing left to lock.
     """
     requirements = (folder / REQUIREMENTS).read_text(encoding="utf-8").split()
     if not deployment.gpus:
@@ -111,13 +120,13 @@ def _image(folder: Path, deployment: Deployment) -> bentoml.images.Image:
 
 
 def _settings(deployment: Deployment) -> dict[str, Any]:
-    """BentoML's configuration of the service."""
+    """Return BentoML's configuration of the service."""
     settings: dict[str, Any] = {
-        # One process holds the weights, the batches and the router.
+        # One process holds the models, the batches and the router.
         "workers": 1,
         "http": {"host": "127.0.0.1"},
-        "traffic": {"timeout": deployment.limits.timeout + _GRACE},
-        # The application has metrics by variant and a record of requests of its own.
+        "traffic": {"timeout": deployment.limits.timeout + _EXTRA_SECONDS},
+        # The application has its own metrics, by variant, and its own record of requests.
         "metrics": {"enabled": False},
         "logging": {"access": {"enabled": False}},
     }
@@ -127,7 +136,7 @@ def _settings(deployment: Deployment) -> dict[str, Any]:
 
 
 def _locator(folder: Path) -> Callable[[str], Path]:
-    """Where a digest's files are: beside the deployment, else in BentoML's store or the Bento's own."""
+    """Return a function that finds the folder of a digest: beside the deployment, else in BentoML's model store."""
 
     def locate(digest: str) -> Path:
         beside = folder / weights.MODELS / digest.removeprefix("b3:")
@@ -137,31 +146,22 @@ def _locator(folder: Path) -> Callable[[str], Path]:
 
 
 def api_keys() -> tuple[str, ...]:
-    """The clients' keys, from ``$FTREG_API_KEYS``, separated by commas; none lets everybody in."""
+    """Return the accepted API keys, from ``$FTREG_API_KEYS``, separated by commas; without any, none is required."""
     return tuple(key.strip() for key in os.environ.get("FTREG_API_KEYS", "").split(",") if key.strip())
 
 
 def admin_token(state: Path) -> str:
-    """The administrator's token: ``$FTREG_ADMIN_TOKEN``, else one made once and kept in ``state``."""
+    """Return the administrator's token: ``$FTREG_ADMIN_TOKEN``, else one that is made once and kept in ``state``."""
     given = os.environ.get("FTREG_ADMIN_TOKEN", "").strip()
     if given:
         return given
-    path = state / "admin-token"
+    path = state / ADMIN_TOKEN
     if not path.exists() or not path.stat().st_size:
-        with tempfile.NamedTemporaryFile("w", dir=state, encoding="ascii") as fresh:  # its owner's alone
+        with tempfile.NamedTemporaryFile("w", dir=state, encoding="ascii") as fresh:  # readable by its owner only
             fresh.write(secrets.token_urlsafe(32) + "\n")
             fresh.flush()
-            if path.exists() and not path.stat().st_size:  # the machine went down just after it was made
+            if path.exists() and not path.stat().st_size:  # the machine crashed just after the file was made
                 path.unlink()
             with contextlib.suppress(FileExistsError):  # another server was faster
                 path.hardlink_to(fresh.name)
     return path.read_text(encoding="ascii").strip()
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer every request with an error of OpenAI's form."""
-    from starlette.responses import JSONResponse
-
-    message = "the server could not start; its log says why"
-    error = {"message": message, "type": "server_error", "param": None, "code": "load_failed"}
-    await JSONResponse({"error": error}, 503, {"Retry-After": "10"})(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Versions outside of the registry: how they lie in a package, and how they are opened and checked there.
+"""Packaged versions: how versions are stored outside of the registry, and how they are opened and checked there.
 
 A packaged version is a folder with ``manifest.json``, whose BLAKE3 is the version's digest, and ``files/``, which holds
 the files that the manifest lists.
@@ -18,30 +18,30 @@ from ftreg.core.types import ADAPTER, Source
 
 MANIFEST, FILES = "manifest.json", "files"
 MODELS = "models"
-"""Folder beside a deployment where its versions lie, under their digests, when it is served without a Bento."""
+"""Folder beside a deployment that holds its versions, by digest, if it is served without a Bento."""
 
 _DAMAGED = "Its files are damaged or were changed. Check the registry with ftreg verify, then deploy again."
 
 
 def needed(source: Source) -> Iterator[Source]:
-    """What must be packaged to serve ``source``: itself, and what an adapter stands on."""
+    """Yield what must be packaged to serve ``source``: the version itself and, for an adapter, its base."""
     yield source
     if source.kind == ADAPTER:
         yield from needed(source.parent("base"))
 
 
 def link(source: Source, folder: Path) -> None:
-    """Lay ``source`` into the empty ``folder`` as a package has it, with a link to its files instead of copies."""
+    """Store ``source`` in the empty ``folder`` as a packaged version, with a link to its files instead of copies."""
     (folder / MANIFEST).write_bytes(source.manifest.to_bytes())
     (folder / FILES).symlink_to(source.path.absolute(), target_is_directory=True)
 
 
 def opener(locate: Callable[[str], Path], refs: dict[str, str]) -> Callable[[str], Source]:
-    """A function that opens packaged versions by digest and hashes all their bytes, once each.
+    """Return a function that opens packaged versions by digest; it hashes each version once.
 
     Args:
-        locate: The folder in which a digest is packaged.
-        refs: What versions are called, by digest; others go by their digest.
+        locate: Returns the folder of a digest.
+        refs: References of versions by digest, for messages; other versions are called by their digest.
     """
     opened: dict[str, Source] = {}
 
@@ -50,17 +50,17 @@ def opener(locate: Callable[[str], Path], refs: dict[str, str]) -> Callable[[str
             folder = locate(digest)
             manifest = check(folder, digest)
             ref = refs.get(digest, digest[:15])
-            opened[digest] = Source(ref, digest, manifest.kind, folder / FILES, manifest, open_source)
+            opened[digest] = Source(ref, digest, folder / FILES, manifest, open_source)
         return opened[digest]
 
     return open_source
 
 
 def check(folder: Path, digest: str) -> Manifest:
-    """Read the manifest of the version packaged in ``folder`` and hash its files.
+    """Read the manifest of the version packaged in ``folder``, and hash its files.
 
     Raises:
-        CorruptRegistry: It is not the version of that digest: something is missing, was changed, or was added.
+        CorruptRegistry: It is not the version of that digest: a file is missing, was changed, or was added.
     """
     try:
         data = (folder / MANIFEST).read_bytes()
@@ -74,10 +74,10 @@ def check(folder: Path, digest: str) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Hash the files in ``folder``: they are those of the manifest, and there are no others.
+    """Hash the files in ``folder`` and compare them with the manifest.
 
     Raises:
-        CorruptRegistry: One is missing, was changed, or was added. Libraries read what they find.
+        CorruptRegistry: A file is missing, was changed, or was added, which libraries might load.
     """
     try:
         for entry in manifest.files:

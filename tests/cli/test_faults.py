@@ -119,7 +119,7 @@ def test_sigterm_while_tokenizing_cleans_up(tmp_path: Path, rows: Path, model_fo
     command = [sys.executable, "-c", code, *train_command(model_folder(), rows)]
     done = subprocess.run(command, env={**os.environ, "FTREG_HOME": str(home)}, capture_output=True, text=True)
     assert done.returncode == 143, done.stderr
-    assert done.stderr.strip().splitlines()[-1] == "error: terminated"
+    assert done.stderr.strip().splitlines()[-1] == "error: terminated; nothing was published"
     assert "--resume" not in done.stderr
     assert [*home.glob("tmp/*"), *home.glob("runs/*")] == []
 

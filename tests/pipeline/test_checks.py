@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ftreg.api import load_recipe
+from ftreg.api.training import load_recipe
 from ftreg.context import Context
 from ftreg.core.errors import DataError, DiskFull, FtregError, InfeasiblePlan, InputError, UnknownName
 from ftreg.core.hookspecs import hookimpl

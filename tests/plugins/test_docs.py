@@ -84,7 +84,7 @@ def test_the_examples_do_what_the_page_says(
     import torch
     from safetensors.torch import load_file
 
-    import ftreg
+    from ftreg import apply, train
     from ftreg.pipeline.evaluations import evaluate_version, held_out
 
     rows = [{"clue": f"Number {number}?", "answer": f"It is {number}."} for number in range(12)]
@@ -96,14 +96,14 @@ def test_the_examples_do_what_the_page_says(
         "method": "last-layer",
         "train": {"max_steps": 2, "learning_rate": 0.01},
     }
-    trained = ftreg.train(recipe, registry=registry)
+    trained = train(recipe, registry=registry)
     before = load_file(model_folder() / "model.safetensors")
     after = load_file(registry.source("trivia-bot").path / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(name.startswith("model.layers.1.") for name in moved)
 
-    half = ftreg.apply("half", "trivia-bot", registry=registry)
+    half = apply("half", "trivia-bot", registry=registry)
     assert half.name == "trivia-bot-bf16"
     assert half.size < 0.6 * trained.size
 

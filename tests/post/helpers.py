@@ -39,7 +39,7 @@ def make_source(
     producer = Producer("method", "lora", "methods", "ftreg", "0")
     manifest = Manifest(kind, "text-generation", (), parents, producer, facts=dict(facts or {}))
     known = {base.digest: base} if base else {}
-    return Source("bot:1", digest, kind, folder, manifest, known.__getitem__)
+    return Source("bot:1", digest, folder, manifest, known.__getitem__)
 
 
 def make_job(

@@ -193,7 +193,7 @@ def test_a_read_only_home_is_named(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(FtregError, match="read-only") as caught:
         Registry(small_disk / "home").get("bot")
-    assert "--home" in str(caught.value)
+    assert "$FTREG_HOME" in str(caught.value)
     with pytest.raises(FtregError, match="read-only"):
         Registry(small_disk / "other")
 

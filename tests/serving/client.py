@@ -1,4 +1,4 @@
-"""A served deployment of echo engines, and clients of its application."""
+"""A deployment of echo engines with its application, and clients of it."""
 
 from __future__ import annotations
 
@@ -11,80 +11,86 @@ from typing import Any
 
 import httpx
 
-from ftreg.serving.decoding.fleet import Fleet
+from ftreg.serving.decoding.pool import ModelPool
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.experiment.record import Record, Request
+from ftreg.serving.experiment.entry import RequestEntry
+from ftreg.serving.experiment.record import ExperimentRecord
 from ftreg.serving.http.app import create_app
-from tests.serving.fakes import open_source, wait_for
+from tests.serving.fakes import ENGINES, HANG_SECONDS, open_source, wait_for
 
 TOKEN = "admin-secret"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Served:
-    """An application, and what it has recorded."""
+    """An application, and the requests that it has recorded."""
 
     def __init__(self, deployment: Deployment, folder: Path, api_keys: tuple[str, ...]) -> None:
         self.deployment = deployment
-        self.fleet = Fleet(deployment, open_source)
-        self.record = Record(folder / "experiment.db", deployment)
-        self.requests: list[Request] = []
+        self.pool = ModelPool(deployment, open_source)
+        self.record = ExperimentRecord(folder / "experiment.db", deployment)
+        self.requests: list[RequestEntry] = []
         store = self.record.add
         self.record.add = lambda request: (self.requests.append(request), store(request))[1]  # type: ignore[method-assign]
-        self.app = create_app(deployment, self.fleet, self.record, api_keys=api_keys, admin_token=TOKEN)
+        self.app = create_app(deployment, self.pool, self.record, api_keys=api_keys, admin_token=TOKEN)
 
     def use(self, work: Callable[[httpx.AsyncClient], Awaitable[Any]], **headers: str) -> Any:
-        """Run ``work`` with a client, on an event loop."""
+        """Run ``work`` with a client on an event loop of its own."""
 
         async def run() -> Any:
             transport = httpx.ASGITransport(self.app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
-                return await asyncio.wait_for(work(client), 30)
+                return await asyncio.wait_for(work(client), HANG_SECONDS)
 
         return asyncio.run(run())
 
     def ask(self, path: str, body: object = None, method: str = "POST", **headers: str) -> httpx.Response:
-        """One request, alone."""
+        """Send one request."""
         return self.use(lambda client: client.request(method, path, json=body), **headers)
 
-    def rows(self, route: str | None = None) -> list[Request]:
-        return [request for request in self.requests if route in (None, request.route)]
+    def rows(self, route: str) -> list[RequestEntry]:
+        """The recorded requests of a route."""
+        return [request for request in self.requests if request.route == route]
 
     def idle(self) -> bool:
-        return all(load == ({}, {}) for load in (batcher.loads() for batcher in self.fleet.batchers))
+        """Whether no completion is queued or running."""
+        return all(load == ({}, {}) for load in (batcher.loads() for batcher in self.pool.batchers))
 
 
 @contextmanager
 def serving(
     deployment: Deployment, folder: Path, *, api_keys: tuple[str, ...] = (), ready: bool = True
 ) -> Iterator[Served]:
-    """Serve a deployment; its record is in ``folder``."""
+    """Serve a deployment, with its record in ``folder``."""
     served = Served(deployment, folder, api_keys)
     try:
         if ready:
-            served.fleet.start()
-            wait_for(lambda: served.fleet.ready)
+            served.pool.start()
+            wait_for(lambda: served.pool.ready)
         yield served
     finally:
-        served.fleet.close()
+        for engine in ENGINES.values():
+            engine.gate.set()
+        served.pool.close()
         served.record.close()
 
 
 class Connection:
-    """One request at the level of ASGI, whose pieces can be watched, and which can be hung up.
+    """One request at the level of ASGI, whose messages can be watched, and whose client can disconnect.
 
     Args:
         app: The application.
-        path: Of the request.
-        body: Of the request.
-        room: Messages that are taken before somebody reads one; none for any number.
+        path: Path of the request.
+        body: Body of the request.
+        complete: Whether the body is all of the request's body.
+        room: Number of messages that are buffered until one is read; 0 for any number.
     """
 
-    def __init__(self, app: Any, path: str, body: bytes, *, room: int = 0) -> None:
+    def __init__(self, app: Any, path: str, body: bytes, *, complete: bool = True, room: int = 0) -> None:
         self.sent: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(room)
         self.watch: Callable[[Mapping[str, Any]], None] = lambda message: None
         self._messages: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-        self._messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        self._messages.put_nowait({"type": "http.request", "body": body, "more_body": not complete})
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -105,25 +111,28 @@ class Connection:
         self.watch(message)
         await self.sent.put(message)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
+        """Close the connection, as a client that goes away."""
         self._messages.put_nowait({"type": "http.disconnect"})
 
     async def start(self) -> int:
-        """The status, when it comes."""
-        message = await asyncio.wait_for(self.sent.get(), 10)
+        """Wait for the response to start; return its status."""
+        message = await asyncio.wait_for(self.sent.get(), HANG_SECONDS)
         assert message["type"] == "http.response.start"
         return int(message["status"])
 
     async def piece(self) -> bytes:
-        message = await asyncio.wait_for(self.sent.get(), 10)
+        """Wait for the next message; return its body."""
+        message = await asyncio.wait_for(self.sent.get(), HANG_SECONDS)
         return bytes(message.get("body", b""))
 
     async def end(self) -> None:
-        await asyncio.wait_for(self.task, 10)
+        """Wait for the application to finish the request."""
+        await asyncio.wait_for(self.task, HANG_SECONDS)
 
 
 def events(text: str) -> list[Any]:
-    """The events of a stream; the last is ``[DONE]``, or an error."""
+    """Return the events of a stream; the last is ``[DONE]`` or an error."""
     parts = text.split("\n\n")
     assert parts.pop() == ""
     assert all(part.startswith("data: ") and "\n" not in part for part in parts)
@@ -131,7 +140,7 @@ def events(text: str) -> list[Any]:
 
 
 def error_of(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """The error of a refusal, checked to be an OpenAI error object with the headers that all responses have."""
+    """Return the error of a response, after checking that it is OpenAI's error object with all common headers."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]

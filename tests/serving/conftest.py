@@ -1,15 +1,18 @@
-"""A registry with a base, two adapters of it that differ, and a merged model, for the tests of serving."""
+"""Fixtures of the tests of serving: a registry with models, and a served deployment of echo engines."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ftreg import Registry, init, merge, train
 from ftreg.context import Context
 from ftreg.core.host import PluginHost
+from tests.serving.client import Served, serving
+from tests.serving.fakes import deployment
 
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
 
@@ -41,6 +44,22 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         train(recipe | {"lora": {"rank": 4}, "train": recipe["train"] | {"seed": 3}}, registry=opened)
         merge("bot:1", name="bot-merged", registry=opened)
         yield opened
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bentoml_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A BentoML home of these tests' own; BentoML reads the variable once in a process."""
+    home = tmp_path_factory.mktemp("bentoml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", str(home))
+        yield home
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Two variants with equal weights, each with its own engine."""
+    with serving(deployment(), tmp_path) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the tests of experiments share: a deployment of two versions, and requests to them."""
+"""Shared by the tests of experiments: a deployment of two versions, and requests to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from ftreg.serving.deployment import Deployment, Variant
-from ftreg.serving.experiment.record import Request
+from ftreg.serving.experiment.entry import RequestEntry
 from ftreg.serving.experiment.routing import Allocation, bucket
 
 _ids = itertools.count(1)
@@ -26,8 +26,8 @@ def deployment(*variants: Variant, **more: Any) -> Deployment:
     return Deployment(**({"name": "support", "experiment": "answers", "salt": "pepper", "variants": found} | more))
 
 
-def request(allocation: Allocation, key: str | None = None, **more: Any) -> Request:
-    """A request with that key, or without one, answered by whom the allocation says; ``more`` replaces its fields."""
+def request(allocation: Allocation, key: str | None = None, **more: Any) -> RequestEntry:
+    """Make a request with that key, or without one, answered by its variant; ``more`` replaces fields."""
     identity = f"request-{next(_ids)}"
     unit = key or identity
     ref = more.get("ref") or allocation.ref(bucket("pepper", "answers", unit))
@@ -36,4 +36,4 @@ def request(allocation: Allocation, key: str | None = None, **more: Any) -> Requ
         "unit": unit, "status": 200, "error": None, "latency": 0.5, "first_token": 0.1, "prompt_tokens": 10,
         "completion_tokens": 20, "finish": "stop",
     }  # fmt: skip
-    return Request(**(fields | more))
+    return RequestEntry(**(fields | more))

@@ -1,4 +1,4 @@
-"""A deployment without models: an engine that answers with its prompt, and all that stands around it."""
+"""A deployment without models: an engine that answers with its prompt, and what a server needs besides."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from ftreg.serving.deployment import Deployment, Limits, Variant
 END = 256
 VOCABULARY = 257
 BASE = "b3:" + "0" * 64
+HANG_SECONDS = 120.0
+"""After this long, a test that waits is taken to hang; no working server comes near it, however slow the machine."""
 
 
 class ByteTokenizer:
-    """A tokenizer whose tokens are bytes, with as much of a ``transformers`` tokenizer as a server needs."""
+    """A tokenizer whose tokens are bytes; it has what a server uses of a ``transformers`` tokenizer."""
 
     all_special_ids = (END,)
 
@@ -46,13 +48,15 @@ class EchoEngine:
     """Answers with the prompt's own bytes, then ends.
 
     Attributes:
-        delay: Seconds that a token takes.
-        sharpness: Logit of the prompt's byte; that of all others is 0.
+        delay: Seconds that each pass takes.
+        sharpness: Logit of the prompt's byte; all other logits are 0.
         fail: Raised by the next pass, once.
-        gate: Cleared, it holds every step back.
-        passes: What was done, ``read`` or ``step``, in order.
+        gate: While it is cleared, every pass waits.
+        hold_after: The gate is cleared after this many passes; None for never.
+        name: Prefix of this engine's entries in ``passes``.
+        passes: The passes in order, ``read`` or ``step``; engines may share one list.
         steps: The rows of each step, by number.
-        reads: The digests and prompts that each call of ``add`` was given.
+        reads: The digests and prompts of each call of ``add``.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class EchoEngine:
         self.fail: BaseException | None = None
         self.gate = threading.Event()
         self.gate.set()
+        self.hold_after: int | None = None
+        self.name = ""
         self.passes: list[str] = []
         self.steps: list[list[int]] = []
         self.reads: list[list[tuple[str, list[int]]]] = []
@@ -85,7 +91,7 @@ class EchoBatch:
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
         engine = self._engine
-        engine.passes.append("read")
+        engine.passes.append(f"{engine.name}read")
         engine.reads.append([(digest, list(prompt)) for digest, prompt in prompts])
         assert all(prompt for _, prompt in prompts)
         assert all(digest in engine.models for digest, _ in prompts)
@@ -97,7 +103,7 @@ class EchoBatch:
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
         assert set(tokens) == set(self._rows), "every row needs a token"
-        self._engine.passes.append("step")
+        self._engine.passes.append(f"{self._engine.name}step")
         self._engine.steps.append(sorted(tokens))
         self._work()
         self._rows = {row: (prompt, at + 1) for row, (prompt, at) in self._rows.items()}
@@ -112,7 +118,11 @@ class EchoBatch:
         engine.threads.add(threading.get_ident())
         if engine.delay:
             time.sleep(engine.delay)
-        engine.gate.wait(20)
+        assert engine.gate.wait(HANG_SECONDS), "nobody opened the gate"
+        if engine.hold_after is not None:
+            engine.hold_after -= 1
+            if engine.hold_after == 0:
+                engine.gate.clear()
         if engine.fail is not None:
             error, engine.fail = engine.fail, None
             raise error
@@ -125,38 +135,38 @@ class EchoBatch:
 
 
 class PanicError(BaseException):
-    """What a panic of Rust comes as: no ``Exception``."""
+    """A panic in Rust code, which Python sees as a ``BaseException`` that is not an ``Exception``."""
 
 
 ENGINES: dict[str, EchoEngine] = {}
-"""The engines that ``load`` has made, by the digest of each model."""
+"""The engines that the functions below have made, by the digest of each model."""
 
 OPTIONS: dict[str, object] = {}
-"""What ``load`` makes engines with."""
+"""Arguments with which engines are made."""
 
 
 def load(sources: Sequence[Source], device: str) -> list[EchoEngine]:
-    """Load what is served, as ``EngineSpec.serve`` does: one engine for each version."""
+    """Load versions as ``EngineSpec.serve`` does: one engine for each version."""
     engines = [EchoEngine([source.digest], **OPTIONS) for source in sources]
     ENGINES.update({source.digest: engine for source, engine in zip(sources, engines, strict=True)})
     return engines
 
 
 def load_together(sources: Sequence[Source], device: str) -> list[EchoEngine]:
-    """The same, all in one engine."""
+    """Load all versions into one engine."""
     engine = EchoEngine([source.digest for source in sources], **OPTIONS)
     ENGINES.update({source.digest: engine for source in sources})
     return [engine]
 
 
 def load_nothing(sources: Sequence[Source], device: str) -> list[EchoEngine]:
-    """An engine that breaks its contract."""
+    """Break the contract: load no version."""
     return []
 
 
 @contextmanager
 def options(**given: object):
-    """Make engines with these arguments."""
+    """Make engines with these arguments within the body."""
     OPTIONS.update(given)
     try:
         yield
@@ -165,26 +175,26 @@ def options(**given: object):
 
 
 def digest(letter: str) -> str:
-    """The digest of a version that goes by a letter."""
+    """Return the digest of the version that a letter stands for."""
     return "b3:" + letter * 64
 
 
 def open_source(wanted: str) -> Source:
-    """Open the version of a digest, all of which have one base."""
+    """Open the version of a digest; all versions have the same base."""
     producer = Producer("method", "lora", "methods", "ftreg", "0.1.0")
     manifest = Manifest(CHECKPOINT, "text-generation", (), (Parent("base", BASE),), producer)
-    return Source("echo:1", wanted, CHECKPOINT, Path(), manifest, open_source)
+    return Source("echo:1", wanted, Path(), manifest, open_source)
 
 
 def variant(name: str, letter: str, weight: float = 1.0, serve: str = "load") -> Variant:
-    """A variant of echo."""
+    """Return a variant that an echo engine serves."""
     return Variant(
         ref=f"{name}:1", digest=digest(letter), weight=weight, engine="echo", serve=f"tests.serving.fakes:{serve}"
     )
 
 
 def deployment(*variants: Variant, shadows: Sequence[Variant] = (), **limits: object) -> Deployment:
-    """A deployment called bot, of the experiment trial; a request may have as many answers as there is room for."""
+    """Return the deployment ``bot`` of the experiment ``trial``, by default with two variants."""
     room = limits.get("batch", 16) + limits.get("queue", 64)
     return Deployment(
         name="bot",
@@ -196,9 +206,9 @@ def deployment(*variants: Variant, shadows: Sequence[Variant] = (), **limits: ob
     )
 
 
-def wait_for(condition, seconds: float = 10.0) -> None:
-    """Wait until ``condition()`` holds; fail where it does not in time."""
-    until = time.monotonic() + seconds
+def wait_for(condition) -> None:
+    """Wait until ``condition()`` is true; fail if it hangs."""
+    deadline = time.monotonic() + HANG_SECONDS
     while not condition():
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.002)

@@ -1,58 +1,28 @@
-"""Starts real ``bentoml serve`` processes."""
+"""Starts servers as users do, in processes of their own."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
-from ftreg.cli.quickstart_serving import free_port
+from ftreg.api.launch import free_port, run_server
+from ftreg.core.errors import FtregError
 
 
 @contextmanager
 def serving(
-    *command: str | Path, log: Path, env: Mapping[str, str], wait: bool = True, timeout: float = 120
+    *command: str, log: Path, env: Mapping[str, str], path: str = "/readyz", statuses: Collection[int] = (200,)
 ) -> Iterator[str]:
-    """Run ``python -m COMMAND --port ...``; yield its URL once it is ready, and end all its processes afterwards."""
-    port = free_port()
+    """Run ``python -m COMMAND --port ...``; yield its URL once ``path`` answers with one of ``statuses``."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FTREG_", "BENTOML_"))}
-    environment |= {"BENTOML_DO_NOT_TRACK": "True", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *map(str, command), "--port", str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            if wait:
-                wait_until_ready(process, url, log, timeout)
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **env}
+    port = free_port()
+    try:
+        with run_server(
+            [*command, "--port", str(port)], port, log=log, environment=environment, path=path, statuses=statuses
+        ) as url:
             yield url
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, timeout: float) -> None:
-    """Poll readiness; fail with the server's log where it ends or takes too long."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"the server did not get ready:\n{log.read_text()[-4000:]}")
+    except FtregError as error:
+        raise AssertionError(f"{error}\n{log.read_text()[-4000:]}") from error

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,8 @@ TEXT = {"model": "bot", "prompt": "hello", "temperature": 0}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    """Two variants that share the requests evenly, each with an engine of its own."""
-    with serving(deployment(), tmp_path) as served:
-        yield served
-
-
 def test_a_chat_is_answered_in_the_form_of_openai(served: Served) -> None:
-    """A chat's answer has OpenAI's keys, who answered, and the tokens it took."""
+    """The reply to a chat has OpenAI's keys, the version that answered, and the token usage."""
     response = served.ask("/v1/chat/completions", {**HELLO, "user": "u"})
     assert response.status_code == 200
     content = response.json()
@@ -88,7 +81,7 @@ def test_a_chat_as_a_stream(served: Served) -> None:
 
 
 def test_a_stream_of_several_answers(served: Served) -> None:
-    """Each answer of a stream is told apart by its index, and no usage is told where none was asked for."""
+    """The completions of a stream are distinguished by index; usage is sent only if it was requested."""
     response = served.ask("/v1/completions", {**TEXT, "n": 2, "stream": True})
     *chunks, done = events(response.text)
     assert done == "[DONE]"
@@ -100,26 +93,23 @@ def test_a_stream_of_several_answers(served: Served) -> None:
 
 
 def test_pieces_are_sent_as_they_are_written(served: Served) -> None:
-    """The first piece of a stream is there while the rest is not even written."""
+    """The first piece of a stream arrives before the second token is generated."""
 
     async def run() -> None:
         connection = Connection(served.app, "/v1/completions", b'{"model":"alpha:1","prompt":"abc","stream":true}')
         assert await connection.start() == 200
-        assert b'"text":"a"' in await connection.piece()
-        engine.gate.clear()
-        await asyncio.sleep(0.02)
-        assert not connection.task.done()
+        assert b'"text":"a"' in await connection.piece()  # while the engine is held after the first token
         engine.gate.set()
         await connection.end()
 
     engine = ENGINES[digest("a")]
-    engine.delay = 0.02
+    engine.hold_after = 1
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_record_is_written_before_the_answer_is_complete(served: Served, stream: bool) -> None:
-    """Who has read an answer to its end can give feedback on it: it is already on record."""
+    """A request is recorded before its answer ends, so that feedback can follow at once."""
     recorded: list[int] = []
 
     def watch(message: Mapping[str, Any]) -> None:
@@ -135,8 +125,8 @@ def test_the_record_is_written_before_the_answer_is_complete(served: Served, str
     assert recorded == [1]
 
 
-def test_generate_is_the_short_form(served: Served) -> None:
-    """A prompt alone is enough, and the answer says who wrote it and how to give feedback."""
+def test_generate_has_its_own_format(served: Served) -> None:
+    """A prompt alone is enough; the reply has the version that answered and the id for feedback."""
     response = served.ask("/api/v1/generate", {"prompt": "hello", "temperature": 0, "max_tokens": 3})
     content = response.json()
     assert content == {
@@ -157,15 +147,15 @@ def test_generate_is_the_short_form(served: Served) -> None:
 
 
 def test_sampling_is_repeatable_with_a_seed(served: Served) -> None:
-    """The same seed gives the same answer on the same variant, another gives another."""
+    """The same seed gives the same answer on the same variant; another seed gives another."""
     ENGINES[digest("a")].sharpness = 3.0
     asked = {"model": "alpha:1", "prompt": "hello world", "temperature": 1.5, "max_tokens": 20}
     texts = [served.ask("/v1/completions", {**asked, "seed": seed}).json()["choices"] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_unknown_models_are_told(served: Served) -> None:
-    """A model that is not there is a 404 that names those that are."""
+def test_unknown_models_are_404(served: Served) -> None:
+    """An unknown model is a 404 that names the known ones."""
     for path, body in (
         ("/v1/chat/completions", {**HELLO, "model": "alpha:2"}),
         ("/v1/completions", {**TEXT, "model": "gpt-4o"}),
@@ -180,7 +170,7 @@ def test_unknown_models_are_told(served: Served) -> None:
 
 
 def test_the_clients_request_id_is_echoed_and_never_the_records(served: Served) -> None:
-    """A client may name its requests as it likes; the record's ids stay the server's own, and unique."""
+    """A client's request id is echoed; the record uses the server's own unique ids."""
 
     async def ask(client):
         return [await client.post("/v1/completions", json=TEXT, headers={"X-Request-ID": "mine"}) for _ in range(3)]
@@ -196,7 +186,7 @@ def test_the_clients_request_id_is_echoed_and_never_the_records(served: Served) 
 
 
 def test_feedback_finds_its_answer(served: Served) -> None:
-    """Feedback is taken by any of the names that an answer's id goes by, at once after it, and only for real ones."""
+    """Feedback is accepted right after the answer, under any form of the answer's id, and only for known ids."""
 
     async def run(client):
         for path, body in (("/v1/chat/completions", HELLO), ("/v1/completions", TEXT)):
@@ -212,7 +202,7 @@ def test_feedback_finds_its_answer(served: Served) -> None:
 
 
 def test_models_are_listed_with_their_lineage(served: Served) -> None:
-    """The deployment comes first, then its versions with digest, parent and share."""
+    """The deployment is listed first, then its versions with digest, parent and share."""
     listed = served.ask("/v1/models", method="GET").json()
     assert listed["object"] == "list"
     assert [model["id"] for model in listed["data"]] == ["bot", "alpha:1", "beta:1"]
@@ -226,7 +216,7 @@ def test_models_are_listed_with_their_lineage(served: Served) -> None:
 
 
 def test_metrics_are_labelled_by_variant_and_digest(served: Served) -> None:
-    """Prometheus finds requests, errors, tokens, times and queues of each variant."""
+    """The metrics have requests, errors, tokens, times and queues of each variant."""
     served.ask("/v1/completions", {**TEXT, "model": "alpha:1"})
     served.ask("/v1/completions", {**TEXT, "model": "alpha:1", "prompt": [999]})
     served.ask("/v1/completions", "x")
@@ -260,7 +250,7 @@ def _has(text: str, line: str) -> bool:
 
 
 def test_a_model_without_a_template_refuses_chats(tmp_path: Path) -> None:
-    """Chats need a template; completions and the short form do not."""
+    """Chats need a template; completions and ``/api/v1/generate`` do not."""
     with options(chat=False), serving(deployment(), tmp_path) as served:
         error = error_of(served.ask("/v1/chat/completions", HELLO), 400, "no_chat_template")
         assert "/v1/completions" in error["message"]
@@ -268,14 +258,14 @@ def test_a_model_without_a_template_refuses_chats(tmp_path: Path) -> None:
         assert served.ask("/api/v1/generate", {"prompt": "hi"}).status_code == 200
 
 
-def test_what_a_template_refuses_is_the_clients_error(served: Served) -> None:
-    """A template that raises over the messages gives a 400 with its reason."""
+def test_a_chat_template_that_raises_is_the_clients_error(served: Served) -> None:
+    """If the chat template raises, the reply is a 400 with the reason."""
     body = {**HELLO, "messages": [{"role": "user", "content": "refuse me"}]}
     assert "as told" in error_of(served.ask("/v1/chat/completions", body), 400)["message"]
 
 
 def test_not_ready_is_503(tmp_path: Path) -> None:
-    """While models load, and when they cannot, requests are refused with when to come again."""
+    """While models load, and after loading has failed, requests are refused with 503 and ``Retry-After``."""
     with serving(deployment(variant("alpha", "a", serve="load_nothing")), tmp_path, ready=False) as served:
         for path, body, method in (
             ("/v1/chat/completions", HELLO, "POST"), ("/v1/models", None, "GET"), ("/v1/models/bot", None, "GET"),
@@ -283,8 +273,8 @@ def test_not_ready_is_503(tmp_path: Path) -> None:
             response = served.ask(path, body, method)
             error_of(response, 503, "loading")
             assert int(response.headers["retry-after"]) > 0
-        served.fleet.start()
-        wait_for(lambda: served.fleet.error)
+        served.pool.start()
+        wait_for(lambda: served.pool.error)
         response = served.ask("/v1/completions", TEXT)
         error_of(response, 503, "load_failed")
         assert response.headers["retry-after"]

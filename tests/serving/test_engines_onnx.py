@@ -29,7 +29,7 @@ RUNTIMES = [
 
 @pytest.fixture(scope="module")
 def exported(sharp, tmp_path_factory):
-    """A function ``(architecture, runtime) -> folder`` of the ONNX export of a sharp checkpoint. Do not write."""
+    """A function ``(architecture, runtime) -> folder`` of an ONNX export; do not write there."""
     made = {}
 
     def get(architecture, runtime):
@@ -105,5 +105,5 @@ def test_exports_are_engines_of_their_own(exported, tmp_path):
 
 
 def resident():
-    """Resident memory of this process, in bytes."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -249,7 +249,7 @@ def test_outliers_of_one_row_do_not_change_others(sharp, tmp_path):
 
 
 def test_adapters_share_a_base_in_four_bits(sharp, adapters):
-    """Adapters trained on a base in 4 bits share it in 4 bits, and get what each gets alone."""
+    """Adapters trained on a 4-bit base share it in 4 bits, with exact results."""
     bits = {
         "load_in_4bit": True,
         "bnb_4bit_quant_type": "nf4",
@@ -269,7 +269,7 @@ def test_adapters_share_a_base_in_four_bits(sharp, adapters):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_adapters_mix_on_a_gpu(sharp, adapters):
-    """On a GPU, mixed batches are computed there, with the logits of the CPU but for rounding."""
+    """On a GPU, mixed batches give the CPU's logits except for rounding."""
     sources = adapters(sharp(), lora(), lora(r=8))
     (engine,) = serve(sources, "cuda")
     assert engine.model.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""``ftreg experiment`` as it is typed: figures, weights on a running server, and what is decided."""
+"""``ftreg experiment`` on the command line: reports, weights of a running server, promotion and rollback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from ftreg.cli.main import main
 from ftreg.registry import Registry
-from ftreg.serving.experiment.record import Record
+from ftreg.serving.experiment.record import ExperimentRecord
 from tests.command import ftreg
 from tests.plugins.fakes import distribution, environment
 from tests.registry.kit import publish
@@ -37,7 +37,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where servers keep what must outlive them."""
+    """The state folder of the deployment ``support``."""
     monkeypatch.setenv("FTREG_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("FTREG_ADMIN_TOKEN", raising=False)
     return tmp_path / "state" / "support"
@@ -69,9 +69,9 @@ def run(registry: Registry, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def served(registry: Registry, *refs: str, rated: dict[str, float] | None = None, path: Path) -> None:
-    """Record an experiment of versions in the registry: 100 users each, whose scores are ``rated``."""
+    """Record an experiment of registered versions with 100 users each; ``rated`` are their scores."""
     variants = [variant(ref, digest=registry.get(ref).digest) for ref in refs or (CONTROL, CHALLENGER)]
-    record = Record(path, deployment(*variants))
+    record = ExperimentRecord(path, deployment(*variants))
     futures = []
     for number in range(100 * len(variants)):
         ref = variants[number % len(variants)].ref
@@ -97,22 +97,22 @@ def undecided(registry: Registry, state: Path) -> None:
 
 
 def champion(registry: Registry) -> str:
-    """Where the alias points."""
+    """Return the version that the alias points to."""
     return registry.get("bot@champion").ref
 
 
 def champions(registry: Registry) -> list[str]:
-    """The versions that are champions, of all names."""
+    """Return the champions of all names."""
     return sorted(version.ref for version in registry.list(limit=None) if "champion" in version.aliases)
 
 
 def evidence(registry: Registry, ref: str) -> list[Any]:
-    """What experiments have left on a version."""
+    """Return the evidence of experiments on a version."""
     return [record.body for record in registry.evidence(ref) if record.type == "experiment"]
 
 
 def test_status_shows_the_split(run: Run, undecided: None) -> None:
-    """For people and for programs."""
+    """The status is printed as tables and as JSON."""
     shown = run("status", "support")
     assert shown.code == 0
     assert "bot:2" in shown.out
@@ -128,7 +128,7 @@ def test_status_shows_the_split(run: Run, undecided: None) -> None:
 
 
 def test_report_shows_figures_and_verdict(run: Run, won: None) -> None:
-    """For people: tables, the split and the verdict; for programs: all of it."""
+    """The report is printed as tables with split and verdict, and completely as JSON."""
     shown = run("report", "support").out
     for part in (
         "bot:1",
@@ -144,7 +144,7 @@ def test_report_shows_figures_and_verdict(run: Run, won: None) -> None:
 
 
 def test_a_record_elsewhere_can_be_read(run: Run, registry: Registry, tmp_path: Path) -> None:
-    """With --db; but not under another deployment's name."""
+    """``--db`` reads another record, but only under its deployment's name."""
     served(registry, path=tmp_path / "copy.db")
     assert run("report", "support", "--db", str(tmp_path / "copy.db")).code == 0
     wrong = run("report", "other", "--db", str(tmp_path / "copy.db"))
@@ -153,7 +153,7 @@ def test_a_record_elsewhere_can_be_read(run: Run, registry: Registry, tmp_path: 
 
 
 def test_promote_moves_the_alias_and_leaves_evidence(run: Run, registry: Registry, won: None) -> None:
-    """On the winner and on the control, with the whole report."""
+    """Promotion leaves the whole report as evidence on the winner and the control."""
     done = run("promote", "support")
     assert done.code == 0, done.err
     assert "bot@champion is bot:2" in done.err
@@ -166,7 +166,7 @@ def test_promote_moves_the_alias_and_leaves_evidence(run: Run, registry: Registr
 
 
 def test_promote_wants_a_verdict_or_force(run: Run, registry: Registry, undecided: None) -> None:
-    """Without a verdict nothing moves; by force it does, and the evidence says so."""
+    """Without a verdict nothing moves; with ``--force`` it does, and the evidence says so."""
     for arguments in (("promote", "support"), ("promote", "support", CHALLENGER)):
         refused = run(*arguments)
         assert refused.code == 1
@@ -179,7 +179,7 @@ def test_promote_wants_a_verdict_or_force(run: Run, registry: Registry, undecide
 
 
 def test_force_against_the_verdict_is_on_record(run: Run, registry: Registry, state: Path) -> None:
-    """Another challenger than the winner needs force; among several, force alone does not choose."""
+    """A challenger other than the winner needs ``--force`` and, among several, its name."""
     served(registry, CONTROL, CHALLENGER, "bot:3", path=state / "experiment.db")
     assert "say which challenger" in run("promote", "support", "--force").err
     served(
@@ -200,13 +200,13 @@ def test_force_against_the_verdict_is_on_record(run: Run, registry: Registry, st
 
 @pytest.mark.parametrize("ref", [CONTROL, "bot:9", "nonsense"])
 def test_only_a_challenger_can_be_promoted(run: Run, registry: Registry, won: None, ref: str) -> None:
-    """Not the control, and nothing that took no part, not even by force."""
+    """The control and versions outside of the experiment cannot be promoted, not even with ``--force``."""
     assert run("promote", "support", ref, "--force").code == 2
     assert champion(registry) == CONTROL
 
 
 def test_rollback_goes_to_the_control(run: Run, registry: Registry, won: None) -> None:
-    """Whatever the verdict; evidence is left on all variants."""
+    """Rollback moves the alias to the control, whatever the verdict, with evidence on all variants."""
     registry.set_alias(CHALLENGER, "champion")
     assert run("rollback", "support").code == 0
     assert champion(registry) == CONTROL
@@ -221,7 +221,7 @@ def of_two_names(registry: Registry, state: Path) -> None:
 
 
 def test_one_variant_has_the_alias(run: Run, registry: Registry, of_two_names: None) -> None:
-    """An alias belongs to a name: where another name is promoted, or the control again, the others' goes."""
+    """If a variant of another name gets the alias, it is removed from the other variants' names."""
     promoted = run("promote", "support", "other:1", "--force")
     assert (promoted.code, champions(registry)) == (0, ["other:1"])
     assert "other@champion is other:1" in promoted.err
@@ -232,7 +232,7 @@ def test_one_variant_has_the_alias(run: Run, registry: Registry, of_two_names: N
 
 
 def test_an_alias_of_no_variant_stays(run: Run, registry: Registry, of_two_names: None) -> None:
-    """It says something of a version that took no part; so does another alias of the control."""
+    """An alias of a version outside of the experiment, and other aliases, are left alone."""
     registry.set_alias("bot:3", "champion")
     registry.set_alias(CONTROL, "stable")
     assert run("promote", "support", "other:1", "--force").code == 0
@@ -251,7 +251,7 @@ def ftreg_check_promotion(version, alias, evidence):
 
 
 def test_gates_see_the_evidence_and_refuse_all(registry: Registry, of_two_names: None, tmp_path: Path) -> None:
-    """Evidence is there when they are asked; where they refuse, no alias moves, and no evidence says that one has."""
+    """Gates see the evidence; if one refuses, no alias moves, and no evidence claims that one has."""
     distribution(tmp_path, "fake-strict", {"strict": GATE})
     env = environment(tmp_path, FTREG_STATE=str(tmp_path / "state"))
     refused = ftreg("experiment", "promote", "support", "other:1", "--force", home=registry.home, env=env, code=1)
@@ -264,7 +264,7 @@ def test_gates_see_the_evidence_and_refuse_all(registry: Registry, of_two_names:
 
 
 def test_another_experiment_can_be_chosen(run: Run, registry: Registry, won: None, state: Path) -> None:
-    """One that ended is still shown and decided when another has begun; the status names the others."""
+    """An earlier experiment can still be shown and decided; the status lists the others."""
     served(registry, CONTROL, "bot:3", path=state / "experiment.db")
     old = deployment(*(variant(ref, digest=registry.get(ref).digest) for ref in (CONTROL, CHALLENGER))).id
     shown = run("status", "support").out
@@ -285,7 +285,7 @@ def test_another_experiment_can_be_chosen(run: Run, registry: Registry, won: Non
 
 
 def test_an_empty_file_is_no_record(run: Run, state: Path) -> None:
-    """As a server leaves it that is killed at once."""
+    """An empty file, as a server leaves it that is killed while it starts, is not a record."""
     state.mkdir(parents=True)
     (state / "experiment.db").touch()
     for command in ("status", "report", "promote", "rollback"):
@@ -295,7 +295,7 @@ def test_an_empty_file_is_no_record(run: Run, state: Path) -> None:
 
 
 def test_nothing_moves_where_a_version_is_gone(run: Run, registry: Registry, won: None) -> None:
-    """A registry that lacks one of the two digests is left as it is."""
+    """If one of the versions is missing from the registry, nothing changes."""
     registry.delete(CHALLENGER)
     before = len(registry.events())
     for arguments in (("promote", "support"), ("rollback", "support")):
@@ -307,9 +307,9 @@ def test_nothing_moves_where_a_version_is_gone(run: Run, registry: Registry, won
 
 
 def test_versions_are_found_by_digest(run: Run, registry: Registry, state: Path) -> None:
-    """A ref that is another version in this registry is not taken for the one that was served."""
+    """Served versions are found by digest, even if their reference means another version here."""
     digest = registry.get("bot:3").digest
-    record = Record(
+    record = ExperimentRecord(
         state / "experiment.db",
         deployment(variant(CONTROL, digest=registry.get(CONTROL).digest), variant(CHALLENGER, digest=digest)),
     )
@@ -319,7 +319,7 @@ def test_versions_are_found_by_digest(run: Run, registry: Registry, state: Path)
 
 
 def test_commands_without_a_record_say_where_it_would_be(run: Run, state: Path, undecided: None) -> None:
-    """A misspelt name gets the near ones, and a name cannot lead out of the state folder."""
+    """A misspelt name is an error with suggestions, and a name cannot leave the state folder."""
     missing = run("status", "suport")
     assert missing.code == 2
     assert "Did you mean support?" in missing.err
@@ -332,7 +332,7 @@ def test_commands_without_a_record_say_where_it_would_be(run: Run, state: Path, 
 
 
 class Server(HTTPServer):
-    """An admin endpoint that keeps what it was sent, and answers what it is told to."""
+    """An admin endpoint that keeps requests and answers as configured."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -354,14 +354,14 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(*server.shown)
 
     def do_PUT(self) -> None:
-        """Answer as the server is told to."""
+        """Answer as configured."""
         server: Server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server.got.append((self.command, self.path, self.headers["Authorization"], body))
         self.reply(*server.answer)
 
     def reply(self, status: int, answer: Any) -> None:
-        """Send JSON, or bytes as they are; a redirection leads to another path."""
+        """Send JSON, or bytes as they are; a redirect leads to another path."""
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         if status == 302:
@@ -371,7 +371,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -389,7 +389,7 @@ def server(state: Path) -> Iterator[Server]:
 
 
 def test_set_changes_weights_on_the_server(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the stored token, the environment's or the given one; no proxy gets to see it."""
+    """Weights are sent with the stored, the environment's or the given token, and never through a proxy."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     weights, shares = {CONTROL: 80, CHALLENGER: 20}, {CONTROL: 0.8, CHALLENGER: 0.2}
     answer = SHOWN | {"epoch": 2, "weights": weights, "shares": shares}
@@ -421,7 +421,7 @@ def test_set_changes_weights_on_the_server(run: Run, server: Server, monkeypatch
     ],
 )
 def test_another_deployment_is_left_alone(run: Run, server: Server, shown: Any, code: int, said: str) -> None:
-    """Whatever shares its token, or the address: the server is asked first, it alone, and nothing is sent."""
+    """If the server serves another deployment, or is not ftreg's, no weights are sent."""
     server.shown = shown
     result = run("set", "support", "bot:2=20", "--url", server.url, "--token", TOKEN)
     assert (result.code, result.out) == (code, "")
@@ -450,7 +450,7 @@ def test_another_deployment_is_left_alone(run: Run, server: Server, shown: Any, 
     ],
 )
 def test_what_the_server_refuses_is_said(run: Run, server: Server, answer: Any, code: int, said: str) -> None:
-    """In the server's own words, where it is ftreg's."""
+    """A refusal of the server is shown in its own words."""
     server.answer = answer
     result = run("set", "support", "bot:2=20", "--url", server.url)
     assert (result.code, result.out) == (code, "")
@@ -458,7 +458,7 @@ def test_what_the_server_refuses_is_said(run: Run, server: Server, answer: Any, 
 
 
 def test_a_server_that_does_not_run_is_named(run: Run, server: Server) -> None:
-    """The address that nobody answers at, and what to do."""
+    """If no server answers, the error names the address and says what to do."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -490,14 +490,14 @@ def test_a_server_that_does_not_run_is_named(run: Run, server: Server) -> None:
     ],
 )
 def test_bad_weights_and_addresses_are_refused_here(run: Run, server: Server, arguments: tuple[str, ...]) -> None:
-    """Before anything is sent."""
+    """Invalid weights and addresses are refused before anything is sent."""
     assert run("set", "support", *arguments).code == 2
     assert not server.asked
     assert not server.got
 
 
 def test_without_a_token_it_says_where_one_would_be(run: Run, state: Path) -> None:
-    """And how to give one."""
+    """Without a token, the error says where it would be and how to give one."""
     result = run("set", "support", "bot:2=1")
     assert result.code == 2
     assert str(state / "admin-token") in " ".join(result.err.split())
@@ -505,7 +505,7 @@ def test_without_a_token_it_says_where_one_would_be(run: Run, state: Path) -> No
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """Neither numpy nor pydantic, nor anything of serving."""
+    """The help of ``ftreg experiment`` loads neither numpy nor pydantic nor the serving package."""
     script = (
         "import sys; from ftreg.cli.experiment import command; command(['--help'], standalone_mode=False); "
         "heavy = {'numpy', 'pydantic', 'starlette', 'bentoml', 'torch', 'ftreg.serving', 'urllib.request', 'sqlite3'}; "

@@ -17,7 +17,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A deployment that is asked all sorts of things."""
+    """A deployment that gets arbitrary requests."""
     limits = {"max_body_bytes": 3000, "max_tokens": 16, "default_max_tokens": 8}
     with serving(deployment(**limits), tmp_path_factory.mktemp("fuzz")) as served:
         yield served
@@ -35,12 +35,12 @@ BODIES = VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=8)
 
 
 def fuzzed_id(served: Served) -> str:
-    """The id of an answer."""
+    """Return the id of an answer."""
     return served.requests[0].id if served.requests else served.ask("/v1/completions", TEXT).headers["x-request-id"]
 
 
 def _check(served: Served, path: str, content: bytes) -> None:
-    """Send ``content``; whatever it is, the answer is proper and no 5xx."""
+    """Send ``content`` and check that the answer is well-formed and not a 5xx."""
     method, headers = ("PUT", ADMIN) if path.startswith("/admin") else ("POST", {})
     response = served.use(lambda client: client.request(method, path, content=content, headers={**JSON, **headers}))
     assert response.status_code < 500, response.text
@@ -52,7 +52,7 @@ def _check(served: Served, path: str, content: bytes) -> None:
 @pytest.mark.parametrize("path", [*POSTS, "/admin/experiment"])
 @given(body=BODIES)
 def test_any_json_is_answered_or_refused(fuzzed: Served, path: str, body: object) -> None:
-    """Whatever JSON comes, NaN and all: no 5xx, no hang."""
+    """Any JSON, NaN included, is answered without a 5xx and without a hang."""
     _check(fuzzed, path, json.dumps(body).encode())
 
 
@@ -60,7 +60,7 @@ def test_any_json_is_answered_or_refused(fuzzed: Served, path: str, body: object
 @pytest.mark.parametrize("path", [*POSTS, "/admin/experiment"])
 @given(fields=st.dictionaries(st.sampled_from(FIELDS), LEAVES | st.lists(LEAVES, max_size=3), max_size=3))
 def test_proper_requests_with_odd_fields(fuzzed: Served, path: str, fields: dict[str, object]) -> None:
-    """A proper request of which some fields are not gets as far as its fields allow, and no further."""
+    """A valid request with some arbitrary fields is answered or refused without a 5xx."""
     proper = {
         "model": "bot", "prompt": "hi", "messages": [{"role": "user", "content": "hi"}], "score": 1,
         "request_id": fuzzed_id(fuzzed),
@@ -76,7 +76,7 @@ def test_proper_requests_with_odd_fields(fuzzed: Served, path: str, fields: dict
     | st.text(max_size=40).map(lambda text: ('{"prompt":"' + text).encode("utf-8", "surrogatepass"))
 )
 def test_any_bytes_are_refused(fuzzed: Served, path: str, body: bytes) -> None:
-    """Whatever bytes come: no 5xx, no hang."""
+    """Any bytes are refused without a 5xx and without a hang."""
     _check(fuzzed, path, body)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ftreg.serving.decoding.codec import Codec
+from ftreg.serving.decoding.tokenizer import Tokenizer
 from tests.serving.client import Connection, Served, error_of, events, serving
-from tests.serving.fakes import ENGINES, deployment, digest, options, variant, wait_for
+from tests.serving.fakes import ENGINES, HANG_SECONDS, deployment, digest, options, variant, wait_for
 
 TEXT = {"model": "alpha:1", "prompt": "hello", "temperature": 0}
 CHAT = {"model": "alpha:1", "messages": [{"role": "user", "content": "hello"}], "temperature": 0}
@@ -19,18 +19,18 @@ CHAT = {"model": "alpha:1", "messages": [{"role": "user", "content": "hello"}], 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """One variant with one place, and one more that waits."""
+    """One variant with one row and one place in the queue."""
     with serving(deployment(variant("alpha", "a"), batch=1, queue=1), tmp_path) as served:
         yield served
 
 
 def _places(served: Served) -> int:
-    """How many answers wait or are written."""
-    return sum(load.total() for batcher in served.fleet.batchers for load in batcher.loads())
+    """Count the completions that are queued or running."""
+    return sum(load.total() for batcher in served.pool.batchers for load in batcher.loads())
 
 
 def test_overload_is_429(served: Served) -> None:
-    """What finds no place is refused at once with when to come again; what found one is answered."""
+    """A request that does not fit is refused at once with ``Retry-After``; those that fit are answered."""
 
     async def run(client):
         engine = ENGINES[digest("a")]
@@ -57,55 +57,57 @@ def test_overload_is_429(served: Served) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_timeouts_free_the_slot(tmp_path: Path, stream: bool) -> None:
-    """An answer that is not complete in time is a 408, and its place is free at once for the next."""
-    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=1.0), tmp_path) as served:
+    """A request that is not answered in time is a 408, and its place is freed."""
+    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=0.2), tmp_path) as served:
         engine = ENGINES[digest("a")]
         engine.gate.clear()
         response = served.ask("/v1/completions", {**TEXT, "stream": stream})
         error_of(response, 408, "timeout")
         engine.gate.set()
         wait_for(served.idle)
-        assert served.ask("/v1/completions", TEXT).status_code == 200
-        assert [(request.status, request.error) for request in served.requests] == [(408, "timeout"), (200, None)]
+        assert [(request.status, request.error) for request in served.requests] == [(408, "timeout")]
 
 
 def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
-    """When the time of a stream is up that nobody reads, its place is free, and it ends and is on record."""
+    """A stream that its client does not read ends when its time is up: its place is freed, and it is recorded."""
 
     async def run() -> None:
         body = json.dumps({**TEXT, "prompt": "x" * 400, "stream": True}).encode()
         connection = Connection(served.app, "/v1/completions", body, room=3)
-        await asyncio.to_thread(wait_for, lambda: engine.steps)
-        await asyncio.to_thread(wait_for, served.idle)
         await connection.end()
         assert connection.sent.qsize() == 3
+        engine.gate.set()
+        await asyncio.to_thread(wait_for, served.idle)
 
-    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=0.5), tmp_path) as served:
+    with serving(deployment(variant("alpha", "a"), batch=1, queue=0, timeout=1.5), tmp_path) as served:
         engine = ENGINES[digest("a")]
-        engine.delay = 0.01
+        engine.hold_after = 20
         asyncio.run(run())
-        assert len(engine.steps) < 200
         assert [(request.status, request.error) for request in served.requests] == [(408, "timeout")]
-        engine.delay = 0.0
-        assert served.ask("/v1/completions", TEXT).status_code == 200
 
 
-def test_a_stream_that_fails_ends_with_an_error(tmp_path: Path) -> None:
-    """When the status is already sent, the last event is the error, and there is no DONE."""
-    with serving(deployment(variant("alpha", "a"), timeout=1.0), tmp_path) as served:
+def test_a_stream_that_times_out_ends_with_an_error(tmp_path: Path) -> None:
+    """If the status has been sent, the error is the last event, without DONE."""
+    with serving(deployment(variant("alpha", "a"), timeout=2.0), tmp_path) as served:
         engine = ENGINES[digest("a")]
-        engine.delay = 0.02
-        *chunks, error = events(served.ask("/v1/completions", {**TEXT, "prompt": "x" * 200, "stream": True}).text)
+        engine.hold_after = 3
+        *chunks, error = events(served.ask("/v1/completions", {**TEXT, "stream": True}).text)
         assert error["error"]["code"] == "timeout"
-        assert 1 < len(chunks) < 200
-        assert served.requests[-1].status == 408
-        assert 0 < served.requests[-1].completion_tokens < 200
-        wait_for(served.idle)
+        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "hel"
+        assert (served.requests[-1].status, served.requests[-1].completion_tokens) == (408, 3)
+
+
+def test_a_stream_whose_engine_fails_ends_with_an_error(tmp_path: Path) -> None:
+    """The error of the engine is the last event of the stream."""
+    with serving(deployment(variant("alpha", "a")), tmp_path) as served:
+        engine = ENGINES[digest("a")]
+        engine.hold_after = 1
 
         async def run() -> list[bytes]:
             connection = Connection(served.app, "/v1/chat/completions", json.dumps({**CHAT, "stream": True}).encode())
             assert await connection.start() == 200
             engine.fail = RuntimeError("broken")
+            engine.gate.set()
             await connection.end()
             return [await connection.piece() for _ in range(connection.sent.qsize())]
 
@@ -116,31 +118,28 @@ def test_a_stream_that_fails_ends_with_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_hangs_up_stops_its_answer(served: Served, stream: bool) -> None:
-    """An answer that nobody waits for any more is not written on, plain or streamed, and the place is free."""
+    """When the client disconnects, generation stops, streamed or not, and the place is freed."""
 
     async def run() -> None:
         body = json.dumps({**TEXT, "prompt": "x" * 50, "stream": stream}).encode()
         connection = Connection(served.app, "/v1/completions", body)
-        if stream:
-            assert await connection.start() == 200
-        else:
-            await asyncio.to_thread(wait_for, lambda: engine.steps)
-        connection.hang_up()
+        await asyncio.to_thread(wait_for, lambda: len(engine.steps) == 5)  # it is held within the last of them
+        connection.disconnect()
         await connection.end()
+        engine.gate.set()
         await asyncio.to_thread(wait_for, served.idle)
 
     engine = ENGINES[digest("a")]
-    engine.delay = 0.01
+    engine.hold_after = 5
     asyncio.run(run())
-    assert len(engine.steps) < 40
+    assert len(engine.steps) <= 5
     [request] = served.requests
     assert (request.status, request.error) == (499, "client_closed_request")
-    engine.delay = 0.0
     assert served.ask("/v1/completions", TEXT).status_code == 200
 
 
 def test_a_client_that_hangs_up_while_it_waits_leaves_the_queue(served: Served) -> None:
-    """A request that still waits for a place gives up its turn."""
+    """When the client of a queued request disconnects, the request leaves the queue."""
 
     async def run() -> None:
         engine = ENGINES[digest("a")]
@@ -149,7 +148,7 @@ def test_a_client_that_hangs_up_while_it_waits_leaves_the_queue(served: Served) 
         await asyncio.to_thread(wait_for, lambda: _places(served) == 1)
         second = Connection(served.app, "/v1/completions", json.dumps(TEXT).encode())
         await asyncio.to_thread(wait_for, lambda: _places(served) == 2)
-        second.hang_up()
+        second.disconnect()
         await second.end()
         assert _places(served) == 1
         engine.gate.set()
@@ -161,7 +160,7 @@ def test_a_client_that_hangs_up_while_it_waits_leaves_the_queue(served: Served) 
 
 
 def test_a_server_that_gives_up_on_a_request_frees_its_place(served: Served) -> None:
-    """When the task that serves a request is cancelled, its answer ends and is on record."""
+    """When the server cancels a request's task, generation stops and the request is recorded."""
 
     async def run() -> None:
         engine = ENGINES[digest("a")]
@@ -179,12 +178,10 @@ def test_a_server_that_gives_up_on_a_request_frees_its_place(served: Served) -> 
 
 
 def test_a_body_that_never_comes_is_408(tmp_path: Path) -> None:
-    """A client that begins a request and sends no more does not hold the server for ever."""
+    """A body that does not arrive in time is a 408."""
 
     async def run() -> int:
-        connection = Connection(served.app, "/v1/completions", b"")
-        connection._messages.get_nowait()
-        connection._messages.put_nowait({"type": "http.request", "body": b"{", "more_body": True})
+        connection = Connection(served.app, "/v1/completions", b"{", complete=False)
         return await connection.start()
 
     with serving(deployment(timeout=0.1), tmp_path) as served:
@@ -192,12 +189,11 @@ def test_a_body_that_never_comes_is_408(tmp_path: Path) -> None:
 
 
 def test_a_client_that_hangs_up_before_its_body_is_complete(served: Served) -> None:
-    """Nothing is routed, and nothing breaks."""
+    """A client that disconnects within its body is never routed."""
 
     async def run() -> None:
-        connection = Connection(served.app, "/v1/completions", b"")
-        connection._messages.get_nowait()
-        connection.hang_up()
+        connection = Connection(served.app, "/v1/completions", b"{", complete=False)
+        connection.disconnect()
         await connection.end()
 
     asyncio.run(run())
@@ -206,15 +202,15 @@ def test_a_client_that_hangs_up_before_its_body_is_complete(served: Served) -> N
 
 def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a long prompt is encoded, other requests are answered."""
-    encode, release, threads = Codec.encode, threading.Event(), set()
+    encode, release, threads = Tokenizer.encode, threading.Event(), set()
 
     def slow(self, prompt):
         if len(prompt) > 1000:
             threads.add(threading.current_thread())
-            release.wait(10)
+            release.wait(HANG_SECONDS)
         return encode(self, prompt)
 
-    monkeypatch.setattr(Codec, "encode", slow)
+    monkeypatch.setattr(Tokenizer, "encode", slow)
 
     async def run(client: httpx.AsyncClient) -> list[int]:
         long = asyncio.create_task(client.post("/v1/completions", json={**TEXT, "prompt": "x" * 3000}))
@@ -232,14 +228,14 @@ def test_long_prompts_do_not_hold_up_others(tmp_path: Path, monkeypatch: pytest.
 def test_long_chats_do_not_hold_up_others(
     served: Served, monkeypatch: pytest.MonkeyPatch, messages: int, aside: bool
 ) -> None:
-    """A chat of many messages is encoded beside the event loop, however little is in them."""
-    encode, threads = Codec.encode, set()
+    """A chat of many messages is encoded in a thread, even if the messages are empty."""
+    encode, threads = Tokenizer.encode, set()
 
     def watched(self, prompt):
         threads.add(threading.current_thread())
         return encode(self, prompt)
 
-    monkeypatch.setattr(Codec, "encode", watched)
+    monkeypatch.setattr(Tokenizer, "encode", watched)
     chat = {**CHAT, "messages": [*[{"role": "user", "content": ""}] * (messages - 1), *CHAT["messages"]]}
     assert served.ask("/v1/chat/completions", chat).status_code == 200
     assert (threading.main_thread() not in threads) == aside

@@ -34,7 +34,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def test_api_keys_are_asked_for(tmp_path: Path) -> None:
-    """With keys, clients without one of them get nothing but metrics; the administrator's token is no such key."""
+    """If API keys are set, clients without one get only metrics; the administrator's token is not an API key."""
     with serving(deployment(), tmp_path, api_keys=("one", "two-three")) as served:
         for headers in (
             {},
@@ -59,7 +59,7 @@ def test_api_keys_are_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["zwei-schlüssel", "voilà", "鍵"])
 def test_api_keys_may_have_any_characters(tmp_path: Path, key: str) -> None:
-    """A key is sent in UTF-8, its last byte one that looks like a space in Latin-1 included; no other bytes match."""
+    """API keys are compared as UTF-8 bytes, even if the last byte looks like a space in Latin-1."""
 
     async def run(client):
         headers = [f"Bearer {key}".encode(), f"Bearer {key}".encode("utf-16-le").replace(b"\0", b"?")]
@@ -77,7 +77,7 @@ def test_api_keys_may_have_any_characters(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_large_bodies_are_refused(served: Served, chunked: bool) -> None:
-    """A body beyond the limit is refused, whether or not it says its length, and not read to its end."""
+    """A body beyond the limit is refused without being read to its end, with or without Content-Length."""
     read = 0
 
     async def pieces():
@@ -95,7 +95,7 @@ def test_large_bodies_are_refused(served: Served, chunked: bool) -> None:
 
 
 def test_bodies_that_lie_about_their_length_are_refused(served: Served) -> None:
-    """A declared length is not believed."""
+    """A body that is longer than its Content-Length is refused."""
 
     async def run(client):
         return await client.post("/v1/completions", content=b" " * 6000, headers={**JSON, "Content-Length": "10"})
@@ -108,7 +108,7 @@ def test_bodies_that_lie_about_their_length_are_refused(served: Served) -> None:
     "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
 )
 def test_other_content_types_are_refused(served: Served, path: str, kind: str | None) -> None:
-    """What a web page may send to a local server without being asked is not taken for JSON."""
+    """Content types that a web page can send across origins without asking are refused."""
 
     async def run(client):
         return await client.post(path, content=json.dumps(TEXT), headers={"Content-Type": kind} if kind else {})
@@ -117,7 +117,7 @@ def test_other_content_types_are_refused(served: Served, path: str, kind: str | 
 
 
 def test_prompts_and_answers_have_a_limit(served: Served) -> None:
-    """The server's limits and the model's context bound prompt and answer, and the refusals are on record."""
+    """Prompts and completions beyond the limits or the model's context are refused, and the refusals are recorded."""
     for path, body in (
         ("/v1/completions", {**TEXT, "prompt": "x" * 51}),
         ("/v1/completions", {**TEXT, "prompt": ["x", "x" * 51]}),
@@ -135,7 +135,7 @@ def test_prompts_and_answers_have_a_limit(served: Served) -> None:
 
 
 def test_the_default_length_fits_the_context(served: Served) -> None:
-    """Without ``max_tokens`` an answer has the server's default, or what the context leaves."""
+    """Without ``max_tokens``, a completion has the server's default length, or what the context leaves."""
     ENGINES[digest("a")].sharpness = 0.0
     how = {"temperature": 0}  # all logits equal: token 0 for ever
     assert served.ask("/v1/completions", {**TEXT, **how}).json()["usage"]["completion_tokens"] == 40
@@ -144,7 +144,7 @@ def test_the_default_length_fits_the_context(served: Served) -> None:
 
 
 def test_a_prompt_leaves_room_for_a_token(tmp_path: Path) -> None:
-    """A prompt that fills the context is refused; one token shorter, it gets a token."""
+    """A prompt that fills the context is refused; one that is a token shorter gets one token."""
     with options(context=20), serving(deployment(), tmp_path) as served:
         error_of(served.ask("/v1/completions", {**TEXT, "prompt": "x" * 20}), 400, "context_length_exceeded")
         answer = served.ask("/v1/completions", {**TEXT, "prompt": "x" * 19}).json()
@@ -153,7 +153,7 @@ def test_a_prompt_leaves_room_for_a_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prompt", ["", [[]], ["a", ""], [257], [2**40], [[1], [300]]])
 def test_prompts_that_no_model_can_read_are_refused(served: Served, prompt: object) -> None:
-    """Empty prompts and tokens that the model does not have are refused before they reach it."""
+    """Empty prompts and unknown tokens are refused before they reach the model."""
     assert error_of(served.ask("/v1/completions", {**TEXT, "prompt": prompt}), 400)["param"] == "prompt"
     assert not ENGINES[digest("a")].reads
 
@@ -185,19 +185,19 @@ def test_every_error_code_is_documented() -> None:
     ],
 )  # fmt: skip
 def test_unknown_paths_and_methods(served: Served, method: str, path: str, status: int) -> None:
-    """Paths and methods that are not there are refused in the same form as all else."""
+    """Unknown paths and methods are refused with the same error object as everything else."""
     response = served.ask(path, method=method)
     error_of(response, status)
     assert status != 405 or response.headers["allow"]
 
 
 def test_what_breaks_unexpectedly_is_an_error_object(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defect gives a 500 in the same form, without its innards, and the server goes on."""
+    """An unexpected exception becomes a 500 without its message, and the server continues."""
 
     def broken(prompt):
         raise ZeroDivisionError("innards")
 
-    monkeypatch.setattr(served.fleet.codec("alpha:1"), "encode", broken)
+    monkeypatch.setattr(served.pool.tokenizer("alpha:1"), "encode", broken)
     assert "innards" not in error_of(served.ask("/v1/completions", TEXT), 500, "internal_error")["message"]
     assert served.requests[-1].status == 500
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Packages: what is in a Bento, how often weights are written, and that damage is found."""
+"""Packages: what a Bento contains, which weights are written, and how damage is repaired."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ftreg.context import Context
 from ftreg.core.errors import CorruptRegistry, DiskFull, MissingExtra
 from ftreg.serving import package, weights
 from ftreg.serving.deployment import RECORD, Deployment, read_deployment
-from ftreg.serving.experiment.record import Record
+from ftreg.serving.experiment.record import ExperimentRecord
 from ftreg.serving.package import Package, build
 from ftreg.serving.planning import plan
 from ftreg.serving.requirements import pinned
@@ -29,21 +29,7 @@ AB = {"name": "bot", "variants": {"bot:1": 80, "bot:2": 20}}
 
 
 @pytest.fixture(scope="module")
-def bentoml_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BentoML home of this module's own."""
-    home = tmp_path_factory.mktemp("bentoml")
-    from bentoml._internal.configuration.containers import BentoMLContainer
-
-    BentoMLContainer.bentoml_home.set(str(home))
-    for folder in ("bentos", "models", "tmp"):
-        (home / folder).mkdir()
-    BentoMLContainer.model_store.reset()
-    BentoMLContainer.bento_store.reset()
-    return home
-
-
-@pytest.fixture(scope="module")
-def built(context: Context, bentoml_home: Path) -> tuple[Deployment, Package]:
+def built(context: Context) -> tuple[Deployment, Package]:
     """The Bento of two adapters on one base."""
     deployment, sources = plan(context, AB)
     return deployment, build(context, deployment, sources)
@@ -52,7 +38,7 @@ def built(context: Context, bentoml_home: Path) -> tuple[Deployment, Package]:
 def test_the_base_is_packaged_once_and_each_weight_is_written_once(
     context: Context, built: tuple[Deployment, Package]
 ) -> None:
-    """Two adapters and their common base are three models in the store, as large as the versions are."""
+    """Two adapters and their common base are three models in the store, with real files."""
     _, packaged = built
     digests = {context.registry.get(ref).digest for ref in ("base:1", "bot:1", "bot:2")}
     assert set(packaged.models) == digests
@@ -64,7 +50,7 @@ def test_the_base_is_packaged_once_and_each_weight_is_written_once(
 
 
 def test_the_bento_holds_the_deployment_and_pinned_requirements(built: tuple[Deployment, Package]) -> None:
-    """What was planned is what the Bento says; its requirements name exact versions and no local builds."""
+    """The Bento contains the planned deployment, and exact versions without local labels."""
     deployment, packaged = built
     assert read_deployment(packaged.path / "src") == deployment
     requirements = (packaged.path / "env" / "python" / "requirements.txt").read_text().split()
@@ -76,7 +62,7 @@ def test_the_bento_holds_the_deployment_and_pinned_requirements(built: tuple[Dep
 
 
 def test_the_same_again_writes_nothing(context: Context, built: tuple[Deployment, Package]) -> None:
-    """Deploying what is there already finds it, and does not write a weight."""
+    """Deploying again finds the existing Bento and writes no weights."""
     deployment, packaged = built
     again = build(context, *plan(context, AB))
     assert (again.tag, again.written) == (packaged.tag, 0)
@@ -84,7 +70,7 @@ def test_the_same_again_writes_nothing(context: Context, built: tuple[Deployment
 
 
 def test_latest_is_what_was_deployed_last(context: Context, built: tuple[Deployment, Package]) -> None:
-    """Going back to an earlier deployment makes it the latest again, without building it anew."""
+    """Deploying an earlier deployment again makes it the latest, without building it."""
     import bentoml
 
     other = build(context, *plan(context, {"name": "bot", "variants": {"bot:1": 50, "bot:2": 50}}))
@@ -99,7 +85,7 @@ def test_latest_is_what_was_deployed_last(context: Context, built: tuple[Deploym
 def test_a_broken_model_in_the_store_is_written_again(
     context: Context, built: tuple[Deployment, Package], damage: str
 ) -> None:
-    """A model that a killed process left half written, or that was changed, is never taken for a whole one."""
+    """A model that was changed, or that a killed process left half written, is written again."""
     _, packaged = built
     digest = context.registry.get("bot:1").digest
     path = packaged.models[digest]
@@ -116,7 +102,7 @@ def test_a_broken_model_in_the_store_is_written_again(
 
 
 def test_an_emptied_description_is_no_bento(context: Context, built: tuple[Deployment, Package]) -> None:
-    """What a power loss leaves of a Bento's or a model's description is replaced."""
+    """A Bento or model whose description was truncated, as by a power loss, is replaced."""
     (built[1].path / "bento.yaml").write_text("")
     model = next(iter(built[1].models.values()))
     (model / "model.yaml").write_text("")
@@ -126,7 +112,7 @@ def test_an_emptied_description_is_no_bento(context: Context, built: tuple[Deplo
 
 
 def test_deploying_again_says_which_weights_are_in_force(registry: Registry, tmp_path: Path) -> None:
-    """Other weights for the same versions do not restart their experiment; who deploys is told so."""
+    """Other weights for the same versions do not change their running experiment, and ``ftreg deploy`` says so."""
     env = {"BENTOML_HOME": str(tmp_path / "bentoml"), "FTREG_STATE": str(tmp_path / "state")}
 
     def deploy(second: int) -> str:
@@ -136,13 +122,13 @@ def test_deploying_again_says_which_weights_are_in_force(registry: Registry, tmp
     assert "weights on record" not in deploy(20)
     served = Path(next((tmp_path / "bentoml" / "bentos" / "again").glob("*/src")))
     (tmp_path / "state" / "again").mkdir(parents=True)
-    Record(tmp_path / "state" / "again" / RECORD, read_deployment(served)).close()
+    ExperimentRecord(tmp_path / "state" / "again" / RECORD, read_deployment(served)).close()
     assert "weights on record" not in deploy(20)
     assert "ftreg experiment set again bot:1=80 bot:2=80" in deploy(80)
 
 
 def test_several_processes_deploy_at_once(registry: Registry, tmp_path: Path) -> None:
-    """Deployments that share a base, made at the same time, wait for each other; the base is written once."""
+    """Concurrent deployments that share a base wait for each other, and the base is written once."""
     env = {"BENTOML_HOME": str(tmp_path / "bentoml")}
 
     def deploy(number: int) -> dict:
@@ -156,21 +142,24 @@ def test_several_processes_deploy_at_once(registry: Registry, tmp_path: Path) ->
 
 
 def test_a_full_disk_is_one_clear_error(context: Context, bentoml_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where BentoML's store has no room, the error says so, and no half model stays."""
+    """If BentoML's store has no room, the error says so, and no half-written model stays."""
+    copytree = shutil.copytree
 
-    def copy(*_: object, **__: object) -> None:
-        raise shutil.Error([("a", "b", f"[Errno 28] {os.strerror(errno.ENOSPC)}: 'b'")])
+    def copy(source: Path, target: Path, *arguments: object, **options: object) -> Path:
+        if Path(target).is_relative_to(bentoml_home):
+            raise shutil.Error([("a", "b", f"[Errno 28] {os.strerror(errno.ENOSPC)}: 'b'")])
+        return copytree(source, target, *arguments, **options)
 
     planned = plan(context, {"name": "full", "variants": {"bot-merged:1": 1}})
     with monkeypatch.context() as patch:
-        patch.setattr("bentoml._internal.models.model.shutil.copytree", copy)
+        patch.setattr(shutil, "copytree", copy)
         with pytest.raises(DiskFull):
             build(context, *planned)
     assert build(context, *planned).written
 
 
 def test_the_callers_own_service_module_stays(context: Context, built: tuple[Deployment, Package]) -> None:
-    """Building takes nobody's module called ``service`` away, and leaves none of its own."""
+    """Building keeps a module of the caller that is called ``service``."""
     from types import ModuleType
 
     mine = sys.modules["service"] = ModuleType("service")
@@ -183,15 +172,15 @@ def test_the_callers_own_service_module_stays(context: Context, built: tuple[Dep
 
 @pytest.mark.parametrize("lost", ["src/service.py", "src/ftreg/core/types.py", "env/docker/Dockerfile", "bento.yaml"])
 def test_a_half_written_bento_is_built_again(context: Context, built: tuple[Deployment, Package], lost: str) -> None:
-    """A Bento that a killed process left without one of its files is not taken for a whole one."""
+    """A Bento that lacks one of its files is built again."""
     (built[1].path / lost).unlink()
     again = build(context, *plan(context, AB))
     assert again.tag == built[1].tag
     assert (again.path / lost).is_file()
 
 
-def test_a_gpu_deployment_starts_from_a_cuda_image(context: Context, bentoml_home: Path) -> None:
-    """With GPUs asked for, the image is CUDA's, and the service asks for as many."""
+def test_a_gpu_deployment_starts_from_a_cuda_image(context: Context) -> None:
+    """If GPUs are requested, the image is a CUDA image and the service requests the same number."""
     packaged = build(context, *plan(context, AB | {"name": "gpu-bot", "gpus": 1}))
     dockerfile = (packaged.path / "env" / "docker" / "Dockerfile").read_text()
     assert "FROM nvidia/cuda:" in dockerfile
@@ -200,7 +189,7 @@ def test_a_gpu_deployment_starts_from_a_cuda_image(context: Context, bentoml_hom
 
 
 def test_the_image_of_a_cpu_deployment(built: tuple[Deployment, Package]) -> None:
-    """Without GPUs the image is a slim Python, and the server in it listens to the outside."""
+    """Without GPUs the image is a slim Python, and the server listens on all interfaces."""
     dockerfile = (built[1].path / "env" / "docker" / "Dockerfile").read_text()
     assert f"FROM python:{sys.version_info.major}.{sys.version_info.minor}-slim" in dockerfile
     assert "ENV BENTOML_HOST=$BENTOML_HOST" in dockerfile
@@ -208,7 +197,7 @@ def test_the_image_of_a_cpu_deployment(built: tuple[Deployment, Package]) -> Non
 
 
 def test_requirements_follow_extras_and_name_what_is_missing() -> None:
-    """The closure of an extra is pinned; what is not installed is named with what brings it."""
+    """All dependencies of an extra are pinned; a missing one is an error that names it."""
     lines = pinned(["ftreg[serve]"])
     assert {"bentoml", "starlette", "click", "pydantic"} <= {line.partition("==")[0] for line in lines}
     assert not any(line.startswith("torch==") for line in lines)
@@ -218,7 +207,7 @@ def test_requirements_follow_extras_and_name_what_is_missing() -> None:
 
 
 def test_packaged_versions_are_hashed_when_they_are_opened(context: Context, tmp_path: Path) -> None:
-    """A packaged version opens with its parents; one byte changed, and it does not."""
+    """A packaged version can be opened with its base; after one changed byte it cannot."""
     places = {}
     for needed in weights.needed(context.registry.source("bot:2")):
         places[needed.digest] = tmp_path / needed.digest[3:13]
@@ -245,6 +234,6 @@ def test_packaged_versions_are_hashed_when_they_are_opened(context: Context, tmp
 
 
 def test_importing_the_package_module_does_not_import_bentoml() -> None:
-    """Planning and packaging know BentoML only when they build."""
+    """Importing the package module does not import BentoML."""
     code = f"import sys, {package.__name__}; sys.exit('bentoml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,4 @@
-"""Planning a deployment: what is asked for is pinned, or refused with a reason."""
+"""Planning a deployment: references are resolved to digests, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from ftreg import Registry
 from ftreg.context import Context
 from ftreg.core.errors import CorruptRegistry, InputError, RecipeError, UnknownName
-from ftreg.serving.planning import plan, read_request
+from ftreg.serving.planning import plan, read_spec
 
 AB = {"bot:1": 80, "bot:2": 20}
 
 
 def test_digests_are_pinned_and_the_first_variant_is_the_control(context: Context) -> None:
-    """A plan names the digests of its versions, in the order in which they were given."""
+    """A plan has the digests of its versions in the given order."""
     deployment, sources = plan(context, {"name": "bot", "variants": AB, "shadows": ["bot-merged"]})
     assert [variant.digest for variant in deployment.variants] == [
         context.registry.get(ref).digest for ref in ("bot:1", "bot:2")
@@ -26,14 +26,14 @@ def test_digests_are_pinned_and_the_first_variant_is_the_control(context: Contex
 
 
 def test_aliases_and_bare_names_become_numbers(context: Context) -> None:
-    """What moves (an alias, the newest version) is resolved once, when the deployment is made."""
+    """Aliases and bare names are resolved to numbers when the deployment is planned."""
     context.registry.set_alias("bot:1", "champion")
     deployment, _ = plan(context, {"name": "x", "variants": {"bot@champion": 1, "bot": 1}})
     assert list(deployment.weights) == ["bot:1", "bot:2"]
 
 
 def test_the_salt_follows_the_versions(context: Context) -> None:
-    """The same versions keep their users; others deal them anew; a given salt is taken."""
+    """The default salt depends on the versions only; a given salt is used."""
     same = [plan(context, {"name": "x", "variants": AB})[0].salt for _ in range(2)]
     assert same[0] == same[1]
     assert plan(context, {"name": "x", "variants": {"bot:1": 1, "bot-merged:1": 1}})[0].salt != same[0]
@@ -48,7 +48,7 @@ def test_the_salt_follows_the_versions(context: Context) -> None:
         ({"name": "x"}, InputError, "no variant"),
         ({"name": "x", "variants": {"bot:9": 1}}, UnknownName, "bot:9"),
         ({"name": "x", "variants": {"bott": 1}}, UnknownName, "bot"),
-        ({"name": "x", "variants": {"bot:1": -1}}, RecipeError, "greater than or equal to 0"),
+        ({"name": "x", "variants": {"bot:1": -1}}, RecipeError, "at least 0"),
         ({"name": "x", "variants": {"bot:1": "much"}}, RecipeError, "number"),
         ({"name": "x", "variants": {"bot:1": 0}}, RecipeError, "weight above 0"),
         ({"name": "x", "variants": {"bot:2": 1, "bot": 1}}, InputError, "twice"),
@@ -65,7 +65,7 @@ def test_the_salt_follows_the_versions(context: Context) -> None:
     ],
 )
 def test_bad_requests_are_refused(context: Context, request_: dict, error: type[Exception], message: str) -> None:
-    """Each thing that cannot be deployed is refused with one error that names it."""
+    """Each invalid specification is refused with one error that names what is wrong."""
     with pytest.raises(error, match=message):
         plan(context, request_)
 
@@ -88,13 +88,13 @@ def test_a_damaged_version_is_not_deployed(tmp_path: Path, registry: Registry) -
 
 
 def test_a_deployment_file_is_read(tmp_path: Path) -> None:
-    """A file that is no YAML, or no mapping, is refused with its name."""
+    """A file that is not YAML, or not a mapping, is refused with its name."""
     path = tmp_path / "deployment.yaml"
     path.write_text("name: x\nvariants: {bot:1: 80}\n")
-    assert read_request(path)["variants"] == {"bot:1": 80}
+    assert read_spec(path)["variants"] == {"bot:1": 80}
     for text in ("[1, 2]", "a: [", ""):
         path.write_text(text)
         with pytest.raises(RecipeError, match=r"deployment\.yaml"):
-            read_request(path)
+            read_spec(path)
     with pytest.raises(RecipeError, match="cannot be read"):
-        read_request(tmp_path / "absent.yaml")
+        read_spec(tmp_path / "absent.yaml")

@@ -1,4 +1,4 @@
-"""The report's figures are those of the record, and its verdict is the one that they ask for."""
+"""The report's figures match the record, and its verdict follows from them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ftreg.core.errors import MissingExtra
-from ftreg.serving.experiment.history import History, Unit, Usage, read
-from ftreg.serving.experiment.record import Record
+from ftreg.serving.experiment.history import History, Unit, VariantUsage, read
+from ftreg.serving.experiment.record import ExperimentRecord
 from ftreg.serving.experiment.report import Report, make_report
 from ftreg.serving.experiment.routing import Allocation
 from tests.serving.experiments import CHALLENGER, CONTROL, deployment, request, variant
@@ -30,7 +30,7 @@ def history(
     dealt: dict[str, float] | None = None,
     users: int = 4000,
 ) -> History:
-    """An experiment of so many users, each rating once: mean scores, error rates, and how users were truly dealt."""
+    """Make an experiment of ``users`` who each rate once, with given mean scores, error rates and actual split."""
     random = np.random.default_rng(1)
     allocation = Allocation.of(weights)
     shares = Allocation.of(dealt or weights).shares
@@ -38,7 +38,7 @@ def history(
     units = [Unit(ref, 1, bool(random.random() < (errors or {}).get(ref, 0.0))) for ref in refs]
     rated = [(ref, float(random.random() < scores[ref])) for ref in refs] if scores else []
     usage = [
-        Usage(
+        VariantUsage(
             ref,
             f"b3:{ref}",
             "experiment",
@@ -64,9 +64,9 @@ def history(
 
 
 def test_the_figures_are_those_of_the_record(tmp_path: Path) -> None:
-    """From requests to a report, through the file; what is pinned or shadowed stands apart and changes nothing."""
+    """The report is computed from the recorded requests; pinned and shadow requests are listed apart."""
     shadowed = deployment(shadows=(variant("bot:3"),))
-    record = Record(tmp_path / "experiment.db", shadowed)
+    record = ExperimentRecord(tmp_path / "experiment.db", shadowed)
     for number in range(200):
         one = request(
             record.allocation, f"user-{number % 50}", latency=0.1 + number / 1000, status=200 if number % 10 else 500
@@ -74,10 +74,10 @@ def test_the_figures_are_those_of_the_record(tmp_path: Path) -> None:
         record.add(one)
         record.add(request(record.allocation, id=one.id, ref="bot:3", route="shadow"))
         if number < 80:
-            record.feedback(one.id, 0.75, None).result(5)
+            record.feedback(one.id, 0.75, None).result()
     pinned = request(record.allocation, ref=CHALLENGER, route="pinned", latency=50.0, status=500)
     record.add(pinned)
-    record.feedback(pinned.id, 0.0, None).result(5)
+    record.feedback(pinned.id, 0.0, None).result()
     record.close()
 
     report = make_report(read(tmp_path / "experiment.db"))
@@ -106,7 +106,7 @@ def test_the_figures_are_those_of_the_record(tmp_path: Path) -> None:
 
 
 def test_a_report_is_json() -> None:
-    """Whatever is known, or not known yet, there is no infinity and no NaN in it."""
+    """A report is valid JSON, without infinity or NaN, however much is known."""
     for made in (history(), history(users=0), history(scores=EVEN, dealt={CONTROL: 1.0, CHALLENGER: 9.0})):
         report = make_report(made)
         assert json.loads(json.dumps(asdict(report), allow_nan=False))["verdict"]["decision"] == report.verdict.decision
@@ -132,16 +132,20 @@ WORSE = {CONTROL: 0.8, CHALLENGER: 0.6}
             "bot:2 fails more often than the control",
         ),
         (lambda: history(scores=BETTER, errors={CHALLENGER: 0.01}, users=10_000), "promote", "scores higher"),
-        (lambda: history(scores=BETTER, dealt={CONTROL: 60.0, CHALLENGER: 40.0}), "inconclusive", "the split is not"),
+        (
+            lambda: history(scores=BETTER, dealt={CONTROL: 60.0, CHALLENGER: 40.0}),
+            "inconclusive",
+            "users are not split",
+        ),
         (
             lambda: history(errors={CONTROL: 0.0, CHALLENGER: 0.3}, dealt={CONTROL: 60.0, CHALLENGER: 40.0}),
             "inconclusive",
-            "the split is not",
+            "users are not split",
         ),
     ],
 )
 def test_the_verdict_follows_from_the_figures(made: Callable[[], History], decision: str, said: str) -> None:
-    """Promote what surely scores higher, roll back what surely fails more often or scores lower; else say why not."""
+    """The verdict follows from the confidence intervals of scores and errors, and gives a reason."""
     report = make_report(made())
     assert report.verdict.decision == decision
     assert said in report.verdict.reason
@@ -150,14 +154,14 @@ def test_the_verdict_follows_from_the_figures(made: Callable[[], History], decis
 
 
 def test_a_few_errors_more_are_borne() -> None:
-    """A challenger that surely fails more often, but not by a whole point, may still win."""
+    """A challenger that fails more often by less than one point may still win."""
     errors = make_report(history(scores=BETTER, errors={CHALLENGER: 0.01}, users=10_000)).comparisons[0].errors
     assert errors is not None
     assert errors.low > 0
 
 
 def test_a_slow_challenger_is_worth_a_warning() -> None:
-    """Once both have answered a hundred requests; it decides nothing."""
+    """Slowness is a warning once both variants have answered a hundred requests; it decides nothing."""
 
     def slow(times: float, requests: int) -> Report:
         made = history(scores=BETTER)
@@ -171,7 +175,7 @@ def test_a_slow_challenger_is_worth_a_warning() -> None:
 
 
 def test_several_challengers_share_the_risk() -> None:
-    """Their intervals are wider, the surest winner is named, and one that lost does not hide one that may win."""
+    """Several challengers get wider intervals; the clearest winner is named, and a loser does not hide it."""
     weights = {CONTROL: 1.0, CHALLENGER: 1.0, "bot:3": 1.0}
     report = make_report(history(weights=weights, scores={CONTROL: 0.4, CHALLENGER: 0.6, "bot:3": 0.8}))
     assert report.alpha == 0.025
@@ -184,7 +188,7 @@ def test_several_challengers_share_the_risk() -> None:
 
 
 def test_expected_shares_are_over_all_epochs() -> None:
-    """Each unit was promised the shares of the epoch in which it first came, and the split is checked by epoch."""
+    """Each unit is expected by the shares of its first request's epoch, and the split is checked by epoch."""
     first = Allocation.of({CONTROL: 90.0, CHALLENGER: 10.0})
     second = first.change({CONTROL: 50.0, CHALLENGER: 50.0})
     units = [Unit(CONTROL if number % 10 else CHALLENGER, 1, False) for number in range(1000)]
@@ -200,19 +204,19 @@ def test_expected_shares_are_over_all_epochs() -> None:
 
 
 def test_without_numpy_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The registry and the command line work without it, and this report does not."""
+    """Without numpy, the report is a clear error."""
     monkeypatch.setitem(sys.modules, "numpy", None)
     with pytest.raises(MissingExtra, match="numpy"):
         make_report(history_without_numpy())
 
 
 def history_without_numpy() -> History:
-    """An experiment that nobody has come to."""
+    """Make an experiment without requests."""
     return History("id", deployment(), 1e9, (Allocation.of(EVEN),))
 
 
 def test_nothing_is_nan_without_requests() -> None:
-    """Shares are what the weights promise, and rates are unknown."""
+    """Without requests, shares are those of the weights and rates are None."""
     control, _ = make_report(history_without_numpy()).arms
     assert (control.expected_share, control.observed_share, control.error_rate, control.score) == (
         0.5,

@@ -1,4 +1,4 @@
-"""Which variant answers a key: the published vectors, exact shares, minimal movement, and a fair split."""
+"""Routing: published test vectors, exact shares, minimal movement, and a fair split."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ WEIGHTS = st.dictionaries(
 
 
 def owners(allocation: Allocation) -> list[str]:
-    """Who has each bucket."""
+    """Return the owner of each bucket."""
     return [allocation.ref(number) for number in range(BUCKETS)]
 
 
 @pytest.mark.parametrize(("salt", "experiment", "key", "expected"), VECTORS)
 def test_the_published_vectors_hold(salt: str, experiment: str, key: str, expected: str) -> None:
-    """Whoever implements the dealing from the document gets the same buckets."""
+    """The test vectors of docs/experiments.md hold."""
     assert bucket(salt, experiment, key) == int(expected)
 
 
 def test_there_are_vectors_enough() -> None:
-    """At least six, one of them not ASCII."""
+    """There are at least six vectors, one of them not ASCII."""
     assert len(VECTORS) >= 6
     assert any(not key.isascii() for _, _, key, _ in VECTORS)
 
@@ -44,7 +44,7 @@ def test_there_are_vectors_enough() -> None:
 @settings(deadline=None)
 @given(WEIGHTS)
 def test_shares_are_the_weights_to_a_bucket(weights: dict[str, float]) -> None:
-    """Every variant gets its exact share of the buckets, rounded up or down; 0 gets none, and all are dealt."""
+    """Every variant gets its exact share of the buckets, rounded up or down; all buckets have an owner."""
     allocation = Allocation.of(weights)
     counts = Counter(owners(allocation))
     total = sum(Fraction(weight) for weight in weights.values())
@@ -60,7 +60,7 @@ def test_shares_are_the_weights_to_a_bucket(weights: dict[str, float]) -> None:
 @settings(deadline=None)
 @given(st.lists(WEIGHTS, min_size=2, max_size=5))
 def test_a_change_moves_as_few_buckets_as_possible(changes: list[dict[str, float]]) -> None:
-    """Only what a variant must give up moves, through any number of changes, variants that come and go included."""
+    """A change moves only the buckets that shrinking variants must give up, however many changes came before."""
     allocation = Allocation.of(changes[0])
     for weights in changes[1:]:
         changed = allocation.change(weights)
@@ -76,7 +76,7 @@ def test_a_change_moves_as_few_buckets_as_possible(changes: list[dict[str, float
 @settings(deadline=None)
 @given(WEIGHTS)
 def test_allocations_are_the_same_everywhere(weights: dict[str, float]) -> None:
-    """The same weights, also scaled by a power of two, give the same runs; the same weights again move nothing."""
+    """Equal weights, also scaled by a power of two, give equal runs and move nothing."""
     allocation = Allocation.of(weights)
     assert Allocation.of(dict(weights)) == allocation
     assert Allocation.of({ref: weight * 4 for ref, weight in weights.items()}).runs == allocation.runs
@@ -84,12 +84,12 @@ def test_allocations_are_the_same_everywhere(weights: dict[str, float]) -> None:
 
 
 def test_ties_go_to_the_variant_named_first() -> None:
-    """Three equal weights leave one bucket over."""
+    """Of three equal weights, the first gets the remaining bucket."""
     assert Allocation.of({"a": 1, "b": 1, "c": 1}).runs == ((3334, "a"), (6667, "b"), (10_000, "c"))
 
 
 def test_a_step_forth_and_back_is_where_it_began() -> None:
-    """A ramp that is taken back gives the users back the variant that they had."""
+    """After a change that is undone, every bucket has its earlier owner."""
     allocation = Allocation.of({"a": 50, "b": 50})
     assert allocation.change({"a": 90, "b": 10}).change({"a": 50, "b": 50}).runs == allocation.runs
 
@@ -98,7 +98,7 @@ def test_a_step_forth_and_back_is_where_it_began() -> None:
     "weights", [{}, {"a": 0, "b": 0}, {"a": -1, "b": 2}, {"a": math.nan}, {"a": math.inf}, {"a": True}, {"a": "1"}]
 )
 def test_weights_that_say_nothing_are_refused(weights: dict[str, float]) -> None:
-    """At the start and at a change."""
+    """Invalid weights are refused at the start and at a change."""
     with pytest.raises(InputError):
         Allocation.of(weights)
     with pytest.raises(InputError):
@@ -107,7 +107,7 @@ def test_weights_that_say_nothing_are_refused(weights: dict[str, float]) -> None
 
 @pytest.mark.parametrize("weights", [{"a": 80, "b": 20}, {"a": 1, "b": 1, "c": 1}, {"a": 99, "b": 1}])
 def test_keys_are_split_as_promised(weights: dict[str, float]) -> None:
-    """100,000 keys: chi-square below its 1 - 1e-6 quantile, so one false alarm in a million sets of keys."""
+    """Of 100,000 keys each variant gets its share (chi-square test, one false alarm in 10^6)."""
     allocation = Allocation.of(weights)
     keys = 100_000
     counts = Counter(allocation.ref(bucket("salt", "answers", f"user-{number}")) for number in range(keys))
@@ -117,7 +117,7 @@ def test_keys_are_split_as_promised(weights: dict[str, float]) -> None:
 
 
 def test_salts_and_experiments_deal_anew() -> None:
-    """Whoever shared a variant in one experiment is spread over all of them in the next."""
+    """The users of one variant are spread over all variants in another experiment."""
     allocation = Allocation.of({"a": 1, "b": 1})
     keys = [f"user-{number}" for number in range(10_000)]
     first = [key for key in keys if allocation.ref(bucket("s", "one", key)) == "a"]

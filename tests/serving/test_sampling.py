@@ -12,13 +12,13 @@ LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40).map(lam
 
 
 def test_greedy_takes_the_lowest_id_of_equals() -> None:
-    """Temperature 0 takes the likeliest token, and of equal ones always the same."""
+    """Temperature 0 takes the most likely token, and among equals always the same."""
     assert Sampler(0.0)(np.array([0, 3, 3, 1], np.float32)) == 1
 
 
 @given(LOGITS, st.floats(0.05, 2), st.floats(0, 1), st.integers(-(2**63), 2**63 - 1))
 def test_a_seed_repeats(logits: np.ndarray, temperature: float, top_p: float, seed: int) -> None:
-    """Two answers with one seed draw the same tokens, whatever is drawn elsewhere in between."""
+    """Two samplers with one seed draw the same tokens, whatever others draw in between."""
     one, other, stranger = (Sampler(temperature, top_p, value) for value in (seed, seed, seed + 1))
     drawn = []
     for _ in range(5):
@@ -28,7 +28,7 @@ def test_a_seed_repeats(logits: np.ndarray, temperature: float, top_p: float, se
 
 
 def test_different_seeds_differ() -> None:
-    """Seeds that count on from one another give different answers."""
+    """Consecutive seeds give different tokens."""
     logits = np.zeros(1000, np.float32)
     answers = {tuple(sampler(logits) for _ in range(8)) for sampler in (Sampler(1.0, seed=seed) for seed in range(20))}
     assert len(answers) == 20
@@ -45,7 +45,7 @@ def test_draws_follow_the_softmax() -> None:
 
 @given(LOGITS, st.floats(0, 0.999))
 def test_nucleus_is_the_smallest_set(logits: np.ndarray, top_p: float) -> None:
-    """The nucleus holds the likeliest tokens, reaches ``top_p``, and would not without its last."""
+    """The nucleus is the smallest set of most likely tokens that reaches ``top_p``."""
     weights = np.exp(logits.astype(np.float64) - float(logits.max()))
     nucleus = _nucleus(weights, top_p)
     share = weights[nucleus] / weights.sum()
@@ -57,26 +57,26 @@ def test_nucleus_is_the_smallest_set(logits: np.ndarray, top_p: float) -> None:
 
 
 def test_top_p_leaves_the_tail_out() -> None:
-    """No token outside of the nucleus is ever drawn."""
+    """Tokens outside of the nucleus are never drawn."""
     sampler = Sampler(1.0, top_p=0.5, seed=3)
     assert {sampler(np.log(np.array([0.3, 0.3, 0.2, 0.2], np.float32))) for _ in range(200)} == {0, 1}
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 5e-324, 1e-6])
 def test_tiny_temperatures_are_greedy(temperature: float) -> None:
-    """A temperature near 0 overflows nothing and takes the likeliest token."""
+    """A temperature near 0 does not overflow and takes the most likely token."""
     assert Sampler(temperature, 0.9, seed=0)(np.array([1.0, -50.0, 1.5], np.float32)) == 2
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_no_numbers_are_an_error(bad: float, temperature: float) -> None:
-    """A model that has lost its numbers fails instead of writing token 0."""
+    """Logits that are not finite are an error instead of token 0."""
     with pytest.raises(FtregError, match="not finite"):
         Sampler(temperature)(np.array([0.0, bad], np.float32))
 
 
 def test_masked_tokens_are_never_drawn() -> None:
-    """Minus infinity is a probability of 0."""
+    """A logit of minus infinity is a probability of 0."""
     sampler = Sampler(2.0, seed=0)
     assert {sampler(np.array([-np.inf, 0.0, -np.inf], np.float32)) for _ in range(50)} == {1}

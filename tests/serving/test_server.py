@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pytest
 
 from ftreg import Registry
 from tests.command import ftreg
+from tests.serving.fakes import HANG_SECONDS
 from tests.serving.servers import serving
 
 ADMIN = "an-admin-token"
@@ -75,8 +75,8 @@ def test_chat_plain_and_streamed_agree(deployed: Deployed) -> None:
 
 
 def test_a_user_stays_on_one_variant_and_users_are_split(deployed: Deployed) -> None:
-    """Each of forty users meets one variant, whenever they come; both variants have users."""
-    with httpx.Client(base_url=deployed.url) as client:
+    """Each of forty users stays on one variant, and both variants have users."""
+    with httpx.Client(base_url=deployed.url, timeout=HANG_SECONDS) as client:
 
         def variant(user: str) -> str:
             body = {"model": "colours", "prompt": "sky", "max_tokens": 1}
@@ -90,7 +90,7 @@ def test_a_user_stays_on_one_variant_and_users_are_split(deployed: Deployed) -> 
 
 
 def test_pinned_versions_and_models(deployed: Deployed) -> None:
-    """The deployment and each of its versions are models; a pinned one answers, an unknown one is a 404 of OpenAI's."""
+    """The deployment and each of its versions are models; a pinned version answers, an unknown one is a 404."""
     client = deployed.client()
     assert [model.id for model in client.models.list()] == ["colours", "bot:1", "bot:2", "bot-merged:1"]
     merged = client.completions.create(model="bot-merged:1", prompt="What", temperature=0, max_tokens=8)
@@ -102,8 +102,8 @@ def test_pinned_versions_and_models(deployed: Deployed) -> None:
 
 
 def test_generate_and_feedback(deployed: Deployed) -> None:
-    """The simple route answers; what users say of an answer is taken once its request is known."""
-    with httpx.Client(base_url=deployed.url) as client:
+    """``/api/v1/generate`` answers, and feedback on its answer is accepted."""
+    with httpx.Client(base_url=deployed.url, timeout=HANG_SECONDS) as client:
         body = {"prompt": "What colour is sky?", "max_tokens": 8, "temperature": 0}
         answer = client.post("/api/v1/generate", json=body)
         assert answer.status_code == 200
@@ -114,8 +114,8 @@ def test_generate_and_feedback(deployed: Deployed) -> None:
 
 
 def test_bentomls_endpoints_and_metrics(deployed: Deployed) -> None:
-    """Health is BentoML's, on the loopback interface; metrics carry variant and digest; a wrong route is an error."""
-    with httpx.Client(base_url=deployed.url) as client:
+    """BentoML's health routes work, on the loopback interface only; metrics name variants; unknown routes are 404."""
+    with httpx.Client(base_url=deployed.url, timeout=HANG_SECONDS) as client:
         assert client.get("/livez").status_code == 200
         assert client.get("/readyz").status_code == 200
         assert listening(deployed.url) == {"127.0.0.1"}
@@ -128,7 +128,7 @@ def test_bentomls_endpoints_and_metrics(deployed: Deployed) -> None:
 
 
 def test_weights_change_under_load_without_a_failed_request(deployed: Deployed) -> None:
-    """While users ask, plain and streamed, weights change ten times by ``ftreg experiment set`` and by PUT."""
+    """While clients ask, streamed and not, weights change ten times by PUT and ``ftreg experiment set``."""
     failures: list[str] = []
     done = threading.Event()
     asked = [0]
@@ -149,7 +149,8 @@ def test_weights_change_under_load_without_a_failed_request(deployed: Deployed) 
     for thread in threads:
         thread.start()
     try:
-        with httpx.Client(base_url=deployed.url, headers={"Authorization": f"Bearer {ADMIN}"}) as client:
+        headers = {"Authorization": f"Bearer {ADMIN}"}
+        with httpx.Client(base_url=deployed.url, headers=headers, timeout=HANG_SECONDS) as client:
             for share in range(9):
                 weights = {"bot:1": 100 - 10 * share, "bot:2": 10 * share}
                 changed = client.put("/admin/experiment", json={"weights": weights})
@@ -161,12 +162,12 @@ def test_weights_change_under_load_without_a_failed_request(deployed: Deployed) 
             thread.join()
     assert failures == []
     assert asked[0] >= 8
-    wrong = httpx.put(f"{deployed.url}/admin/experiment", json={"weights": {"bot:1": 1}})
+    wrong = httpx.put(f"{deployed.url}/admin/experiment", json={"weights": {"bot:1": 1}}, timeout=HANG_SECONDS)
     assert wrong.status_code == 401
 
 
 def test_the_record_counts_what_was_asked(deployed: Deployed) -> None:
-    """``ftreg experiment report`` reads the running server's record: requests by variant, shadows apart, a verdict."""
+    """``ftreg experiment report`` reads the record while the server runs."""
     report = json.loads(ftreg("experiment", "report", "colours", "--json", env=deployed.env).stdout)
     text = json.dumps(report)
     assert "bot:1" in text
@@ -186,36 +187,38 @@ def test_serve_runs_a_single_version_from_the_registry(registry: Registry, tmp_p
 
 
 def test_a_changed_weight_keeps_the_server_from_getting_ready(registry: Registry, tmp_path: Path) -> None:
-    """A package whose bytes were changed is never served: not ready, and each request says why."""
+    """A package whose bytes were changed is not served: the server is not ready, and requests fail with the reason."""
     env = {"BENTOML_HOME": str(tmp_path / "bentoml")}
     done = ftreg("deploy", "broken", "--variant", "bot:1", "--json", home=registry.home, env=env)
     models = json.loads(done.stdout)["models"]
     file = next(Path(models[registry.get("bot:1").digest]).rglob("adapter_model.safetensors"))
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with serving("bentoml", "serve", "broken:latest", log=tmp_path / "log", env=env, wait=False) as url:
-        assert wait_for(f"{url}/livez", 503)
-        assert httpx.get(f"{url}/readyz").status_code == 503
-        answer = httpx.post(f"{url}/v1/completions", json={"model": "broken", "prompt": "x"})
+    with serving(
+        "bentoml", "serve", "broken:latest", log=tmp_path / "log", env=env, path="/livez", statuses=[503]
+    ) as url:
+        assert httpx.get(f"{url}/readyz", timeout=HANG_SECONDS).status_code == 503
+        answer = httpx.post(f"{url}/v1/completions", json={"model": "broken", "prompt": "x"}, timeout=HANG_SECONDS)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "load_failed"
     assert "is not what its digest says" in (tmp_path / "log").read_text()
 
 
 def test_a_broken_record_is_answered_with_an_error(registry: Registry, tmp_path: Path) -> None:
-    """A server that cannot open its record says so to everybody, at once, and is not alive."""
+    """A server that cannot open its record answers every request with an error, and is not alive."""
     env = {"BENTOML_HOME": str(tmp_path / "bentoml"), "FTREG_STATE": str(tmp_path / "state")}
     ftreg("deploy", "unlucky", "--variant", "bot:1", home=registry.home, env=env)
     (tmp_path / "state" / "unlucky").mkdir(parents=True)
     (tmp_path / "state" / "unlucky" / "experiment.db").write_bytes(b"this is no database" * 100)
-    with serving("bentoml", "serve", "unlucky:latest", log=tmp_path / "log", env=env, wait=False) as url:
-        assert wait_for(f"{url}/livez", 503)
-        answer = httpx.post(f"{url}/v1/completions", json={"model": "unlucky", "prompt": "x"})
+    with serving(
+        "bentoml", "serve", "unlucky:latest", log=tmp_path / "log", env=env, path="/livez", statuses=[503]
+    ) as url:
+        answer = httpx.post(f"{url}/v1/completions", json={"model": "unlucky", "prompt": "x"}, timeout=HANG_SECONDS)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "load_failed"
 
 
 def test_the_admin_token_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
-    """All servers of a deployment agree on one token, also after one was killed while it made it."""
+    """All servers of a deployment share one token, even if one was killed while it made the token."""
     from ftreg.serving.service import admin_token
 
     with ThreadPoolExecutor(8) as several:
@@ -227,20 +230,7 @@ def test_the_admin_token_is_made_once_and_is_its_owners_alone(tmp_path: Path) ->
 
 
 def listening(url: str) -> set[str]:
-    """The addresses on which somebody listens on the port of ``url``."""
+    """Return the addresses on which something listens on the port of ``url``."""
     port = httpx.URL(url).port
     sockets = psutil.net_connections("inet")
     return {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
-
-
-def wait_for(url: str, status: int, seconds: float = 90) -> bool:
-    """Ask until the answer has that status; False where it never has."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=5).status_code == status:
-                return True
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
-    return False

@@ -1,4 +1,4 @@
-"""What is concluded holds at all times: simulated over whole paths, with fixed seeds."""
+"""The statistics hold at every look: simulated over whole paths, with fixed seeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEANS = {"coin": 0.7, "rare": 0.02, "beta": 2 / 7, "constant": 0.4}
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_mean_is_ever_missed_by_few_paths(name: str) -> None:
-    """Looked at after 1, 2, 4, ... 2048 observations, at most 5 % of the paths miss the mean at any look."""
+    """Over looks after 1, 2, 4, ... 2048 observations, at most 5 % of the paths ever miss the mean."""
     random = np.random.default_rng(1)
     misses = 0
     for _ in range(PATHS):
@@ -40,7 +40,7 @@ def test_a_mean_is_ever_missed_by_few_paths(name: str) -> None:
 
 @pytest.mark.parametrize(("share", "control", "challenger"), [(0.5, 0.7, 0.7), (0.2, 0.7, 0.6), (0.1, 0.01, 0.02)])
 def test_a_difference_is_ever_missed_by_few_paths(share: float, control: float, challenger: float) -> None:
-    """Likewise, for arms of any size, dealt at random."""
+    """The same holds for differences, for randomly assigned arms of any size."""
     random = np.random.default_rng(2)
     misses = 0
     for _ in range(PATHS):
@@ -53,7 +53,7 @@ def test_a_difference_is_ever_missed_by_few_paths(share: float, control: float, 
 
 
 def test_a_fixed_sample_interval_would_fail_this_test() -> None:
-    """The test above can fail: Wald's 95 % interval, looked at as often, misses far more paths."""
+    """The tests above can fail: Wald's 95 % interval misses far more paths over as many looks."""
     random = np.random.default_rng(1)
     misses = 0
     for _ in range(PATHS):
@@ -67,7 +67,7 @@ def test_a_fixed_sample_interval_would_fail_this_test() -> None:
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("size", [200, 2000])
 def test_intervals_are_tighter_than_empirical_bernstein(name: str, size: int) -> None:
-    """Than those of Theorem 2 of the same paper, with the bets that it advises."""
+    """The intervals are tighter than those of Theorem 2 of the same paper."""
     values = DISTRIBUTIONS[name](np.random.default_rng(6), size)
     goal, time = math.log(2 / ALPHA), np.arange(1, size + 1)
     means = (0.5 + np.cumsum(values)) / (time + 1)
@@ -83,7 +83,7 @@ def test_intervals_are_tighter_than_empirical_bernstein(name: str, size: int) ->
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_a_bet_is_made_before_its_outcome(values: list[float]) -> None:
-    """What came later changes no earlier bet, nor does the outcome itself."""
+    """A bet depends only on earlier observations."""
     bets = _bets(np.array(values), 3.0)
     assert bets.min() > 0
     for size in (1, len(values) // 2 + 1):
@@ -92,7 +92,7 @@ def test_a_bet_is_made_before_its_outcome(values: list[float]) -> None:
 
 
 def test_intervals_find_what_is_there() -> None:
-    """Ratings of 70 % and 80 % are told apart by 1,000 users each, as a rule, and error rates of 1 % and 5 %."""
+    """1,000 users of each variant usually distinguish scores of 70 % and 80 %, and error rates of 1 % and 5 %."""
     random = np.random.default_rng(3)
     for control, challenger, users in ((0.7, 0.8, 2000), (0.01, 0.05, 2000)):
         found = 0
@@ -104,7 +104,7 @@ def test_intervals_find_what_is_there() -> None:
 
 
 def test_matching_loses_little() -> None:
-    """The mean of the matched differences scatters at most 15 % more than the difference of all means could."""
+    """The standard deviation of the matched mean is at most 15 % above that of the unmatched difference."""
     random = np.random.default_rng(4)
     for share in (0.5, 0.4, 0.3, 0.2, 0.1, 0.02):
         means = []
@@ -116,7 +116,7 @@ def test_matching_loses_little() -> None:
 
 
 def test_matching_does_not_wait() -> None:
-    """When the weights jump from even to 9 to 1, differences are of observations that came at about the same time."""
+    """When the weights change from 1:1 to 9:1, observations are still matched with others of about the same time."""
     arms = [bool(number % 2) for number in range(2000)] + [number % 10 == 0 for number in range(2000)]
     times = [number / 4000 for number in range(4000)]
     differences = match(zip(arms, times, strict=True))
@@ -126,7 +126,7 @@ def test_matching_does_not_wait() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), max_size=60))
 def test_what_was_matched_stays_matched(observations: list[tuple[bool, float]]) -> None:
-    """More observations only add differences; each is between -1 and 1."""
+    """More observations only append differences, each between -1 and 1."""
     differences = match(observations)
     assert (
         match(observations[: len(observations) // 2])
@@ -138,7 +138,7 @@ def test_what_was_matched_stays_matched(observations: list[tuple[bool, float]]) 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=80))
 def test_an_interval_is_one(values: list[float]) -> None:
-    """Within 0 and 1, the right way round, and mirrored with its values; all is possible without any."""
+    """Intervals lie within 0 and 1, are ordered, mirror with the values, and are [0, 1] without values."""
     interval = mean_interval(values)
     assert 0 <= interval.low <= interval.high <= 1
     mirrored = mean_interval([1 - value for value in values])
@@ -148,13 +148,13 @@ def test_an_interval_is_one(values: list[float]) -> None:
 
 
 def test_a_mean_that_drifts_is_followed() -> None:
-    """The interval neither becomes empty nor stays where the mean was."""
+    """The interval of a drifting mean follows it and never becomes empty."""
     drifting = mean_interval([1.0, 0.0, 1.0, 1.0] * 500 + [0.0, 0.0, 0.0, 1.0] * 2000)
     assert drifting.low < drifting.high < 0.6
 
 
 def test_a_fair_split_is_seldom_alarming() -> None:
-    """Over whole paths of 2,000 units in two epochs, p falls below 0.05 in at most 5 % of them."""
+    """Over paths of 2,000 units in two epochs, p ever falls below 0.05 in at most 5 %."""
     random = np.random.default_rng(5)
     shares = ({"a": 0.8, "b": 0.2}, {"a": 0.5, "b": 0.3, "c": 0.2})
     alarms = 0
@@ -172,7 +172,7 @@ def test_a_fair_split_is_seldom_alarming() -> None:
 
 
 def test_a_broken_split_is_found() -> None:
-    """A tenth of a variant's users lost is noticed among 8,000; a variant that should get nobody, at once."""
+    """A variant that loses a tenth of its users among 8,000 is noticed, and one with users but weight 0 at once."""
     assert sample_ratio_p([({"a": 4000, "b": 3600}, {"a": 0.5, "b": 0.5})]) < 0.001
     assert sample_ratio_p([({"a": 40, "b": 36}, {"a": 0.5, "b": 0.5})]) > 0.2
     assert sample_ratio_p([({"a": 10, "b": 1}, {"a": 1.0, "b": 0.0})]) == 0
@@ -181,6 +181,6 @@ def test_a_broken_split_is_found() -> None:
 
 
 def test_evidence_of_epochs_adds_up() -> None:
-    """Two epochs that each lack some of a variant's users are alarming together."""
+    """The evidence of two epochs is multiplied."""
     epoch = ({"a": 2000, "b": 1790}, {"a": 0.5, "b": 0.5})
     assert sample_ratio_p([epoch]) > 0.001 > sample_ratio_p([epoch, epoch])

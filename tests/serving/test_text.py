@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ftreg.serving.decoding.text import Detokenizer, Stops, TextWriter
+from ftreg.serving.decoding.text import Detokenizer, StopChecker, TextStream
 from tests.tiny import TEXTS, make_tokenizer
 
 
@@ -15,7 +15,7 @@ def decode_bytes(ids: Sequence[int]) -> str:
 
 
 def metaspace():
-    """A tokenizer like Llama 2's: a leading space is part of a token, and not written at the start of a text."""
+    """A tokenizer like Llama 2's: a leading space is part of a token, and is dropped at the start of a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
@@ -35,14 +35,14 @@ WORDS = st.lists(st.sampled_from(["password", "reset", " ", "é", "日本", "�
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """The text before the stop string that is complete first."""
+    """Return the text before the stop string that is complete first."""
     found = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     return text[: min(found)[1]] if found else text
 
 
 def write(decode, ids: Sequence[int], stops: Sequence[str] = (), silent: frozenset[int] = frozenset()) -> list[str]:
-    """The pieces that a writer makes of ``ids``."""
-    writer = TextWriter(decode, silent, stops)
+    """Return the pieces of text that come of ``ids``."""
+    writer = TextStream(decode, silent, stops)
     pieces = []
     for token in ids:
         piece, stopped = writer.add(token)
@@ -56,7 +56,7 @@ def write(decode, ids: Sequence[int], stops: Sequence[str] = (), silent: frozens
 @example("aéb", ["é"])
 @example("aab", ["aab", "b"])
 def test_pieces_are_the_whole_cut_at_the_first_stop(text: str, stops: list[str]) -> None:
-    """Whatever the text and the stop strings: the pieces joined are the text, up to the first stop string."""
+    """For any text and stop strings, the joined pieces are the text up to the first stop string."""
     assert "".join(write(decode_bytes, text.encode(), stops)) == cut(text, stops)
 
 
@@ -65,13 +65,13 @@ def test_pieces_are_the_whole_cut_at_the_first_stop(text: str, stops: list[str])
 @example(b"\x80" * 40 + "😀".encode() + b"\xf0\x9f")
 @example("�".encode() * 30 + b"a")
 def test_pieces_of_any_bytes_are_what_they_decode_to(data: bytes) -> None:
-    """Bytes that are no characters come out as they do when all are decoded at once, however many there are."""
+    """Bytes that are not characters are decoded as they are all at once, however many there are."""
     assert "".join(write(decode_bytes, data)) == decode_bytes(data)
 
 
 @given(WORDS | st.text(max_size=20))
 def test_pieces_of_real_tokenizers(text: str) -> None:
-    """Byte-level tokens, and tokens that begin with a space, give the text that they give at once."""
+    """Byte-level tokens and tokens with a leading space are decoded as they are all at once."""
     ids = BYTE_LEVEL(text, add_special_tokens=False)["input_ids"]
     decode = lambda ids: BYTE_LEVEL.decode(ids, skip_special_tokens=True)  # noqa: E731
     assert "".join(write(decode, ids)) == decode(ids) == text
@@ -80,24 +80,24 @@ def test_pieces_of_real_tokenizers(text: str) -> None:
 
 
 def test_spaces_between_words_stay() -> None:
-    """A space that a tokenizer keeps in the next word's token is not lost between pieces."""
+    """A space that belongs to the next word's token is not lost between pieces."""
     pieces = write(METASPACE.decode, METASPACE.encode("reset my password").ids)
     assert "".join(pieces) == "reset my password"
     assert sum(bool(piece) for piece in pieces) > 2
 
 
 def test_a_character_of_several_tokens_comes_whole() -> None:
-    """Nothing of a character is sent before its last byte."""
+    """A character is sent only when its last byte has arrived."""
     assert write(decode_bytes, "a😀b".encode()) == ["a", "", "", "", "😀", "b", ""]
 
 
 def test_what_is_incomplete_at_the_end_is_told() -> None:
-    """An answer that is cut inside of a character ends with a replacement character, as it decodes at once."""
+    """A completion that is cut within a character ends with a replacement character, as if decoded at once."""
     assert "".join(write(decode_bytes, "a😀".encode()[:-1])) == "a�"
 
 
 def test_special_tokens_are_silent() -> None:
-    """Tokens without text take no part."""
+    """Special tokens have no text."""
     end = BYTE_LEVEL.eos_token_id
     ids = BYTE_LEVEL("reset it", add_special_tokens=False)["input_ids"]
     decode = lambda ids: BYTE_LEVEL.decode(ids, skip_special_tokens=False)  # noqa: E731
@@ -105,7 +105,7 @@ def test_special_tokens_are_silent() -> None:
 
 
 def test_decoding_takes_few_tokens_a_step() -> None:
-    """The number of tokens decoded for a token does not grow with the answer, not even for endless rubbish."""
+    """The number of tokens decoded at each step does not grow with the completion, not even for invalid bytes."""
     longest = 0
 
     def decode(ids: Sequence[int]) -> str:
@@ -120,8 +120,8 @@ def test_decoding_takes_few_tokens_a_step() -> None:
 
 
 def test_text_is_held_back_only_while_a_stop_string_may_begin() -> None:
-    """What may begin a stop string waits, and comes as soon as it does not."""
-    stops = Stops(["END", "\n\n"])
+    """Text that may begin a stop string is held back until it cannot."""
+    stops = StopChecker(["END", "\n\n"])
     assert stops.add("one E") == ("one ", False)
     assert stops.add("N") == ("", False)
     assert stops.add("\n") == ("EN", False)
@@ -131,17 +131,17 @@ def test_text_is_held_back_only_while_a_stop_string_may_begin() -> None:
 
 
 def test_a_stop_string_is_found_across_pieces() -> None:
-    """A stop string that comes in pieces ends the answer before its first character."""
-    stops = Stops(["STOP"])
+    """A stop string that arrives in pieces ends the completion before its first character."""
+    stops = StopChecker(["STOP"])
     assert [stops.add(piece) for piece in ("a S", "TO", "P b")] == [("a ", False), ("", False), ("", True)]
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=4), st.data())
 def test_stops_do_not_depend_on_the_pieces(text: str, stops: list[str], data: st.DataObject) -> None:
-    """The same text ends at the same place however it is cut into pieces."""
+    """The place where a text is stopped does not depend on how it is cut into pieces."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    machine, said = Stops(stops), ""
+    machine, said = StopChecker(stops), ""
     for piece in pieces:
         new, stopped = machine.add(piece)
         said += new

@@ -1,1 +1,1 @@
-"""Decoding: the engines of a deployment, and the batches in which they write answers."""
+"""Decoding: loads the models of a deployment and generates completions with continuous batching."""

@@ -1,22 +1,45 @@
-"""Sampling: from the logits of the next token to the token."""
+"""Sampling: chooses the next token from its logits."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from ftreg.core.errors import FtregError
 
 
-class Sampler:
-    """Chooses the tokens of one answer.
+@dataclass(frozen=True)
+class SamplingParams:
+    """How completions are generated.
 
-    Each answer has a random generator of its own, so that with a seed it is the same whatever else is answered.
+    Attributes:
+        max_tokens: Largest number of tokens of a completion; None for the server's default, or what the context leaves.
+        temperature: See ``Sampler``.
+        top_p: See ``Sampler``.
+        stop: Strings that end a completion; they are not part of it.
+        seed: Seed of a prompt's first completion; each further one adds 1.
+        n: Completions of each prompt.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+
+
+class Sampler:
+    """Chooses the tokens of one completion.
+
+    Each completion has its own random generator, so with a seed it does not depend on what else is generated.
 
     Args:
-        temperature: 0 takes the likeliest token, the lowest id of equals; higher is more varied.
-        top_p: Only the likeliest tokens that make up this probability are drawn from (Holtzman et al. 2020, "The
-            curious case of neural text degeneration").
-        seed: Of the generator; None draws one.
+        temperature: 0 takes the most likely token, the lowest id among equals; higher values are more varied.
+        top_p: Draw only from the most likely tokens that together reach this probability (nucleus sampling, Holtzman et
+            al. 2020, "The curious case of neural text degeneration").
+        seed: Seed of the generator; None draws one.
     """
 
     def __init__(self, temperature: float, top_p: float = 1.0, seed: int | None = None) -> None:
@@ -25,13 +48,13 @@ class Sampler:
         self._random = np.random.default_rng(None if seed is None else seed % 2**64) if temperature else None
 
     def __call__(self, logits: np.ndarray) -> int:
-        """Choose a token; raise ``FtregError`` for logits that are no numbers."""
+        """Choose a token from logits of shape (vocabulary,); raise ``FtregError`` if they are not finite."""
         best = int(np.argmax(logits))
         if not np.isfinite(logits[best]):
             raise FtregError("the model's logits are not finite")
         if self._random is None:
             return best
-        with np.errstate(over="ignore"):  # at tiny temperatures all but the best are at -inf, as they should be
+        with np.errstate(over="ignore"):  # at tiny temperatures all but the best become -inf, as intended
             scaled = (logits.astype(np.float64) - float(logits[best])) / self._temperature
         weights = np.exp(scaled)
         tokens = None if self._top_p >= 1 else _nucleus(weights, self._top_p)
@@ -42,9 +65,9 @@ class Sampler:
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
-    """The ids of the fewest tokens whose weights reach ``top_p`` of the sum; at least one, likeliest first."""
+    """Return the fewest token ids whose weights reach ``top_p`` of the sum, at least one, the most likely first."""
     total = float(weights.sum())
-    # Together, tokens below this weigh less than what may be left out: large vocabularies need not be sorted whole.
+    # All tokens below this threshold together weigh less than 1 - top_p, so the rest of the vocabulary is not sorted.
     candidates = np.flatnonzero(weights >= total * (1 - top_p) / len(weights))
     order = candidates[np.argsort(-weights[candidates], kind="stable")]
     reached = int(np.searchsorted(np.cumsum(weights[order]), top_p * total))

@@ -1,11 +1,11 @@
-"""From tokens to text as they come: whole characters only, and nothing of a stop string."""
+"""Incremental detokenization: text as tokens arrive, in whole characters, and cut before a stop string."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 _BROKEN = "\ufffd"
-_MOST_HELD = 16  # tokens that may be held back before an earlier cut is looked for
+_MAX_HELD = 16  # tokens held back for an incomplete character before an earlier cut is looked for
 _LONGEST_CHARACTER = 4  # bytes, and so tokens, of a character in UTF-8
 
 Decode = Callable[[Sequence[int]], str]
@@ -14,39 +14,39 @@ Decode = Callable[[Sequence[int]], str]
 class Detokenizer:
     """Decodes tokens one by one.
 
-    The pieces joined are what ``decode`` makes of all tokens at once. A token is decoded together with those before it
-    that were last decoded, since many tokenizers write a token's leading space only after another; a character
-    of several tokens is held back until it is whole. Both take a number of tokens that does not grow with the text.
+    The pieces joined equal ``decode`` of all tokens at once. A token is decoded together with those decoded just before
+    it, since many tokenizers write a token's leading space only after another token; a character of several tokens is
+    held back until it is complete. The number of tokens decoded at each call does not grow with the text.
 
     Args:
-        decode: Decodes tokens.
-        silent: Tokens without text, which are left out.
+        decode: Decodes a list of tokens.
+        special: Tokens without text, which are left out.
     """
 
-    def __init__(self, decode: Decode, silent: frozenset[int] = frozenset()) -> None:
+    def __init__(self, decode: Decode, special: frozenset[int] = frozenset()) -> None:
         self._decode = decode
-        self._silent = silent
+        self._special = special
         self._ids: list[int] = []
-        self._read = 0  # how many of the ids have been decoded for good
+        self._read = 0  # how many of the ids have been returned as text
         self._known = ""  # their text
 
     def add(self, token: int) -> str:
-        """Take a token; return the text that is certain now."""
-        if token in self._silent:
+        """Add a token; return the text that can no longer change."""
+        if token in self._special:
             return ""
         self._ids.append(token)
         text = self._decode(self._ids)
         if text.endswith(_BROKEN):
-            return self._cut(text) if len(self._ids) - self._read > _MOST_HELD else ""
+            return self._cut(text) if len(self._ids) - self._read > _MAX_HELD else ""
         return self._advance(text, len(self._ids)) if len(text) > len(self._known) else ""
 
     def flush(self) -> str:
-        """The text of what is held back; the answer ends here."""
+        """End the text; return what was held back."""
         text = self._decode(self._ids)
         return self._advance(text, len(self._ids))
 
     def _advance(self, text: str, end: int) -> str:
-        """Let ``text``, that of the ids before ``end``, be certain; return what of it is new."""
+        """Accept ``text``, which is that of the ids before ``end``; return the part that was not returned before."""
         new = text[len(self._known) :]
         self._ids = self._ids[self._read :]
         self._read = end - self._read
@@ -54,7 +54,7 @@ class Detokenizer:
         return new
 
     def _cut(self, text: str) -> str:
-        """Cut a long run of broken characters before the last that may still become whole."""
+        """Cut a long run of incomplete characters before the last one that may still be completed."""
         for end in range(len(self._ids) - 1, len(self._ids) - _LONGEST_CHARACTER - 1, -1):
             head = self._decode(self._ids[:end])
             if head + self._decode(self._ids[end:]) == text:
@@ -62,13 +62,13 @@ class Detokenizer:
         return ""
 
 
-class Stops:
+class StopChecker:
     """Ends a text before the first stop string in it.
 
-    The first is the one that is complete first; of those that end together, the longest.
+    The first is the one that is complete first; of those that end at the same place, the longest.
 
     Args:
-        stops: The stop strings; none of them empty.
+        stops: The stop strings; none of them is empty.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ class Stops:
         self._held = ""
 
     def add(self, piece: str) -> tuple[str, bool]:
-        """Take a piece; return the text that is certain now, and whether a stop string has ended it."""
+        """Add a piece; return the text that cannot belong to a stop string, and whether a stop string has ended it."""
         if not self._stops:
             return piece, False
         text = self._held + piece
@@ -89,12 +89,12 @@ class Stops:
         return text[: len(text) - keep], False
 
     def flush(self) -> str:
-        """The text that was held back since a stop string might have begun."""
+        """End the text; return what was held back because a stop string might have begun."""
         held, self._held = self._held, ""
         return held
 
     def _beginning(self, text: str) -> int:
-        """How many characters at the end of ``text`` may begin a stop string."""
+        """Count the characters at the end of ``text`` with which a stop string may begin."""
         longest = min(len(text), max(map(len, self._stops)) - 1)
         return next((size for size in range(longest, 0, -1) if self._begins(text[len(text) - size :])), 0)
 
@@ -102,18 +102,18 @@ class Stops:
         return any(stop.startswith(text) for stop in self._stops)
 
 
-class TextWriter:
-    """The text of one answer: a detokenizer, and the stop strings after it."""
+class TextStream:
+    """The text of one completion: a detokenizer followed by a check for stop strings."""
 
-    def __init__(self, decode: Decode, silent: frozenset[int], stops: Sequence[str]) -> None:
-        self._detokenizer = Detokenizer(decode, silent)
-        self._stops = Stops(stops)
+    def __init__(self, decode: Decode, special: frozenset[int], stops: Sequence[str]) -> None:
+        self._detokenizer = Detokenizer(decode, special)
+        self._stops = StopChecker(stops)
 
     def add(self, token: int) -> tuple[str, bool]:
-        """Take a token; return the text that is certain now, and whether a stop string has ended it."""
+        """Add a token; return the text that can no longer change, and whether a stop string has ended it."""
         return self._stops.add(self._detokenizer.add(token))
 
     def flush(self) -> tuple[str, bool]:
-        """The text that was held back, and whether a stop string has ended it."""
+        """End the text; return what was held back, and whether a stop string has ended it."""
         text, stopped = self._stops.add(self._detokenizer.flush())
         return (text, True) if stopped else (text + self._stops.flush(), False)

@@ -1,1 +1,1 @@
-"""The experiment: who meets which variant, what came of it, and what follows."""
+"""Experiments: assignment of users to variants, the record of their requests, statistics, and the report."""

@@ -1,4 +1,4 @@
-"""Reading an experiment's record, also while servers write into it."""
+"""The history of an experiment, read from its record, also while servers write to it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import math
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ftreg.core.database import transaction
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.names import check_name
 from ftreg.serving.deployment import RECORD, Deployment, state_folder
-from ftreg.serving.experiment.database import connect, faults, transaction
-from ftreg.serving.experiment.ledger import read_allocation
+from ftreg.serving.experiment.database import database_errors, open_to_read
 from ftreg.serving.experiment.routing import Allocation
+from ftreg.serving.experiment.store import read_allocation
 
-# A request has failed where the server, and not the client, is to blame: 5xx, 408 (timeout), 429 (its queue is full).
+# A request counts as failed if the server is to blame, not the client: 5xx, 408 (timeout), 429 (queue full).
 _USAGE = """
     SELECT r.ref, r.digest, r.route, count(*), sum(r.status >= 500 OR r.status IN (408, 429)), sum(r.prompt_tokens),
         sum(r.completion_tokens), count(f.number)
     FROM requests r LEFT JOIN feedback f ON f.request = r.number AND r.route != 'shadow'
     WHERE r.experiment = ? GROUP BY r.ref, r.digest, r.route ORDER BY min(r.number)
 """
-# SQLite takes the other columns from the row that has the minimum.
+# With min(), SQLite takes the other columns from the row that has the minimum.
 _UNITS = """
     SELECT ref, epoch, failed FROM (
         SELECT ref, epoch, status >= 500 OR status IN (408, 429) AS failed, min(number) AS first
@@ -47,21 +49,21 @@ _SECONDS = "SELECT ref, digest, route, latency, first_token FROM requests WHERE 
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What a variant has done on one route.
+class VariantUsage:
+    """The requests of one variant on one route.
 
     Attributes:
         ref: The variant or shadow.
-        digest: Its identity.
+        digest: Its digest.
         route: ``experiment``, ``pinned`` or ``shadow``.
-        requests: Requests, whatever became of them.
-        errors: Those that the server failed to answer: 5xx, timeouts, a full queue.
-        prompt_tokens: Tokens read.
-        completion_tokens: Tokens written.
-        feedback: Requests that users have rated.
-        latency_p50: Median seconds to a complete answer; None without answers.
-        latency_p95: The seconds within which 95 % of answers were complete.
-        first_token_p50: Median seconds to the first token.
+        requests: Number of requests, answered or not.
+        errors: Requests that the server failed to answer: 5xx, timeouts, a full queue.
+        prompt_tokens: Tokens of the prompts.
+        completion_tokens: Tokens generated.
+        feedback: Requests with feedback from users.
+        latency_p50: Median of the seconds to a complete answer; None without answers.
+        latency_p95: 95th percentile of the same.
+        first_token_p50: Median of the seconds to the first token.
     """
 
     ref: str
@@ -79,7 +81,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit, by the first of its requests in the experiment: who answered, dealt in which epoch, and did it fail."""
+    """A randomization unit (usually a user), described by its first request in the experiment.
+
+    Attributes:
+        ref: The variant that answered.
+        epoch: The epoch in which the unit was assigned.
+        failed: Whether the server failed to answer.
+    """
 
     ref: str
     epoch: int
@@ -87,8 +95,15 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """An experiment of a record, by its id and name: when it began, in Unix seconds, and its requests on all routes."""
+class ExperimentSummary:
+    """One experiment of a record.
+
+    Attributes:
+        id: The experiment's id.
+        name: Its name.
+        created: When it began, in Unix seconds.
+        requests: Number of its requests, on all routes.
+    """
 
     id: str
     name: str
@@ -98,18 +113,18 @@ class Listed:
 
 @dataclass(frozen=True)
 class History:
-    """All that a report needs of an experiment.
+    """Everything that a report needs to know about an experiment.
 
     Attributes:
         experiment: The experiment's id.
-        deployment: The newest deployment that it was served by.
+        deployment: The deployment that served it last.
         created: When it began, in Unix seconds.
         allocations: Its allocations, oldest first, the current one last.
-        changes: When each of them began, in Unix seconds.
-        usage: What each variant and shadow has done, by route.
-        units: The randomized units, in the order in which they came.
-        scores: ``(ref, score)``: a unit's first feedback each, in the order in which it came.
-        others: The record's other experiments, the one that was served last first.
+        changes: When each allocation began, in Unix seconds.
+        usage: The requests of each variant and shadow, by route.
+        units: The randomization units, in order of arrival.
+        scores: ``(ref, score)``: the first feedback of each unit, in order of arrival.
+        others: The record's other experiments, the one served last first.
     """
 
     experiment: str
@@ -117,10 +132,10 @@ class History:
     created: float
     allocations: tuple[Allocation, ...]
     changes: tuple[float, ...] = ()
-    usage: tuple[Usage, ...] = ()
+    usage: tuple[VariantUsage, ...] = ()
     units: tuple[Unit, ...] = ()
     scores: tuple[tuple[str, float], ...] = ()
-    others: tuple[Listed, ...] = ()
+    others: tuple[ExperimentSummary, ...] = ()
 
 
 def find(name: str, experiment: str | None = None, db: Path | None = None) -> History:
@@ -147,25 +162,24 @@ def find(name: str, experiment: str | None = None, db: Path | None = None) -> Hi
 
 
 def read(path: Path, experiment: str | None = None) -> History:
-    """Read one experiment of the record at ``path``: by its id, the id's beginning or its name, else the last served.
+    """Read one experiment of the record at ``path``.
+
+    Args:
+        path: The record.
+        experiment: Its id, the beginning of its id, or its name; by default the experiment that was served last.
 
     Raises:
-        InputError: There is no record, or it holds no such experiment, or several.
+        InputError: There is no record, no such experiment, or several that match.
         FtregError: The record is damaged, or was made by a newer ftreg.
     """
-    with faults(path):
-        database = connect(path, create=False)
-        try:
-            with transaction(database, write=False):
-                return _read(database, path, experiment)
-        finally:
-            database.close()
+    with database_errors(path), closing(open_to_read(path)) as database, transaction(database, write=False):
+        return _read(database, path, experiment)
 
 
 def _read(database: sqlite3.Connection, path: Path, experiment: str | None) -> History:
-    listed = [Listed(*row) for row in database.execute(_EXPERIMENTS)]
+    listed = [ExperimentSummary(*row) for row in database.execute(_EXPERIMENTS)]
     if not listed:
-        raise InputError("the record holds no experiment", where=str(path), hint="Serve the deployment first.")
+        raise InputError("the record has no experiments", where=str(path), hint="Serve the deployment first.")
     chosen = listed[0] if experiment is None else _choose(listed, experiment, path)
     identity = chosen.id
     (deployment,) = database.execute("SELECT deployment FROM experiments WHERE id = ?", (identity,)).fetchone()
@@ -186,8 +200,8 @@ def _read(database: sqlite3.Connection, path: Path, experiment: str | None) -> H
     )
 
 
-def _choose(listed: list[Listed], wanted: str, path: Path) -> Listed:
-    """The experiment that ``wanted`` means; raise where that is none, or several."""
+def _choose(listed: list[ExperimentSummary], wanted: str, path: Path) -> ExperimentSummary:
+    """Return the experiment that ``wanted`` names; raise ``InputError`` if it names none or several."""
     found = [one for one in listed if wanted and (one.id.startswith(wanted) or one.name == wanted)]
     if not found:
         raise UnknownName(
@@ -195,7 +209,7 @@ def _choose(listed: list[Listed], wanted: str, path: Path) -> Listed:
         )
     if len(found) > 1:
         raise InputError(
-            f"{wanted!r} means several experiments: {', '.join(one.id for one in found)}",
+            f"{wanted!r} matches several experiments: {', '.join(one.id for one in found)}",
             where=str(path),
             hint="Give the id of one, or its beginning.",
         )
@@ -213,8 +227,8 @@ def _deployment(text: str, path: Path) -> Deployment:
         ) from error
 
 
-def _usage(database: sqlite3.Connection, experiment: str) -> Iterator[Usage]:
-    """What each variant has done on each route, in the order of their first requests."""
+def _usage(database: sqlite3.Connection, experiment: str) -> Iterator[VariantUsage]:
+    """Yield the requests of each variant on each route, in order of their first request."""
     latencies, first_tokens = defaultdict[_Group, list[float]](list), defaultdict[_Group, list[float]](list)
     for *group, latency, first_token in database.execute(_SECONDS, (experiment,)):
         latencies[tuple(group)].append(latency)
@@ -224,10 +238,12 @@ def _usage(database: sqlite3.Connection, experiment: str) -> Iterator[Usage]:
         group = row[:3]
         latency_p50, latency_p95 = _quantiles(latencies[group], 0.5, 0.95)
         (first_token_p50,) = _quantiles(first_tokens[group], 0.5)
-        yield replace(Usage(*row), latency_p50=latency_p50, latency_p95=latency_p95, first_token_p50=first_token_p50)
+        yield replace(
+            VariantUsage(*row), latency_p50=latency_p50, latency_p95=latency_p95, first_token_p50=first_token_p50
+        )
 
 
 def _quantiles(values: list[float], *shares: float) -> list[float | None]:
-    """Quantiles by nearest rank; None where there are no values."""
+    """Return quantiles by nearest rank; None for each if there are no values."""
     ordered = sorted(values)
     return [ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else None for share in shares]

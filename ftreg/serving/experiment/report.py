@@ -1,4 +1,4 @@
-"""The report of an experiment: its figures, what may be concluded from them, and what to do."""
+"""The report of an experiment: estimates with confidence intervals, checks, and a verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from ftreg.core.errors import MissingExtra
 from ftreg.serving.deployment import Variant
-from ftreg.serving.experiment.history import History, Usage
+from ftreg.serving.experiment.history import History, VariantUsage
 from ftreg.serving.experiment.statistics import ALPHA, Interval, difference_interval, mean_interval, sample_ratio_p
 
 Decision = Literal["promote", "roll back", "inconclusive"]
@@ -19,15 +19,15 @@ ROLL_BACK: Decision = "roll back"
 INCONCLUSIVE: Decision = "inconclusive"
 Shares = Mapping[int, Mapping[str, float]]  # by epoch, by ref
 
-MOST_ERRORS = 0.01  # by how much more often than the control a challenger may fail
-_SLOW = 2.0  # a p95 latency of so many times the control's is worth a warning,
-_ENOUGH = 100  # where each has answered so many requests
-_ALARM = 0.001  # a smaller p-value of the sample-ratio check says that the split is broken
+MAX_ERROR_INCREASE = 0.01  # how much higher a challenger's error rate may be than the control's
+_SLOWDOWN = 2.0  # a p95 latency of this many times the control's is worth a warning,
+_MIN_REQUESTS = 100  # if each of the two has answered this many requests
+_SPLIT_ALPHA = 0.001  # a smaller p-value of the sample-ratio check says that the split is broken
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and between what the truth is."""
+    """An estimate with its confidence interval."""
 
     value: float
     low: float
@@ -36,20 +36,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Arm:
-    """A variant's figures in the experiment; a challenger's have what sets it apart from the control.
+    """One arm of the experiment: a variant with its figures.
 
     Attributes:
         usage: Its requests, errors, tokens and latencies.
         weight: Its current weight.
-        units: Distinct units that it was the first to answer.
-        expected_share: The share of the units that the weights promised, over all epochs.
-        observed_share: The share that it got; None without units.
-        error_rate: Errors by requests; None without requests.
+        units: Randomization units (users) whose first request it answered.
+        expected_share: The share of units that the weights assign to it, over all epochs.
+        observed_share: The share of units that it got; None without units.
+        error_rate: Errors divided by requests; None without requests.
         score: Mean score of the units whose first feedback is about it; None without feedback.
-        rated: How many units these are.
+        rated: Number of these units.
     """
 
-    usage: Usage
+    usage: VariantUsage
     weight: float
     units: int
     expected_share: float
@@ -61,7 +61,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do, about which variant, and why."""
+    """What to do, with which variant, and why."""
 
     decision: Decision
     ref: str | None
@@ -70,14 +70,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A challenger beside the control.
+    """A challenger compared with the control.
 
     Attributes:
         ref: The challenger.
         difference: Its mean score minus the control's; None until both have been rated.
         errors: The share of its units whose first request failed, minus the control's; None until both have units.
-        warnings: What to look at, in words.
-        verdict: What follows from this challenger's figures alone.
+        warnings: Observations that do not decide anything but are worth a look.
+        verdict: The verdict on this challenger alone.
     """
 
     ref: str
@@ -89,7 +89,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SampleRatio:
-    """Whether units were dealt as the weights promised: the always-valid p-value, and whether that is alarming."""
+    """The check that units were split as the weights say: its always-valid p-value, and whether it failed."""
 
     p: float
     failed: bool
@@ -97,22 +97,22 @@ class SampleRatio:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is known of an experiment at a moment.
+    """Everything that is known about an experiment at one moment.
 
     Attributes:
         deployment: The deployment's name.
         experiment: The experiment's name.
         id: The experiment's id.
         created: When it began, in Unix seconds.
-        at: The moment, likewise.
-        epoch: How many allocations there have been.
-        alpha: The probability that the intervals of one comparison are ever wrong.
-        control: Ref of the control.
+        at: When the report was made, in Unix seconds.
+        epoch: The current epoch: how many allocations there have been.
+        alpha: Probability that the interval of one comparison ever misses the true value.
+        control: Reference of the control.
         arms: The variants, the control first.
-        apart: Pinned and shadow requests, which take no part in the comparison.
+        apart: Pinned and shadow requests, which are not part of the comparison.
         sample_ratio: The check of the split.
-        comparisons: The challengers beside the control.
-        verdict: What to do.
+        comparisons: Each challenger compared with the control.
+        verdict: The verdict on the experiment.
     """
 
     deployment: str
@@ -124,18 +124,18 @@ class Report:
     alpha: float
     control: str
     arms: tuple[Arm, ...]
-    apart: tuple[Usage, ...]
+    apart: tuple[VariantUsage, ...]
     sample_ratio: SampleRatio
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
 
 
 def make_report(history: History) -> Report:
-    """Draw the conclusions from an experiment's record; raise ``MissingExtra`` where numpy is not installed."""
+    """Make the report of an experiment; raise ``MissingExtra`` if numpy is not installed."""
     _need_numpy()
     deployment = history.deployment
     control, *challengers = deployment.variants
-    alpha = ALPHA / max(1, len(challengers))  # all comparisons together are wrong with that probability
+    alpha = ALPHA / max(1, len(challengers))  # Bonferroni: with probability 1 - ALPHA, no comparison is ever wrong
     shares = {allocation.epoch: allocation.shares for allocation in history.allocations}
     arms = {variant.ref: _arm(history, shares, variant) for variant in deployment.variants}
     ratio = _sample_ratio(history, shares)
@@ -168,7 +168,7 @@ def _arm(history: History, shares: Shares, variant: Variant) -> Arm:
     ref = variant.ref
     usage = next(
         (usage for usage in history.usage if usage.ref == ref and usage.route == "experiment"),
-        Usage(ref, variant.digest, "experiment", 0, 0, 0, 0, 0),
+        VariantUsage(ref, variant.digest, "experiment", 0, 0, 0, 0, 0),
     )
     scores = [score for scored, score in history.scores if scored == ref]
     units = sum(unit.ref == ref for unit in history.units)
@@ -191,7 +191,7 @@ def _sample_ratio(history: History, shares: Shares) -> SampleRatio:
     for unit in history.units:
         counts.setdefault(unit.epoch, Counter())[unit.ref] += 1
     p = sample_ratio_p((counted, shares[epoch]) for epoch, counted in counts.items())
-    return SampleRatio(p, failed=p < _ALARM)
+    return SampleRatio(p, failed=p < _SPLIT_ALPHA)
 
 
 def _compare(history: History, control: Arm, challenger: Arm, alpha: float) -> Comparison:
@@ -208,7 +208,7 @@ def _compare(history: History, control: Arm, challenger: Arm, alpha: float) -> C
 
 
 def _difference(observations: Iterable[tuple[str, float]], pair: tuple[str, str], alpha: float) -> Estimate | None:
-    """The challenger's mean minus the control's; None where one of the two (control, challenger) has none."""
+    """Return the challenger's mean minus the control's, of ``pair``; None if either has no observations."""
     both = [(ref == pair[1], value) for ref, value in observations if ref in pair]
     means = [_mean([value for is_challenger, value in both if is_challenger == arm]) for arm in (False, True)]
     if means[0] is None or means[1] is None:
@@ -216,17 +216,17 @@ def _difference(observations: Iterable[tuple[str, float]], pair: tuple[str, str]
     return _estimate(means[1] - means[0], difference_interval(both, alpha))
 
 
-def _warnings(control: Usage, challenger: Usage) -> Iterable[str]:
-    """What does not decide, but is worth a look."""
-    if control.latency_p95 and challenger.latency_p95 and min(control.requests, challenger.requests) >= _ENOUGH:
+def _warnings(control: VariantUsage, challenger: VariantUsage) -> Iterable[str]:
+    """Yield observations that do not decide anything but are worth a look."""
+    if control.latency_p95 and challenger.latency_p95 and min(control.requests, challenger.requests) >= _MIN_REQUESTS:
         times = challenger.latency_p95 / control.latency_p95
-        if times > _SLOW:
+        if times > _SLOWDOWN:
             yield f"{challenger.ref} is slow: its p95 latency is {times:.1f} times that of {control.ref}"
 
 
 def _verdict_of(ref: str, difference: Estimate | None, errors: Estimate | None) -> Verdict:
-    """What a challenger's own figures say."""
-    if errors is not None and errors.low > MOST_ERRORS:
+    """Return the verdict on one challenger."""
+    if errors is not None and errors.low > MAX_ERROR_INCREASE:
         return Verdict(ROLL_BACK, ref, f"{ref} fails more often than the control, by {_points(errors)}")
     if difference is None:
         return Verdict(INCONCLUSIVE, None, f"{ref} cannot be compared before users have rated both it and the control")
@@ -238,12 +238,14 @@ def _verdict_of(ref: str, difference: Estimate | None, errors: Estimate | None) 
 
 
 def _verdict(ratio: SampleRatio, comparisons: Sequence[Comparison]) -> Verdict:
-    """What the challengers' verdicts and the split come to: promote the surest winner; roll back if all have lost."""
+    """Return the verdict on the experiment: promote the clearest winner; roll back if all challengers have lost."""
     if not comparisons:
-        return Verdict(INCONCLUSIVE, None, "there is one variant, and nothing to compare it with")
+        return Verdict(INCONCLUSIVE, None, "there is only one variant, so there is nothing to compare")
     if ratio.failed:
-        reason = f"the split is not what the weights promise (p = {ratio.p:.1g}), so that no figure here can be trusted"
-        return Verdict(INCONCLUSIVE, None, f"{reason}; find out whose requests are missing")
+        reason = (
+            f"users are not split as the weights say (p = {ratio.p:.1g}), so no figure in this report can be trusted"
+        )
+        return Verdict(INCONCLUSIVE, None, f"{reason}; find out which requests are missing")
     order = (PROMOTE, INCONCLUSIVE, ROLL_BACK)
     best = min(
         comparisons,

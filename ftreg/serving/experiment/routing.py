@@ -1,4 +1,4 @@
-"""Routing: which variant answers a key, and how that changes with the weights while moving as few keys as possible."""
+"""Routing: assigns keys to variants by weight; a change of weights moves as few keys as possible."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ BUCKETS = 10_000
 
 
 def bucket(salt: str, experiment: str, key: str) -> int:
-    """The bucket of a key: SHA-256 of salt, experiment and key, modulo ``BUCKETS``; docs/experiments.md has vectors."""
+    """Return the bucket of a key: SHA-256 of salt, experiment and key, modulo ``BUCKETS``.
+
+    docs/experiments.md has test vectors.
+    """
     return int(hashlib.sha256((salt + experiment + key).encode("utf-8")).hexdigest(), 16) % BUCKETS
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """Which variant answers which bucket.
+    """The variant that owns each bucket.
 
     Attributes:
-        epoch: Counts the changes of the weights, from 1.
-        weights: What was asked for, by ref.
-        runs: ``(end, ref)``, ascending: ``ref`` has the buckets below ``end`` from the end of the run before on.
+        epoch: Number of the allocation, from 1; each change of weights adds 1.
+        weights: The weights as they were given, by reference.
+        runs: ``(end, ref)``, ascending: ``ref`` owns the buckets from the end of the run before to ``end - 1``.
     """
 
     epoch: int
@@ -36,14 +39,14 @@ class Allocation:
 
     @classmethod
     def of(cls, weights: Mapping[str, float]) -> Allocation:
-        """The first allocation; raise ``InputError`` for weights that say nothing, such as all 0 or a negative one."""
+        """Return the first allocation; raise ``InputError`` if a weight is negative or not a number, or all are 0."""
         counts = _counts(weights)
         return cls(1, dict(weights), _runs(ref for ref, count in counts.items() for _ in range(count)))
 
     def change(self, weights: Mapping[str, float]) -> Allocation:
-        """The next allocation, in which exactly as few buckets have moved as the new shares ask for.
+        """Return the next allocation, which moves as few buckets as the new shares allow.
 
-        A variant that shrinks keeps its first buckets; what it gives up goes to those that grow.
+        A variant that shrinks keeps its first buckets; the others go to the variants that grow.
         """
         wanted = _counts(weights)
         kept: list[str | None] = []
@@ -56,24 +59,24 @@ class Allocation:
         return Allocation(self.epoch + 1, dict(weights), _runs(ref or next(growing) for ref in kept))
 
     def ref(self, bucket: int) -> str:
-        """Who answers ``bucket``."""
+        """Return the variant that owns ``bucket``."""
         return self.runs[bisect_right(self.runs, bucket, key=lambda run: run[0])][1]
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the buckets that each variant has, by ref."""
+        """The share of the buckets that each variant owns, by reference."""
         counts = dict.fromkeys(self.weights, 0)
         for start, end, ref in self._spans():
             counts[ref] += end - start
         return {ref: count / BUCKETS for ref, count in counts.items()}
 
     def _owners(self) -> Iterator[str]:
-        """Who has bucket 0, 1, ..."""
+        """Yield the owner of bucket 0, 1, ..."""
         for start, end, ref in self._spans():
             yield from repeat(ref, end - start)
 
     def _spans(self) -> Iterator[tuple[int, int, str]]:
-        """The runs, each with its first bucket and the one after its last."""
+        """Yield each run as its first bucket, the bucket after its last, and its owner."""
         start = 0
         for end, ref in self.runs:
             yield start, end, ref
@@ -81,9 +84,9 @@ class Allocation:
 
 
 def _counts(weights: Mapping[str, float]) -> dict[str, int]:
-    """How many buckets each variant gets: by largest remainder, ties to the one named first.
+    """Return how many buckets each variant gets: by largest remainder, ties to the variant named first.
 
-    In exact fractions, so that the same weights give the same buckets everywhere.
+    Computed in exact fractions, so that the same weights give the same buckets on every machine.
     """
     exact = {ref: _fraction(ref, weight) for ref, weight in weights.items()}
     total = sum(exact.values())
@@ -108,7 +111,7 @@ def _fraction(ref: str, weight: float) -> Fraction:
 
 
 def _runs(owners: Iterable[str]) -> tuple[tuple[int, str], ...]:
-    """The runs of a list of owners."""
+    """Return the runs of the buckets' owners."""
     runs: list[tuple[int, str]] = []
     end = 0
     for ref, group in groupby(owners):

@@ -1,7 +1,7 @@
-"""What may be concluded from an experiment, at any time and as often as one looks.
+"""Anytime-valid statistics: confidence intervals and p-values that hold however often one looks.
 
-Fixed-sample tests are wrong for somebody who looks at the figures every day and stops when they please. What stands
-here holds at all times together: the probability that an interval *ever* misses the truth is at most ``alpha``.
+Fixed-sample tests are invalid for somebody who looks at the figures every day and stops when they please. These methods
+stay valid: the probability that an interval *ever* misses the true value is at most ``alpha``.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 ALPHA = 0.05
-_CAUTION = 0.5  # at most this share of the wealth is ever at stake: c in the paper
-_HEAD_START = 30  # bets begin as small as if so many observations had gone before: dear for a few, tighter for hundreds
+_CAUTION = 0.5  # the largest share of the wealth that a bet may risk: c in the paper
+_HEAD_START = 30  # bets start as small as after this many observations: wider for a few observations, tighter for many
 _PRECISION = 1e-6
-# How surely the prior of the sample-ratio check expects the promised shares, counted in units.
+# How strongly the prior of the sample-ratio check expects the promised shares, in pseudo-counts of units.
 _CONCENTRATION = 100.0
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the truth is, with all but ``alpha`` probability."""
+    """A confidence interval: it contains the true value with probability ``1 - alpha``."""
 
     low: float
     high: float
 
 
 def mean_interval(values: Sequence[float], alpha: float = ALPHA) -> Interval:
-    """The confidence sequence, at this moment, for the mean of observations from 0 to 1.
+    """Return the current interval of the confidence sequence for the mean of observations from 0 to 1.
 
     The hedged-capital confidence sequence of Waudby-Smith and Ramdas, "Estimating means of bounded random variables by
-    betting" (JRSS B, 2023), Theorem 3, with their predictable plug-in bets: the means against which a cautious gambler
-    could not have multiplied the money by ``2 / alpha``. It is tighter than the empirical-Bernstein intervals of their
-    Theorem 2, most of all for rates near 0. Intervals are not intersected over time, so that one of a mean that drifts
-    follows it instead of becoming empty.
+    betting" (JRSS B, 2023), Theorem 3, with their predictable plug-in bets. It contains the means against which a
+    cautious gambler could not have multiplied the wealth by ``2 / alpha``. It is tighter than the empirical-Bernstein
+    intervals of their Theorem 2, especially for rates near 0. Intervals are not intersected over time, so that the
+    interval of a drifting mean follows it instead of becoming empty.
 
     Args:
-        values: Observations in the order in which they came; each has the same mean, given those before.
-        alpha: The probability that the mean is ever, for any number of observations, outside.
+        values: Observations in order of arrival; each has the same mean, given those before it.
+        alpha: Probability that the mean is ever outside, for any number of observations.
     """
     import numpy as np
 
@@ -54,23 +54,23 @@ def mean_interval(values: Sequence[float], alpha: float = ALPHA) -> Interval:
 
 
 def difference_interval(observations: Iterable[tuple[bool, float]], alpha: float = ALPHA) -> Interval:
-    """The confidence sequence, at this moment, for the challenger's mean minus the control's; see ``mean_interval``.
+    """Return the current interval for the challenger's mean minus the control's; see ``mean_interval``.
 
     Args:
-        observations: ``(is_challenger, value)`` in the order in which they came, values from 0 to 1. Who comes next
-            must not depend on the values before, as it does not where users are dealt by hash.
-        alpha: The probability that the difference is ever outside.
+        observations: ``(is_challenger, value)`` in order of arrival, values from 0 to 1. Which arm comes next must not
+            depend on earlier values, which holds if users are assigned by hash.
+        alpha: Probability that the difference is ever outside.
     """
     matched = mean_interval([(difference + 1) / 2 for difference in match(observations)], alpha)
     return Interval(2 * matched.low - 1, 2 * matched.high - 1)
 
 
 def match(observations: Iterable[tuple[bool, float]]) -> list[float]:
-    """Differences of the two arms' observations, matched in the order in which they came.
+    """Match the two arms' observations in order of arrival and return their differences.
 
-    Each is the mean of a few challengers' values minus that of a few controls', as many as the arms' sizes are to one
-    another; so it is one bounded observation of the difference. That spares the union bound over two intervals, and
-    what both arms go through together, such as a weekend, cancels out.
+    Each difference is the mean of a few values of the challenger minus the mean of a few of the control, in the ratio
+    of the arms' sizes: one bounded observation of the difference. This avoids a union bound over two intervals, and
+    whatever affects both arms at the same time, such as a weekend, cancels out.
     """
     waiting: tuple[deque[float], deque[float]] = (deque(), deque())
     seen = [0, 0]
@@ -86,13 +86,13 @@ def match(observations: Iterable[tuple[bool, float]]) -> list[float]:
 
 
 def _take(waiting: deque[float], size: int) -> float:
-    """The mean of the first ``size`` of a queue, and of a quarter of those beyond, lest they wait too long."""
+    """Take ``size`` values from a queue, and a quarter of the rest so that none waits long; return their mean."""
     taken = [waiting.popleft() for _ in range(size + (len(waiting) - size) // 4)]
     return sum(taken) / len(taken)
 
 
 def _lower_bound(observed: Floats, alpha: float) -> float:
-    """The largest mean at which betting on a higher one would have won ``1 / alpha``; 0 if there is none."""
+    """Return the largest mean against which betting on a higher one would have won ``1 / alpha``; else 0."""
     import numpy as np
 
     goal = math.log(1 / alpha)
@@ -106,7 +106,7 @@ def _lower_bound(observed: Floats, alpha: float) -> float:
 
 
 def _bets(observed: Floats, goal: float) -> Floats:
-    """How much to stake on each observation, from what was known before it: little where they scatter, ever less."""
+    """Return the bet on each observation, from those before it: smaller for a larger variance, decreasing over time."""
     import numpy as np
 
     count = np.arange(1, len(observed) + 1)
@@ -119,15 +119,15 @@ def _bets(observed: Floats, goal: float) -> Floats:
 
 
 def sample_ratio_p(epochs: Iterable[tuple[Mapping[str, int], Mapping[str, float]]]) -> float:
-    """The always-valid p-value of "units were dealt as the weights promised".
+    """Return the always-valid p-value of the hypothesis that units were split as the weights say.
 
     One over the Bayes factor of Lindon and Malek, "Anytime-valid inference for multinomial count data" (NeurIPS 2022):
-    Dirichlet-multinomial, centred on the promised shares, against those shares. Epochs deal different units, so that
-    their factors are multiplied.
+    a Dirichlet-multinomial centred on the promised shares, against those shares. Epochs assign different units, so
+    their Bayes factors are multiplied.
 
     Args:
-        epochs: For each epoch of the weights, how many units each variant got and which share it was promised. A unit
-            is counted in the epoch in which it first came: where it went later was decided then.
+        epochs: For each epoch, the number of units that each variant got, and the share it was promised. A unit is
+            counted in the epoch of its first request, which is when it was assigned.
     """
     evidence = 0.0
     for counts, shares in epochs:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ftreg.serving.experiment.history import History, Listed
+from ftreg.serving.experiment.history import ExperimentSummary, History
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Status:
     requests: Mapping[str, int]
     variants: tuple[VariantStatus, ...]
     shadows: tuple[str, ...]
-    others: tuple[Listed, ...]
+    others: tuple[ExperimentSummary, ...]
 
 
 def status_of(history: History) -> Status:

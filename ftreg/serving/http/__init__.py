@@ -1,1 +1,1 @@
-"""The HTTP application: who may ask, what is asked, who answers, and in what form."""
+"""The HTTP application: checks requests, routes them to a variant, and answers in OpenAI's formats."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Collection
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,99 +16,109 @@ from starlette.routing import Route
 
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.serving import errors
-from ftreg.serving.decoding.fleet import Fleet
+from ftreg.serving.decoding.pool import ModelPool
 from ftreg.serving.deployment import Deployment, Variant
 from ftreg.serving.errors import ApiError
-from ftreg.serving.experiment.record import Record
-from ftreg.serving.http.answering import Stream, answer
-from ftreg.serving.http.exchange import Books, Task
-from ftreg.serving.http.guard import Guard, Visit, bearer, read_body, respond, same
+from ftreg.serving.experiment.record import ExperimentRecord
+from ftreg.serving.http.auth import check_admin_token
+from ftreg.serving.http.body import read_body
+from ftreg.serving.http.context import RequestContext
+from ftreg.serving.http.exchange import GenerationTask
 from ftreg.serving.http.metrics import Metrics
-from ftreg.serving.http.replies import ChatForm, Form, PlainForm, TextForm, to_json
-from ftreg.serving.http.router import Router
-from ftreg.serving.http.wire import (
+from ftreg.serving.http.middleware import RequestMiddleware
+from ftreg.serving.http.recorder import Recorder
+from ftreg.serving.http.replies import ChatRenderer, CompletionRenderer, GenerateRenderer, StreamRenderer, to_json
+from ftreg.serving.http.requests import (
     ChatRequest,
     CompletionRequest,
     FeedbackRequest,
-    Generate,
     GenerateRequest,
+    GenerationRequest,
     WeightsRequest,
     parse,
 )
-
-Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+from ftreg.serving.http.responses import EventStream, error_response, whole_response
+from ftreg.serving.http.router import Router
 
 
 def create_app(
-    deployment: Deployment, fleet: Fleet, record: Record, *, api_keys: Collection[str] = (), admin_token: str
+    deployment: Deployment,
+    pool: ModelPool,
+    record: ExperimentRecord,
+    *,
+    api_keys: Collection[str] = (),
+    admin_token: str,
 ) -> Starlette:
-    """Make the application.
+    """Make the application. The caller starts and closes ``pool`` and ``record``.
 
     Args:
-        deployment: What is served.
-        fleet: Its models; started and closed by who made it.
-        record: Its experiment's; closed by who made it.
-        api_keys: Keys that clients must have one of; none lets everybody in.
-        admin_token: Needed to see and change the experiment.
+        deployment: The deployment to serve.
+        pool: Its models.
+        record: The record of its experiment.
+        api_keys: The accepted API keys; if empty, none is required.
+        admin_token: The token that is required to see and change the experiment.
     """
-    metrics = Metrics(deployment, fleet, record)
-    server = _Server(deployment, fleet, record, metrics, admin_token)
+    metrics = Metrics(deployment, pool, record)
+    endpoints = _Endpoints(deployment, pool, Recorder(record, metrics), admin_token)
     app = Starlette(
         routes=[
-            Route("/v1/models", server.models),
-            Route("/v1/models/{model:path}", server.model),
-            Route("/v1/chat/completions", server.chat, methods=["POST"]),
-            Route("/v1/completions", server.completions, methods=["POST"]),
-            Route("/api/v1/generate", server.generate, methods=["POST"]),
-            Route("/v1/feedback", server.feedback, methods=["POST"]),
-            Route("/admin/experiment", server.experiment, methods=["GET", "PUT"]),
-            Route("/metrics", server.metrics),
+            Route("/v1/models", endpoints.models),
+            Route("/v1/models/{model:path}", endpoints.model),
+            Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
+            Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/api/v1/generate", endpoints.generate, methods=["POST"]),
+            Route("/v1/feedback", endpoints.feedback, methods=["POST"]),
+            Route("/admin/experiment", endpoints.experiment, methods=["GET", "PUT"]),
+            Route("/metrics", endpoints.metrics),
         ],
         middleware=[
-            Middleware(Guard, experiment=deployment.experiment, api_keys=api_keys, count_refused=metrics.refuse)
+            Middleware(
+                RequestMiddleware,
+                experiment=deployment.experiment,
+                api_keys=api_keys,
+                count_refused=metrics.count_refused,
+            )
         ],
         exception_handlers={
-            ApiError: server.refuse,
-            HTTPException: server.refuse_http,
-            ClientDisconnect: server.refuse_gone,
+            ApiError: endpoints.handle_api_error,
+            HTTPException: endpoints.handle_http_exception,
+            ClientDisconnect: endpoints.handle_disconnect,
         },
     )
     app.router.redirect_slashes = False
     return app
 
 
-class _Server:
-    """The endpoints."""
+class _Endpoints:
+    """The endpoints of the application, and its exception handlers."""
 
-    def __init__(
-        self, deployment: Deployment, fleet: Fleet, record: Record, metrics: Metrics, admin_token: str
-    ) -> None:
+    def __init__(self, deployment: Deployment, pool: ModelPool, recorder: Recorder, admin_token: str) -> None:
         self._deployment = deployment
-        self._fleet = fleet
-        self._record = record
-        self._metrics = metrics
-        self._router = Router(deployment, fleet, Books(record, metrics))
+        self._pool = pool
+        self._record = recorder.record
+        self._metrics = recorder.metrics
+        self._router = Router(deployment, pool, recorder)
         self._admin_token = admin_token
         self._created = int(time.time())
 
-    # What clients call.
+    # For clients.
 
     async def chat(self, request: Request) -> Response:
-        """Answer a chat."""
+        """Answer a conversation."""
         body = parse(ChatRequest, await read_body(request, self._deployment.limits))
-        return await self._generate(request, body, ChatForm())
+        return await self._generate(request, body, ChatRenderer())
 
     async def completions(self, request: Request) -> Response:
         """Complete prompts."""
         body = parse(CompletionRequest, await read_body(request, self._deployment.limits))
-        return await self._generate(request, body, TextForm())
+        return await self._generate(request, body, CompletionRenderer())
 
     async def generate(self, request: Request) -> Response:
-        """Answer a prompt, in ftreg's own form."""
+        """Answer one prompt, in ftreg's own format."""
         body = parse(GenerateRequest, await read_body(request, self._deployment.limits))
-        model = body.wanted or self._deployment.name
+        model = body.requested_model or self._deployment.name
         exchange = self._router.exchange(request, model, body.user, self._task(body))
-        return await answer(request, exchange, PlainForm(model))
+        return await whole_response(request, exchange, GenerateRenderer(model))
 
     async def models(self, _request: Request) -> Response:
         """List the deployment, then its versions."""
@@ -120,36 +130,35 @@ class _Server:
         """Describe one model."""
         self._router.check_ready()
         name = request.path_params["model"]
-        described = name == self._deployment.name
-        return _json(self._describe_deployment() if described else self._describe(self._router.variant(name)))
+        if name == self._deployment.name:
+            return _json(self._describe_deployment())
+        return _json(self._describe(self._router.variant(name)))
 
     async def feedback(self, request: Request) -> Response:
-        """Take a score of an answer; it is stored when this returns."""
+        """Store the score of an answer; it is on disk when this returns."""
         body = parse(FeedbackRequest, await read_body(request, self._deployment.limits))
         id_ = body.request_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
         try:
             await asyncio.wrap_future(self._record.feedback(id_, body.score, body.comment))
         except UnknownName:
-            message = f"no answer has the id {body.request_id!r}; it is in the answer, as id or request_id"
+            message = f"no answer has the id {body.request_id!r}; take it from the answer's id or request_id"
             raise ApiError(404, message, code="request_not_found", param="request_id") from None
         except FtregError:
             raise errors.unavailable("the feedback could not be stored", code="record_failed") from None
         return _json({"object": "feedback", "request_id": id_, "score": body.score, "comment": body.comment})
 
     async def metrics(self, _request: Request) -> Response:
-        """Metrics for Prometheus."""
+        """Return the metrics for Prometheus."""
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
-    # What administrators call.
+    # For administrators.
 
     async def experiment(self, request: Request) -> Response:
-        """Show the experiment; PUT changes the weights of variants, and requests under way are not affected."""
-        given = bearer(request.headers)
-        if given is None or not same(given, self._admin_token):
-            raise errors.unauthorized("the administrator's token is needed: Authorization: Bearer TOKEN")
+        """Show the experiment; PUT changes the variants' weights. Requests in flight are not affected."""
+        check_admin_token(request.headers, self._admin_token)
         if request.method == "PUT":
             await self._change_weights(request)
-        return _json(self._show_experiment())
+        return _json(self._describe_experiment())
 
     async def _change_weights(self, request: Request) -> None:
         body = parse(WeightsRequest, await read_body(request, self._deployment.limits))
@@ -162,39 +171,41 @@ class _Server:
                 f"the weights could not be stored: {error.message}", code="record_failed"
             ) from None
 
-    # Errors.
+    # Exception handlers.
 
-    async def refuse(self, request: Request, error: Exception) -> Response:
-        """Tell an error."""
+    async def handle_api_error(self, request: Request, error: Exception) -> Response:
+        """Return an ``ApiError`` as a response."""
         assert isinstance(error, ApiError)
-        if not Visit.of(request).routed:
-            self._metrics.refuse(error.code)
-        return respond(error)
+        if not RequestContext.of(request).routed:
+            self._metrics.count_refused(error.code)
+        return error_response(error)
 
-    async def refuse_http(self, request: Request, error: Exception) -> Response:
-        """Tell an error that the routing of paths found."""
+    async def handle_http_exception(self, request: Request, error: Exception) -> Response:
+        """Return an error that Starlette found, such as an unknown path, in the same format as all others."""
         assert isinstance(error, HTTPException)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return await self.refuse(request, ApiError(error.status_code, message, code=code, headers=error.headers))
+        api_error = ApiError(error.status_code, message, code=code, headers=error.headers)
+        return await self.handle_api_error(request, api_error)
 
-    async def refuse_gone(self, request: Request, _error: Exception) -> Response:
-        """Note that the client went before its request was complete."""
-        return await self.refuse(request, errors.client_gone())
+    async def handle_disconnect(self, request: Request, _error: Exception) -> Response:
+        """Count a client that disconnected before its request was complete."""
+        return await self.handle_api_error(request, errors.client_gone())
 
-    # What they share.
+    # Shared by the above.
 
-    async def _generate(self, request: Request, body: Generate, form: Form) -> Response:
+    async def _generate(self, request: Request, body: GenerationRequest, renderer: StreamRenderer) -> Response:
         exchange = self._router.exchange(request, body.model, body.user, self._task(body))
         if body.stream:
-            return Stream(exchange, form, with_usage=body.with_usage)
-        return await answer(request, exchange, form)
+            return EventStream(exchange, renderer, with_usage=body.with_usage)
+        return await whole_response(request, exchange, renderer)
 
-    def _task(self, body: Generate) -> Task:
+    def _task(self, body: GenerationRequest) -> GenerationTask:
         prompts = body.prompts()
-        return Task(prompts, body.settings(self._deployment.limits, len(prompts)), bool(body.stream))
+        params = body.sampling_params(self._deployment.limits, len(prompts))
+        return GenerationTask(prompts, params, bool(body.stream))
 
-    def _show_experiment(self) -> dict[str, Any]:
+    def _describe_experiment(self) -> dict[str, Any]:
         allocation = self._record.allocation
         return {
             "experiment": self._deployment.experiment,
@@ -217,7 +228,7 @@ class _Server:
         return {**self._model(self._deployment.name), "digest": None, "parent": None, "route": route}
 
     def _describe(self, variant: Variant) -> dict[str, Any]:
-        parents = {parent.role: parent.digest for parent in self._fleet.source(variant.ref).manifest.parents}
+        parents = {parent.role: parent.digest for parent in self._pool.source(variant.ref).manifest.parents}
         made_from = next((digest for role, digest in parents.items() if role != "dataset"), None)
         role = "shadow" if variant in self._deployment.shadows else "variant"
         return {

@@ -1,4 +1,4 @@
-"""An exchange: one request through one model, from the prompt to the record."""
+"""An exchange: one request answered by one model, from the prompt to the record."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
 
-from ftreg.serving.decoding.codec import Chat, Codec, Prompt, Question
-from ftreg.serving.decoding.fleet import Fleet
-from ftreg.serving.decoding.generation import Event, Generation, Receive, Settings
+from ftreg.serving.decoding.completion import Delta
+from ftreg.serving.decoding.generation import Generation, Receive
+from ftreg.serving.decoding.pool import ModelPool
+from ftreg.serving.decoding.sampling import SamplingParams
+from ftreg.serving.decoding.tokenizer import ChatPrompt, Prompt, Tokenizer, UserPrompt
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError, bad_request
-from ftreg.serving.experiment.record import Record, Request
-from ftreg.serving.http.guard import Visit
-from ftreg.serving.http.metrics import Metrics
-from ftreg.serving.http.replies import Head, Usage
+from ftreg.serving.experiment.entry import RequestEntry, RouteKind
+from ftreg.serving.http.context import RequestContext
+from ftreg.serving.http.recorder import Recorder
+from ftreg.serving.http.replies import ReplyHead, TokenUsage
 
-_SHORT = 2000  # characters or tokens of prompts that are encoded at once; longer ones do not hold up the event loop
-_TURN = 50  # characters that a message counts for besides its own: its role, and what the template puts around it
+_ENCODE_INLINE = 2000  # characters or tokens that are encoded on the event loop; longer prompts are encoded in a thread
+_MESSAGE_OVERHEAD = 50  # characters counted for each message: its role and what the chat template puts around it
 
 
 @dataclass(frozen=True)
-class Route:
-    """Which version answers, and why.
+class Assignment:
+    """The version that answers a request, and why.
 
     Attributes:
-        kind: By the experiment, asked for by name, or unheard.
+        route: ``experiment`` (assigned by the experiment), ``pinned`` (named by the client) or ``shadow``.
         ref: The version.
-        digest: Its identity.
-        epoch: The allocation's.
-        unit: The key that was dealt.
+        digest: Its digest.
+        epoch: Epoch of the allocation in force.
+        unit: The key by which the request was assigned.
     """
 
-    kind: Literal["experiment", "pinned", "shadow"]
+    route: RouteKind
     ref: str
     digest: str
     epoch: int
@@ -43,125 +44,124 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is to be answered, and how."""
+class GenerationTask:
+    """The prompts of a request, and how to answer them."""
 
     prompts: Sequence[Prompt]
-    settings: Settings
+    params: SamplingParams
     stream: bool = False
 
 
-@dataclass(frozen=True)
-class Books:
-    """Where exchanges are written down."""
-
-    record: Record
-    metrics: Metrics
-
-
 class Exchange:
-    """One request through one model. Within ``async with``, whose end records how it went and frees its places.
+    """One request answered by one model. Use it in ``async with``: the end records the outcome and frees all places.
 
     Args:
-        visit: The request.
-        route: Where it goes.
-        task: What is asked for.
-        fleet: The models.
-        limits: What it may take.
-        books: Where it is written down.
-        then: Called at the end, if an answer was begun.
+        context: The request.
+        assignment: The version that answers.
+        task: What to generate.
+        pool: The models.
+        limits: Limits of the request.
+        recorder: Records the outcome.
+        on_answered: Called after the exchange has been recorded, if generation had started.
     """
 
     def __init__(
         self,
-        visit: Visit,
-        route: Route,
-        task: Task,
-        fleet: Fleet,
+        context: RequestContext,
+        assignment: Assignment,
+        task: GenerationTask,
+        pool: ModelPool,
         limits: Limits,
-        books: Books,
-        then: Callable[[], None] | None = None,
+        recorder: Recorder,
+        on_answered: Callable[[], None] | None = None,
     ) -> None:
-        self.head = Head(visit.id, int(visit.at), route.ref, route.digest)
+        self.head = ReplyHead(context.id, int(context.at), assignment.ref, assignment.digest)
         self.task = task
-        self._begun = False
-        self._visit = visit
-        self._route = route
-        self._fleet = fleet
+        self._started = False
+        self._context = context
+        self._assignment = assignment
+        self._pool = pool
         self._limits = limits
-        self._books = books
-        self._then = then
+        self._recorder = recorder
+        self._on_answered = on_answered
         self._generation: Generation | None = None
         self._prompt_tokens = 0
         self._finish: str | None = None
         self._closed = False
 
     async def open(self, receive: Receive | None = None) -> None:
-        """Begin; ``receive`` tells when the client closes the connection. Raises ``ApiError``."""
-        codec = self._fleet.codec(self._route.ref)
-        prompts = await _encode(codec, self.task.prompts)
+        """Encode the prompts and start generating.
+
+        Args:
+            receive: ASGI's ``receive``, to notice that the client disconnects; None if there is no client.
+
+        Raises:
+            ApiError: A prompt cannot be encoded or is too long (400), or the queue is full (429).
+        """
+        tokenizer = self._pool.tokenizer(self._assignment.ref)
+        prompts = await _encode(tokenizer, self.task.prompts)
         self._prompt_tokens = sum(map(len, prompts))
-        most = self._most_tokens(codec, max(map(len, prompts)))
-        batcher = self._fleet.batcher(self._route.ref)
-        self._generation = Generation(batcher, self._route.digest, codec, self.task.settings, self.left)
-        shadow = self._route.kind == "shadow"
-        self._generation.start(prompts, most, stream=self.task.stream, shadow=shadow)
-        self._begun = True
+        max_tokens = self._max_tokens(tokenizer, max(map(len, prompts)))
+        batcher = self._pool.batcher(self._assignment.ref)
+        self._generation = Generation(batcher, self._assignment.digest, tokenizer, self.task.params, self.time_left)
+        shadow = self._assignment.route == "shadow"
+        self._generation.start(prompts, max_tokens, stream=self.task.stream, shadow=shadow)
+        self._started = True
         if receive is not None:
             self._generation.watch(receive)
 
-    async def next(self) -> Event | None:
-        """What is new; None after the end. Raises ``ApiError`` for a failure."""
+    async def next(self) -> Delta | None:
+        """Wait for the next delta; return None after the last one. Raises ``ApiError`` if generation fails."""
         assert self._generation is not None
-        event = await self._generation.next()
-        if event is not None and event.index == 0 and event.finish is not None:
-            self._finish = event.finish
-        return event
+        delta = await self._generation.next()
+        if delta is not None and delta.index == 0 and delta.finish is not None:
+            self._finish = delta.finish
+        return delta
 
     @property
-    def left(self) -> float:
-        """Seconds that the request still has."""
-        return max(self._visit.started + self._limits.timeout - time.monotonic(), 0.0)
+    def time_left(self) -> float:
+        """Seconds until the request times out."""
+        return max(self._context.started + self._limits.timeout - time.monotonic(), 0.0)
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> TokenUsage:
         """Tokens so far."""
-        return Usage(self._prompt_tokens, self._generation.tokens if self._generation else 0)
+        return TokenUsage(self._prompt_tokens, self._generation.tokens if self._generation else 0)
 
     def close(self, status: int = 200, error: str | None = None) -> None:
-        """Record how it went, once, and free its places."""
+        """Record the outcome and free all places; later calls do nothing."""
         if self._closed:
             return
         self._closed = True
-        first_at, started = None, self._visit.started
+        first_token_at, started = None, self._context.started
         if self._generation is not None:
             self._generation.close()
-            first_at = self._generation.first_at
-            if self._route.kind == "shadow":
+            first_token_at = self._generation.first_token_at
+            if self._assignment.route == "shadow":
                 if self._generation.admitted_at is None:
-                    return  # dropped, which its batcher has counted
-                started = self._generation.admitted_at  # its waiting for quiet says nothing of the model
+                    return  # dropped from the queue; the batcher has counted it
+                started = self._generation.admitted_at  # how long a shadow waited says nothing about the model
         usage = self.usage
-        request = Request(
-            id=self._visit.id,
-            at=self._visit.at,
-            ref=self._route.ref,
-            digest=self._route.digest,
-            route=self._route.kind,
-            epoch=self._route.epoch,
-            unit=self._route.unit,
-            status=status,
-            error=error,
-            latency=time.monotonic() - started,
-            first_token=None if first_at is None else first_at - started,
-            prompt_tokens=usage.prompt,
-            completion_tokens=usage.completion,
-            finish=self._finish,
+        self._recorder.add(
+            RequestEntry(
+                id=self._context.id,
+                at=self._context.at,
+                ref=self._assignment.ref,
+                digest=self._assignment.digest,
+                route=self._assignment.route,
+                epoch=self._assignment.epoch,
+                unit=self._assignment.unit,
+                status=status,
+                error=error,
+                latency=time.monotonic() - started,
+                first_token=None if first_token_at is None else first_token_at - started,
+                prompt_tokens=usage.prompt,
+                completion_tokens=usage.completion,
+                finish=self._finish,
+            )
         )
-        self._books.record.add(request)
-        self._books.metrics.count(request)
-        if self._begun and self._then is not None:
-            self._then()
+        if self._started and self._on_answered is not None:
+            self._on_answered()
 
     async def __aenter__(self) -> Exchange:
         return self
@@ -178,34 +178,39 @@ class Exchange:
         else:
             self.close(500, "internal_error")
 
-    def _most_tokens(self, codec: Codec, longest: int) -> int:
-        """Most tokens of each answer; raise ``ApiError`` where the prompt, or what is asked for, does not fit."""
-        limit = min(self._limits.max_prompt_tokens, codec.context - 1)
+    def _max_tokens(self, tokenizer: Tokenizer, longest: int) -> int:
+        """Return the largest number of tokens of each completion.
+
+        Raises:
+            ApiError: The longest prompt is too long, or leaves no room for the tokens asked for.
+        """
+        limit = min(self._limits.max_prompt_tokens, tokenizer.context - 1)
         if longest > limit:
-            raise self._too_long(f"a prompt may have at most {limit} tokens here, not {longest}")
-        room = codec.context - longest
-        asked = self.task.settings.max_tokens
+            raise self._too_long(f"a prompt may have at most {limit} tokens, not {longest}")
+        room = tokenizer.context - longest
+        asked = self.task.params.max_tokens
         if asked is None:
             return min(self._limits.default_max_tokens, self._limits.max_tokens, room)
         if asked > room:
             raise self._too_long(
-                f"the model's context is {codec.context} tokens: a prompt of {longest} leaves no room for {asked} more"
+                f"the model's context is {tokenizer.context} tokens: "
+                f"a prompt of {longest} leaves no room for {asked} more"
             )
         return asked
 
     def _too_long(self, message: str) -> ApiError:
-        param = "messages" if isinstance(self.task.prompts[0], Chat) else "prompt"
+        param = "messages" if isinstance(self.task.prompts[0], ChatPrompt) else "prompt"
         return bad_request(message, param=param, code="context_length_exceeded")
 
 
-async def _encode(codec: Codec, prompts: Sequence[Prompt]) -> list[list[int]]:
-    if sum(map(_size, prompts)) <= _SHORT:
-        return [codec.encode(prompt) for prompt in prompts]
-    return await asyncio.to_thread(lambda: [codec.encode(prompt) for prompt in prompts])
+async def _encode(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
+    if sum(map(_size, prompts)) <= _ENCODE_INLINE:
+        return [tokenizer.encode(prompt) for prompt in prompts]
+    return await asyncio.to_thread(lambda: [tokenizer.encode(prompt) for prompt in prompts])
 
 
 def _size(prompt: Prompt) -> int:
-    """About how much there is to encode."""
-    if isinstance(prompt, Chat):
-        return sum(_TURN + len(message.content) for message in prompt.messages)
-    return len(prompt.text) if isinstance(prompt, Question) else len(prompt)
+    """Estimate how much there is to encode, in characters or tokens."""
+    if isinstance(prompt, ChatPrompt):
+        return sum(_MESSAGE_OVERHEAD + len(message.content) for message in prompt.messages)
+    return len(prompt.text) if isinstance(prompt, UserPrompt) else len(prompt)

@@ -1,4 +1,4 @@
-"""Metrics in Prometheus' form, by variant and digest."""
+"""Prometheus metrics, by variant and digest."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ftreg.serving.decoding.fleet import Fleet
+from ftreg.serving.decoding.pool import ModelPool
 from ftreg.serving.deployment import Deployment
-from ftreg.serving.experiment.record import Record, Request
+from ftreg.serving.experiment.entry import RequestEntry
+from ftreg.serving.experiment.record import ExperimentRecord
 
 _LABELS = ("variant", "digest")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
@@ -20,42 +21,42 @@ class Metrics:
     """The metrics of one server.
 
     Args:
-        deployment: What is served.
-        fleet: Whose queues and rows are shown.
-        record: Whose losses are shown.
+        deployment: The deployment.
+        pool: Its models, for the length of queues and batches.
+        record: The experiment's record, for the number of requests that could not be recorded.
     """
 
-    def __init__(self, deployment: Deployment, fleet: Fleet, record: Record) -> None:
-        # Of its own, since others in this process may keep theirs in the library's.
+    def __init__(self, deployment: Deployment, pool: ModelPool, record: ExperimentRecord) -> None:
+        # Not the library's global registry, which other code in this process may use.
         self._registry = CollectorRegistry()
         labels = [*_LABELS, "route"]
         self._requests = self._counter("requests", "Requests, by status.", [*labels, "status"])
         self._errors = self._counter("errors", "Requests that failed, by the error's code.", [*labels, "code"])
-        self._prompt = self._counter("prompt_tokens", "Tokens read.", labels)
-        self._completion = self._counter("completion_tokens", "Tokens written.", labels)
-        self._latency = self._histogram("request_seconds", "Until the answer was complete.", labels)
-        self._first = self._histogram("first_token_seconds", "Until the first token.", labels)
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens.", labels)
+        self._completion = self._counter("completion_tokens", "Completion tokens.", labels)
+        self._latency = self._histogram("request_seconds", "Seconds until the answer was complete.", labels)
+        self._first = self._histogram("first_token_seconds", "Seconds until the first token.", labels)
         self._refused = self._counter("refused", "Requests refused before a variant was chosen, by code.", ["code"])
-        self._registry.register(_Current(deployment, fleet, record))
+        self._registry.register(_LiveState(deployment, pool, record))
 
-    def count(self, request: Request) -> None:
-        """Count a request through a model."""
-        labels = (request.ref, request.digest, request.route)
-        self._requests.labels(*labels, request.status).inc()
-        if request.error is not None:
-            self._errors.labels(*labels, request.error).inc()
-        self._prompt.labels(*labels).inc(request.prompt_tokens)
-        self._completion.labels(*labels).inc(request.completion_tokens)
-        self._latency.labels(*labels).observe(request.latency)
-        if request.first_token is not None:
-            self._first.labels(*labels).observe(request.first_token)
+    def count(self, entry: RequestEntry) -> None:
+        """Count a request that a model has answered or failed to answer."""
+        labels = (entry.ref, entry.digest, entry.route)
+        self._requests.labels(*labels, entry.status).inc()
+        if entry.error is not None:
+            self._errors.labels(*labels, entry.error).inc()
+        self._prompt.labels(*labels).inc(entry.prompt_tokens)
+        self._completion.labels(*labels).inc(entry.completion_tokens)
+        self._latency.labels(*labels).observe(entry.latency)
+        if entry.first_token is not None:
+            self._first.labels(*labels).observe(entry.first_token)
 
-    def refuse(self, code: str) -> None:
-        """Count a request that did not come as far as a model."""
+    def count_refused(self, code: str) -> None:
+        """Count a request that was refused before a variant was chosen, by its error's code."""
         self._refused.labels(code).inc()
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _counter(self, name: str, what: str, labels: list[str]) -> Counter:
@@ -65,26 +66,26 @@ class Metrics:
         return Histogram(f"ftreg_{name}", what, labels, registry=self._registry, buckets=_SECONDS)
 
 
-class _Current(Collector):
-    """What is read off when it is asked for."""
+class _LiveState(Collector):
+    """Gauges that are read when Prometheus asks: queues, rows, readiness, losses."""
 
-    def __init__(self, deployment: Deployment, fleet: Fleet, record: Record) -> None:
+    def __init__(self, deployment: Deployment, pool: ModelPool, record: ExperimentRecord) -> None:
         self._digests = {variant.ref: variant.digest for variant in deployment.all_variants()}
-        self._fleet = fleet
+        self._pool = pool
         self._record = record
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the current figures."""
-        waiting = GaugeMetricFamily("ftreg_waiting", "Answers that wait for a place.", labels=_LABELS)
-        rows = GaugeMetricFamily("ftreg_rows", "Answers that are being written.", labels=_LABELS)
-        drops = CounterMetricFamily("ftreg_shadow_drops", "Shadows' answers without a place in time.", labels=_LABELS)
-        if self._fleet.ready:
+        """Yield the current values."""
+        waiting = GaugeMetricFamily("ftreg_waiting", "Completions in the queue.", labels=_LABELS)
+        rows = GaugeMetricFamily("ftreg_rows", "Completions in the batch.", labels=_LABELS)
+        drops = CounterMetricFamily("ftreg_shadow_drops", "Completions of shadows that were dropped.", labels=_LABELS)
+        if self._pool.ready:
             for ref, digest in self._digests.items():
-                batcher = self._fleet.batcher(ref)
-                now_waiting, now_rows = batcher.loads()
-                waiting.add_metric((ref, digest), now_waiting[digest])
-                rows.add_metric((ref, digest), now_rows[digest])
+                batcher = self._pool.batcher(ref)
+                queued, running = batcher.loads()
+                waiting.add_metric((ref, digest), queued[digest])
+                rows.add_metric((ref, digest), running[digest])
                 drops.add_metric((ref, digest), batcher.dropped[digest])
         yield from (waiting, rows, drops)
-        yield GaugeMetricFamily("ftreg_ready", "1 once all models are loaded.", value=float(self._fleet.ready))
+        yield GaugeMetricFamily("ftreg_ready", "1 once all models are loaded.", value=float(self._pool.ready))
         yield CounterMetricFamily("ftreg_lost_records", "Requests that could not be recorded.", value=self._record.lost)

@@ -1,4 +1,4 @@
-"""Replies as they go over the wire: answers and chunks of streams, in OpenAI's forms."""
+"""Replies: renders completions as JSON objects and stream chunks in OpenAI's formats."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)
-class Usage:
-    """Tokens of a request, read and written."""
+class TokenUsage:
+    """Number of tokens of a request: of its prompts, and of its completions."""
 
     prompt: int
     completion: int
 
-    def json(self) -> dict[str, int]:
-        """In OpenAI's form."""
+    def to_dict(self) -> dict[str, int]:
+        """Return OpenAI's ``usage`` object."""
         total = self.prompt + self.completion
         return {"prompt_tokens": self.prompt, "completion_tokens": self.completion, "total_tokens": total}
 
 
 @dataclass(frozen=True)
-class Head:
-    """What all chunks of an answer share.
+class ReplyHead:
+    """The fields that all chunks of a reply share.
 
     Attributes:
-        id: Of the request.
-        created: When it came, in Unix seconds.
-        ref: Of the version that answers.
-        digest: Its identity.
+        id: Id of the request.
+        created: Time of arrival, in Unix seconds.
+        ref: The version that answers.
+        digest: Its digest.
     """
 
     id: str
@@ -42,17 +42,17 @@ class Head:
 
 @dataclass(frozen=True)
 class Choice:
-    """A whole answer: its text, and why it ended."""
+    """A whole completion: its text, and why it ended (``stop`` or ``length``)."""
 
     text: str
     finish: str
 
 
-class ChatForm:
-    """The form of ``/v1/chat/completions``."""
+class ChatRenderer:
+    """Renders replies of ``/v1/chat/completions``."""
 
-    def reply(self, head: Head, choices: Sequence[Choice], usage: Usage) -> bytes:
-        """A whole reply."""
+    def reply(self, head: ReplyHead, choices: Sequence[Choice], usage: TokenUsage) -> bytes:
+        """Return a whole reply."""
         listed = [
             {
                 "index": index,
@@ -62,71 +62,71 @@ class ChatForm:
             }
             for index, choice in enumerate(choices)
         ]
-        return to_json({**self._head(head, "chat.completion"), "choices": listed, "usage": usage.json()})
+        return to_json({**self._head(head, "chat.completion"), "choices": listed, "usage": usage.to_dict()})
 
     def begin(self, index: int) -> dict[str, Any] | None:
-        """The choice that begins an answer's stream."""
+        """Return the choice that begins a completion's stream."""
         return self._delta(index, {"role": "assistant", "content": ""}, None)
 
     def piece(self, index: int, text: str) -> dict[str, Any]:
-        """A choice with new text."""
+        """Return a choice with new text."""
         return self._delta(index, {"content": text}, None)
 
     def end(self, index: int, finish: str) -> dict[str, Any]:
-        """The choice that ends an answer's stream."""
+        """Return the choice that ends a completion's stream."""
         return self._delta(index, {}, finish)
 
-    def stream_head(self, head: Head) -> dict[str, Any]:
-        """What all chunks share."""
+    def stream_head(self, head: ReplyHead) -> dict[str, Any]:
+        """Return the fields that all chunks share."""
         return self._head(head, "chat.completion.chunk")
 
     def _delta(self, index: int, delta: Mapping[str, str], finish: str | None) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
 
-    def _head(self, head: Head, kind: str) -> dict[str, Any]:
+    def _head(self, head: ReplyHead, kind: str) -> dict[str, Any]:
         return _head(head, "chatcmpl", kind)
 
 
-class TextForm:
-    """The form of ``/v1/completions``."""
+class CompletionRenderer:
+    """Renders replies of ``/v1/completions``."""
 
-    def reply(self, head: Head, choices: Sequence[Choice], usage: Usage) -> bytes:
-        """A whole reply."""
+    def reply(self, head: ReplyHead, choices: Sequence[Choice], usage: TokenUsage) -> bytes:
+        """Return a whole reply."""
         listed = [self._choice(index, choice.text, choice.finish) for index, choice in enumerate(choices)]
-        return to_json({**self.stream_head(head), "choices": listed, "usage": usage.json()})
+        return to_json({**self.stream_head(head), "choices": listed, "usage": usage.to_dict()})
 
     def begin(self, _index: int) -> dict[str, Any] | None:
-        """Nothing begins an answer's stream here."""
+        """Return None: in this format, no chunk begins a completion's stream."""
         return None
 
     def piece(self, index: int, text: str) -> dict[str, Any]:
-        """A choice with new text."""
+        """Return a choice with new text."""
         return self._choice(index, text, None)
 
     def end(self, index: int, finish: str) -> dict[str, Any]:
-        """The choice that ends an answer's stream."""
+        """Return the choice that ends a completion's stream."""
         return self._choice(index, "", finish)
 
-    def stream_head(self, head: Head) -> dict[str, Any]:
-        """What all chunks share."""
+    def stream_head(self, head: ReplyHead) -> dict[str, Any]:
+        """Return the fields that all chunks share."""
         return _head(head, "cmpl", "text_completion")
 
     def _choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
 
 
-class PlainForm:
-    """The form of ``/api/v1/generate``.
+class GenerateRenderer:
+    """Renders replies of ``/api/v1/generate``.
 
     Args:
-        model_id: What was asked for.
+        model_id: The model that the client asked for.
     """
 
     def __init__(self, model_id: str) -> None:
         self._model_id = model_id
 
-    def reply(self, head: Head, choices: Sequence[Choice], usage: Usage) -> bytes:
-        """A whole reply."""
+    def reply(self, head: ReplyHead, choices: Sequence[Choice], usage: TokenUsage) -> bytes:
+        """Return a whole reply."""
         return to_json(
             {
                 "text": choices[0].text,
@@ -135,25 +135,26 @@ class PlainForm:
                 "variant": head.ref,
                 "digest": head.digest,
                 "request_id": head.id,
-                "usage": usage.json(),
+                "usage": usage.to_dict(),
             }
         )
 
 
-Form = ChatForm | TextForm
+StreamRenderer = ChatRenderer | CompletionRenderer
+"""Renders whole replies and streams."""
 
 
-def event(content: Mapping[str, Any]) -> bytes:
-    """A server-sent event (HTML Living Standard, section 9.2)."""
+def sse_event(content: Mapping[str, Any]) -> bytes:
+    """Return a server-sent event (HTML Living Standard, section 9.2)."""
     return b"data: " + to_json(content) + b"\n\n"
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
-    """Write ``content`` as JSON in UTF-8."""
+    """Return ``content`` as compact JSON in UTF-8."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _head(head: Head, prefix: str, kind: str) -> dict[str, Any]:
+def _head(head: ReplyHead, prefix: str, kind: str) -> dict[str, Any]:
     return {
         "id": f"{prefix}-{head.id}",
         "object": kind,

@@ -1,4 +1,4 @@
-"""The router: which version answers a request, and its shadows after it."""
+"""The router: chooses the version that answers a request, and sends the request to the shadows afterwards."""
 
 from __future__ import annotations
 
@@ -8,54 +8,59 @@ from contextlib import suppress
 
 from starlette.requests import Request
 
-from ftreg.serving.decoding.fleet import Fleet
+from ftreg.serving.decoding.pool import ModelPool
 from ftreg.serving.deployment import Deployment, Variant
 from ftreg.serving.errors import ApiError, unavailable
+from ftreg.serving.experiment.entry import RouteKind
 from ftreg.serving.experiment.routing import bucket
-from ftreg.serving.http.exchange import Books, Exchange, Route, Task
-from ftreg.serving.http.guard import Visit
+from ftreg.serving.http.context import RequestContext
+from ftreg.serving.http.exchange import Assignment, Exchange, GenerationTask
+from ftreg.serving.http.recorder import Recorder
 
 
 class Router:
-    """Deals requests to the versions of a deployment.
+    """Assigns requests to the versions of a deployment.
 
     Args:
-        deployment: What is served.
-        fleet: Its models.
-        books: Where exchanges are written down.
+        deployment: The deployment.
+        pool: Its models.
+        recorder: Records exchanges, and knows the current allocation.
     """
 
-    def __init__(self, deployment: Deployment, fleet: Fleet, books: Books) -> None:
+    def __init__(self, deployment: Deployment, pool: ModelPool, recorder: Recorder) -> None:
         self._deployment = deployment
-        self._fleet = fleet
-        self._books = books
+        self._pool = pool
+        self._recorder = recorder
         self._variants = {variant.ref: variant for variant in deployment.all_variants()}
         self._shadows: set[asyncio.Task[None]] = set()
 
-    def exchange(self, request: Request, model: str, user: str | None, task: Task) -> Exchange:
-        """Choose who answers; raise ``ApiError`` where there is no such model (404) or none is loaded (503).
+    def exchange(self, request: Request, model: str, user: str | None, task: GenerationTask) -> Exchange:
+        """Choose the version that answers.
 
-        The version is that of the key's bucket, or the one that ``model`` names. If it fails, the request fails: to
-        let another version answer would count its answers for the wrong one.
+        It is the version that owns the key's bucket, or the one that ``model`` names. If it fails, the request fails:
+        another version's answer would count for the wrong one.
+
+        Raises:
+            ApiError: There is no such model (404), or the models are not loaded (503).
         """
         self.check_ready()
-        visit = Visit.of(request)
-        allocation = self._books.record.allocation
-        key = self._key(request, visit, user)
-        if model == self._deployment.name:
-            dealt = bucket(self._deployment.salt, self._deployment.experiment, key)
-            variant = self._variants[allocation.ref(dealt)]
-        else:
+        context = RequestContext.of(request)
+        allocation = self._recorder.record.allocation
+        key = self._key(request, context, user)
+        pinned = model != self._deployment.name
+        if pinned:
             variant = self.variant(model)
-        visit.routed = True
-        visit.headers += [(b"x-ftreg-variant", variant.ref.encode()), (b"x-ftreg-digest", variant.digest.encode())]
-        if model != self._deployment.name:
-            return self._exchange(visit, Route("pinned", variant.ref, variant.digest, allocation.epoch, key), task)
-        route = Route("experiment", variant.ref, variant.digest, allocation.epoch, key)
-        return self._exchange(visit, route, task, lambda: self._ask_shadows(visit, route, task))
+        else:
+            variant = self._variants[allocation.ref(bucket(self._deployment.salt, self._deployment.experiment, key))]
+        context.routed = True
+        context.headers += [(b"x-ftreg-variant", variant.ref.encode()), (b"x-ftreg-digest", variant.digest.encode())]
+        route: RouteKind = "pinned" if pinned else "experiment"
+        assignment = Assignment(route, variant.ref, variant.digest, allocation.epoch, key)
+        run_shadows = None if pinned else lambda: self._run_shadows(context, assignment, task)
+        return self._exchange(context, assignment, task, run_shadows)
 
     def variant(self, ref: str) -> Variant:
-        """The version that goes by ``ref``; raise ``ApiError`` (404) where there is none."""
+        """Return the variant or shadow called ``ref``; raise ``ApiError`` (404) if there is none."""
         if ref not in self._variants:
             known = ", ".join([self._deployment.name, *self._variants])
             message = f"there is no model {ref[:100]!r} here; known: {known}"
@@ -63,43 +68,47 @@ class Router:
         return self._variants[ref]
 
     def check_ready(self) -> None:
-        """Raise ``ApiError`` (503) while the models are not loaded."""
-        if self._fleet.error is not None:
+        """Raise ``ApiError`` (503) unless the models are loaded and working."""
+        if self._pool.error is not None:
             raise unavailable(
-                "the models could not be loaded, or broke down; the server's log says why", code="load_failed"
+                "the models could not be loaded, or have stopped working; the server's log says why", code="load_failed"
             )
-        if not self._fleet.ready:
+        if not self._pool.ready:
             raise unavailable("the models are being loaded", code="loading")
 
-    def _exchange(self, visit: Visit, route: Route, task: Task, then: Callable[[], None] | None = None) -> Exchange:
-        return Exchange(visit, route, task, self._fleet, self._deployment.limits, self._books, then)
+    def _exchange(
+        self,
+        context: RequestContext,
+        assignment: Assignment,
+        task: GenerationTask,
+        on_answered: Callable[[], None] | None = None,
+    ) -> Exchange:
+        return Exchange(context, assignment, task, self._pool, self._deployment.limits, self._recorder, on_answered)
 
-    def _key(self, request: Request, visit: Visit, user: str | None) -> str:
-        """What is dealt: the user if the request says who that is, else the API key, else the request.
+    def _key(self, request: Request, context: RequestContext, user: str | None) -> str:
+        """Return the key to assign by: the user if the request names one, else the API key, else the request's id.
 
-        Only a key that the server asks for counts: clients that must send one send all the same one elsewhere.
+        An API key counts only if the server requires one: clients that must send some key send the same one everywhere.
         """
         header = request.headers.get(self._deployment.key_header, "")
         named = header.encode("latin-1").decode("utf-8", "replace").strip()
-        return named or user or visit.api_key or visit.id
+        return named or user or context.api_key or context.id
 
-    def _ask_shadows(self, visit: Visit, route: Route, task: Task) -> None:
-        """Ask the deployment's shadows too. The client's answer is complete, and nobody waits for theirs."""
+    def _run_shadows(self, context: RequestContext, assignment: Assignment, task: GenerationTask) -> None:
+        """Start the deployment's shadows on the same prompts; the client already has its answer."""
         for shadow in self._deployment.shadows:
-            unheard = Exchange(
-                Visit(id=visit.id),
-                Route("shadow", shadow.ref, shadow.digest, route.epoch, route.unit),
-                Task(task.prompts, task.settings),
-                self._fleet,
-                self._deployment.limits,
-                self._books,
+            exchange = self._exchange(
+                RequestContext(id=context.id),
+                Assignment("shadow", shadow.ref, shadow.digest, assignment.epoch, assignment.unit),
+                GenerationTask(task.prompts, task.params),
             )
-            running = asyncio.get_running_loop().create_task(_drain(unheard))
-            self._shadows.add(running)
+            running = asyncio.get_running_loop().create_task(_discard(exchange))
+            self._shadows.add(running)  # the event loop itself keeps no strong reference to its tasks
             running.add_done_callback(self._shadows.discard)
 
 
-async def _drain(exchange: Exchange) -> None:
+async def _discard(exchange: Exchange) -> None:
+    """Run an exchange to its end and discard the answer."""
     with suppress(ApiError):
         async with exchange:
             await exchange.open()

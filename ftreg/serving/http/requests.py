@@ -1,4 +1,4 @@
-"""Requests as they come over the wire: OpenAI's forms, ftreg's own, and what of them is refused."""
+"""Request bodies: OpenAI's formats and ftreg's own, validated, with clear errors for what is not supported."""
 
 from __future__ import annotations
 
@@ -8,67 +8,67 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftreg.core.types import Message
-from ftreg.serving.decoding.codec import Chat, Prompt, Question
-from ftreg.serving.decoding.generation import Settings
+from ftreg.serving.decoding.sampling import SamplingParams
+from ftreg.serving.decoding.tokenizer import ChatPrompt, Prompt, UserPrompt
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError, bad_request
 
-_NOTHING: Sequence[Any] = (None, False, 0, 0.0, "", [], {})
+_UNSET: Sequence[Any] = (None, False, 0, 0.0, "", [], {})
 
 UNSUPPORTED: Mapping[str, Sequence[Any]] = {
-    "audio": _NOTHING,
-    "echo": _NOTHING,
-    "frequency_penalty": _NOTHING,
+    "audio": _UNSET,
+    "echo": _UNSET,
+    "frequency_penalty": _UNSET,
     "function_call": (None, "none", "auto"),
-    "functions": _NOTHING,
-    "logit_bias": _NOTHING,
+    "functions": _UNSET,
+    "logit_bias": _UNSET,
     "logprobs": (None, False),
-    "min_p": _NOTHING,
-    "min_tokens": _NOTHING,
+    "min_p": _UNSET,
+    "min_tokens": _UNSET,
     "modalities": (None, ["text"]),
-    "presence_penalty": _NOTHING,
+    "presence_penalty": _UNSET,
     "reasoning_effort": (None, "none"),
     "repetition_penalty": (None, 1, 1.0),
     "response_format": (None, {"type": "text"}),
-    "suffix": _NOTHING,
+    "suffix": _UNSET,
     "tool_choice": (None, "none", "auto"),
-    "tools": _NOTHING,
+    "tools": _UNSET,
     "top_k": (None, 0, -1),
-    "top_logprobs": _NOTHING,
-    "web_search_options": _NOTHING,
+    "top_logprobs": _UNSET,
+    "web_search_options": _UNSET,
 }
-"""Fields that would change the answer, with the values that change nothing; all others are refused."""
+"""Fields that would change the answer, each with the values that have no effect; other values are refused."""
 
 _SHAPES = {
     "content": "must be a string, or a list of text parts",
     "prompt": "must be a string, a list of strings, a list of token ids, or a list of lists of token ids",
     "stop": "must be a string, or a list of at most 4 strings, none of them empty",
 }
-"""What fields with several forms take."""
+"""What a field that accepts several types must be."""
 
-_MOST = 2**63 - 1  # of integers that messages may quote: Python does not print those of thousands of digits
+_MAX_INT = 2**63 - 1  # error messages quote integers, and Python refuses to print those of thousands of digits
 
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
-Tokens = Annotated[list[Annotated[int, Field(ge=0, le=_MOST)]], Field(fail_fast=True)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0, le=_MAX_INT)]], Field(fail_fast=True)]
 TokenLists = Annotated[list[Tokens], Field(fail_fast=True)]
 
 
-class Wire(BaseModel):
-    """What all requests share: JSON's own types, finite numbers; keys that nothing is known of are kept apart."""
+class Body(BaseModel):
+    """Base of all request bodies: strict JSON types and finite numbers; unknown keys are kept in ``model_extra``."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class StreamOptions(Wire):
-    """What a stream tells besides the answer."""
+class StreamOptions(Body):
+    """OpenAI's ``stream_options``."""
 
     include_usage: bool = False
 
 
-class Generate(Wire):
-    """What OpenAI's requests share."""
+class GenerationRequest(Body):
+    """The fields that all requests for completions share."""
 
     model: Text
     max_tokens: int | None = Field(None, ge=1)
@@ -76,32 +76,41 @@ class Generate(Wire):
     top_p: float | None = Field(None, ge=0, le=1)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     seed: int | None = None
-    n: int | None = Field(None, ge=1, le=_MOST)
+    n: int | None = Field(None, ge=1, le=_MAX_INT)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
 
     def prompts(self) -> list[Prompt]:
-        """What is to be answered."""
+        """Return the prompts to answer."""
         raise NotImplementedError
 
-    def most_tokens(self) -> int | None:
-        """Most tokens of an answer, where the request says."""
+    def requested_max_tokens(self) -> int | None:
+        """Return the largest number of tokens that the request asks for; None if it does not say."""
         return self.max_tokens
 
-    def settings(self, limits: Limits, prompts: int) -> Settings:
-        """How so many prompts are answered; raise ``ApiError`` for what is beyond ``limits`` or not supported."""
+    def sampling_params(self, limits: Limits, prompts: int) -> SamplingParams:
+        """Return how to answer the request's prompts.
+
+        Args:
+            limits: The deployment's limits.
+            prompts: Number of prompts.
+
+        Raises:
+            ApiError: A value exceeds ``limits`` or is not supported (400).
+        """
         self._refuse_unsupported()
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options needs stream to be true", param="stream_options")
-        most = self.most_tokens()
-        if most is not None and most > limits.max_tokens:
-            raise bad_request(f"an answer may have at most {limits.max_tokens} tokens here", param="max_tokens")
-        answers = prompts * (self.n or 1)
-        if answers > limits.max_answers:
-            raise bad_request(f"a request may have at most {limits.max_answers} answers, not {answers}", param="n")
-        return Settings(
-            max_tokens=most,
+        max_tokens = self.requested_max_tokens()
+        if max_tokens is not None and max_tokens > limits.max_tokens:
+            raise bad_request(f"a completion may have at most {limits.max_tokens} tokens", param="max_tokens")
+        completions = prompts * (self.n or 1)
+        if completions > limits.max_answers:
+            message = f"a request may have at most {limits.max_answers} completions, not {completions}"
+            raise bad_request(message, param="n")
+        return SamplingParams(
+            max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
@@ -111,47 +120,47 @@ class Generate(Wire):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with its usage."""
+        """Whether a stream ends with its token usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def _refuse_unsupported(self) -> None:
         for key, value in (self.model_extra or {}).items():
             if key in UNSUPPORTED and not any(type(value) is type(same) and value == same for same in UNSUPPORTED[key]):
-                raise bad_request(f"{key} is not supported here", param=key, code="unsupported_parameter")
+                raise bad_request(f"{key} is not supported", param=key, code="unsupported_parameter")
 
 
-class TextPart(Wire):
-    """A piece of a message."""
+class TextPart(Body):
+    """A text part of a message's content."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(Wire):
-    """A turn of a chat."""
+class ChatMessage(Body):
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]
 
     def to_message(self) -> Message:
-        """The turn as templates know it; ``developer`` is OpenAI's newer word for ``system``."""
+        """Return the message as chat templates expect it; ``developer`` is OpenAI's newer name for ``system``."""
         role = "system" if self.role == "developer" else self.role
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Message(role, content)
 
 
-class ChatRequest(Generate):
+class ChatRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: int | None = Field(None, ge=1)
 
     def prompts(self) -> list[Prompt]:
-        """The chat."""
-        return [Chat(tuple(message.to_message() for message in self.messages))]
+        """Return the conversation."""
+        return [ChatPrompt(tuple(message.to_message() for message in self.messages))]
 
-    def most_tokens(self) -> int | None:
-        """Most tokens of an answer; the newer field comes first."""
+    def requested_max_tokens(self) -> int | None:
+        """Return ``max_completion_tokens``, else the older ``max_tokens``."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def _refuse_unsupported(self) -> None:
@@ -159,17 +168,17 @@ class ChatRequest(Generate):
         for number, message in enumerate(self.messages):
             extra = message.model_extra or {}
             if extra.get("tool_calls") or extra.get("function_call"):
-                raise bad_request("tools are not supported here", param=f"messages[{number}].tool_calls")
+                raise bad_request("tools are not supported", param=f"messages[{number}].tool_calls")
 
 
-class CompletionRequest(Generate):
+class CompletionRequest(GenerationRequest):
     """The body of ``POST /v1/completions``."""
 
     prompt: str | Annotated[Texts | Tokens | TokenLists, Field(min_length=1)]
     best_of: int | None = Field(None, ge=1)
 
     def prompts(self) -> list[Prompt]:
-        """The prompts, each of them text or token ids."""
+        """Return the prompts, each of them text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -179,36 +188,38 @@ class CompletionRequest(Generate):
     def _refuse_unsupported(self) -> None:
         super()._refuse_unsupported()
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise bad_request("best_of other than n is not supported here", param="best_of")
+            raise bad_request("best_of other than n is not supported", param="best_of")
 
 
-class GenerateRequest(Generate):
-    """The body of ``POST /api/v1/generate``; ``model_id``, or ``model``, may be left out."""
+class GenerateRequest(GenerationRequest):
+    """The body of ``POST /api/v1/generate``; ``model_id`` and ``model`` are optional and mean the same."""
 
     model: str = ""
     model_id: str = ""
     prompt: str
 
     @property
-    def wanted(self) -> str:
-        """The model that is asked for, empty for none; raise ``ApiError`` where the two names of it differ."""
+    def requested_model(self) -> str:
+        """The model asked for, empty for the deployment; raises ``ApiError`` if ``model`` and ``model_id`` differ."""
         if self.model and self.model_id and self.model != self.model_id:
-            raise bad_request("model_id and model are the same field here; give one of them", param="model_id")
+            raise bad_request("model_id and model mean the same and differ; give one of them", param="model_id")
         return self.model_id or self.model
 
     def prompts(self) -> list[Prompt]:
-        """The prompt."""
-        return [Question(self.prompt)]
+        """Return the prompt."""
+        return [UserPrompt(self.prompt)]
 
     def _refuse_unsupported(self) -> None:
         super()._refuse_unsupported()
         if self.stream:
-            raise bad_request("streams are at /v1/completions and /v1/chat/completions", param="stream")
+            raise bad_request(
+                "/api/v1/generate does not stream; use /v1/completions or /v1/chat/completions", param="stream"
+            )
         if self.n not in (None, 1):
-            raise bad_request("there is one answer here; n is for /v1/completions", param="n")
+            raise bad_request("/api/v1/generate returns one completion; use /v1/completions for n", param="n")
 
 
-class FeedbackRequest(Wire):
+class FeedbackRequest(Body):
     """The body of ``POST /v1/feedback``."""
 
     request_id: Annotated[str, Field(min_length=1, max_length=200)]
@@ -216,17 +227,17 @@ class FeedbackRequest(Wire):
     comment: Annotated[str, Field(max_length=10_000)] | None = None
 
 
-class WeightsRequest(Wire):
+class WeightsRequest(Body):
     """The body of ``PUT /admin/experiment``."""
 
     weights: Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(min_length=1)]
 
 
-WireT = TypeVar("WireT", bound=Wire)
+BodyT = TypeVar("BodyT", bound=Body)
 
 
-def parse(model: type[WireT], body: bytes) -> WireT:
-    """Read a request's body; raise ``ApiError`` (400), which names the first field at fault."""
+def parse(model: type[BodyT], body: bytes) -> BodyT:
+    """Parse and validate a request's body; raise ``ApiError`` (400), which names the first invalid field."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -246,7 +257,7 @@ def _explain(error: ValidationError) -> ApiError:
 
 
 def _locate(location: Sequence[str | int]) -> tuple[str | None, str | None]:
-    """The path of a field as OpenAI writes it, and what the field takes where it has several forms."""
+    """Return a field's path as OpenAI writes it, and what the field must be if it accepts several types, else None."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from ftreg.core.types import Message
-from ftreg.serving.decoding.codec import Chat, Question
-from ftreg.serving.decoding.generation import Settings
-from ftreg.serving.decoding.sampling import Sampler
+from ftreg.serving.decoding.sampling import Sampler, SamplingParams
+from ftreg.serving.decoding.tokenizer import ChatPrompt, UserPrompt
 from ftreg.serving.deployment import Limits
 from ftreg.serving.errors import ApiError
-from ftreg.serving.http.wire import (
+from ftreg.serving.http.requests import (
     ChatRequest,
     CompletionRequest,
     FeedbackRequest,
@@ -28,18 +27,18 @@ TEXT = {"model": "bot", "prompt": "hello"}
 
 
 def read(model, content: object) -> Any:
-    """Parse ``content``, or bytes as they are."""
+    """Parse ``content`` as JSON; bytes are taken as they are."""
     return parse(model, content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
-def settings(model, content: object) -> Settings:
-    """The settings that ``content`` asks for."""
+def settings(model, content: object) -> SamplingParams:
+    """Return the sampling parameters that ``content`` asks for."""
     body = read(model, content)
-    return body.settings(LIMITS, len(body.prompts()))
+    return body.sampling_params(LIMITS, len(body.prompts()))
 
 
 def refused(model, content: object) -> ApiError:
-    """The refusal of ``content``, or of bytes as they are."""
+    """Return the error with which ``content`` is refused."""
     with pytest.raises(ApiError) as error:
         settings(model, content)
     assert error.value.status == 400
@@ -47,7 +46,7 @@ def refused(model, content: object) -> ApiError:
 
 
 def test_a_chat_with_everything() -> None:
-    """All that is supported is understood, text parts and OpenAI's newer words included."""
+    """All supported fields are read, including text parts and OpenAI's newer names."""
     content = {
         "model": "bot",
         "messages": [
@@ -58,15 +57,17 @@ def test_a_chat_with_everything() -> None:
         "n": 2, "stream": True, "stream_options": {"include_usage": True}, "user": "u",
     }  # fmt: skip
     body = read(ChatRequest, content)
-    assert body.prompts() == [Chat((Message("system", "be brief"), Message("user", "hello")))]
-    assert body.settings(LIMITS, 1) == Settings(5, 0.0, 0.5, ("a", "b"), -3, 2)
+    assert body.prompts() == [ChatPrompt((Message("system", "be brief"), Message("user", "hello")))]
+    assert body.sampling_params(LIMITS, 1) == SamplingParams(5, 0.0, 0.5, ("a", "b"), -3, 2)
     assert body.with_usage
 
 
 def test_defaults_are_those_of_openai() -> None:
-    """What is left out, and what is null, is as OpenAI has it."""
+    """Missing fields and null have OpenAI's defaults."""
     nothing = {"max_tokens": None, "temperature": None, "top_p": None, "stop": None, "seed": None, "n": None}
-    assert settings(ChatRequest, HELLO) == settings(ChatRequest, {**HELLO, **nothing, "stream": None}) == Settings()
+    assert (
+        settings(ChatRequest, HELLO) == settings(ChatRequest, {**HELLO, **nothing, "stream": None}) == SamplingParams()
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,25 +80,25 @@ def test_prompts_have_four_forms(prompt: object, prompts: object) -> None:
 
 
 def test_generate_needs_a_prompt_alone() -> None:
-    """The short form goes to the deployment, and is a chat where the model knows chats."""
+    """``/api/v1/generate`` goes to the deployment by default, and its prompt is a user message."""
     body = read(GenerateRequest, {"prompt": "hello"})
-    assert (body.wanted, body.prompts()) == ("", [Question("hello")])
+    assert (body.requested_model, body.prompts()) == ("", [UserPrompt("hello")])
     assert refused(GenerateRequest, {"prompt": "hello", "n": 2}).param == "n"
     assert refused(GenerateRequest, {"prompt": "hello", "stream": True}).param == "stream"
 
 
 def test_generate_takes_a_model_under_either_name() -> None:
-    """A model is never ignored because of what its field is called, and two are one too many."""
+    """The model may be called ``model`` or ``model_id``; two different ones are refused."""
     for fields in ({"model_id": "alpha:1"}, {"model": "alpha:1"}, {"model_id": "alpha:1", "model": "alpha:1"}):
-        assert read(GenerateRequest, {"prompt": "hello", **fields}).wanted == "alpha:1"
+        assert read(GenerateRequest, {"prompt": "hello", **fields}).requested_model == "alpha:1"
     with pytest.raises(ApiError) as error:
-        read(GenerateRequest, {"prompt": "hello", "model_id": "alpha:1", "model": "beta:1"}).wanted  # noqa: B018
+        read(GenerateRequest, {"prompt": "hello", "model_id": "alpha:1", "model": "beta:1"}).requested_model  # noqa: B018
     assert (error.value.status, error.value.param) == (400, "model_id")
 
 
 @pytest.mark.parametrize("number", [b"1" + b"0" * 30, b"9" * 4300])
 def test_huge_integers_are_refused_in_few_words(number: bytes) -> None:
-    """Integers that Python would not print, or only at length, are refused like other wrong ones."""
+    """Integers of thousands of digits, which Python refuses to print, are refused like other invalid ones."""
     for prompt in (b'"a"', b'["a","b"]'):
         error = refused(CompletionRequest, b'{"model":"bot","prompt":' + prompt + b',"n":' + number + b"}")
         assert error.param == "n"
@@ -124,7 +125,7 @@ def test_huge_integers_are_refused_in_few_words(number: bytes) -> None:
     ],
 )  # fmt: skip
 def test_what_would_change_the_answer_is_refused(field: str, value: object) -> None:
-    """A field that is not supported is refused by name, not ignored."""
+    """An unsupported field is refused by name, not ignored."""
     for model, content in ((ChatRequest, HELLO), (CompletionRequest, TEXT)):
         error = refused(model, {**content, field: value})
         assert error.param == field
@@ -142,8 +143,12 @@ def test_what_would_change_the_answer_is_refused(field: str, value: object) -> N
     ],
 )  # fmt: skip
 def test_what_changes_nothing_is_taken(fields: dict[str, object]) -> None:
-    """Fields at the values that change nothing, and fields that nothing is known of, are ignored."""
-    assert settings(ChatRequest, {**HELLO, **fields}) == settings(CompletionRequest, {**TEXT, **fields}) == Settings()
+    """Unsupported fields with values that have no effect, and unknown fields, are ignored."""
+    assert (
+        settings(ChatRequest, {**HELLO, **fields})
+        == settings(CompletionRequest, {**TEXT, **fields})
+        == SamplingParams()
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,13 +174,13 @@ def test_what_changes_nothing_is_taken(fields: dict[str, object]) -> None:
     ],
 )  # fmt: skip
 def test_wrong_fields_of_a_chat_are_named(fields: dict[str, object], param: str) -> None:
-    """A field of the wrong type or beyond its bounds is refused, and named."""
+    """A field of the wrong type or out of range is refused by name."""
     assert refused(ChatRequest, {**HELLO, **fields}).param == param
 
 
 @pytest.mark.parametrize("prompt", [None, [], 5, [1, "a"], [-1], [[]], [True], {"a": 1}, [[1.5]], [None], ["a", 1]])
 def test_prompts_of_other_forms_are_refused(prompt: object) -> None:
-    """A prompt that is no text and no token ids is refused with one sentence."""
+    """A prompt that is neither text nor token ids is refused with one sentence."""
     if prompt == [[]]:
         assert read(CompletionRequest, {**TEXT, "prompt": prompt}).prompts() == [[]]  # found empty when it is encoded
         return
@@ -189,7 +194,7 @@ def test_prompts_of_other_forms_are_refused(prompt: object) -> None:
 
 @pytest.mark.parametrize("best_of", [2, 5])
 def test_best_of_is_refused_where_it_would_choose(best_of: int) -> None:
-    """To write more answers than are shown is not supported; as many as are shown is nothing."""
+    """``best_of`` is supported only if it equals ``n``."""
     assert refused(CompletionRequest, {**TEXT, "best_of": best_of}).param == "best_of"
     assert settings(CompletionRequest, {**TEXT, "best_of": 2, "n": 2}).n == 2
 
@@ -208,12 +213,12 @@ def test_best_of_is_refused_where_it_would_choose(best_of: int) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused(body: bytes, code: str) -> None:
-    """Whatever bytes come, the refusal says whether they are no JSON or the wrong JSON."""
+    """The error says whether the body is not JSON or is JSON of the wrong shape."""
     assert refused(CompletionRequest, body).code == code
 
 
 def test_many_wrong_values_are_refused_quickly() -> None:
-    """The first wrong value of a long list ends its reading."""
+    """Validation of a long list stops at the first invalid value."""
     error = refused(CompletionRequest, {**TEXT, "prompt": [1.5] * 200_000})
     assert len(error.message) < 200
 
@@ -225,13 +230,13 @@ def test_many_wrong_values_are_refused_quickly() -> None:
      {"request_id": "a", "score": 1, "comment": 5}, {"request_id": "a", "score": True}],
 )  # fmt: skip
 def test_wrong_feedback_is_refused(content: object) -> None:
-    """Feedback names an answer, and a score from 0 to 1."""
+    """Feedback has the id of an answer and a score from 0 to 1."""
     with pytest.raises(ApiError):
         read(FeedbackRequest, content)
 
 
 @pytest.mark.parametrize("weights", [{}, None, [1], {"alpha:1": -1}, {"alpha:1": "1"}, {"alpha:1": True}])
 def test_wrong_weights_are_refused(weights: object) -> None:
-    """Weights are numbers from 0 up, by ref."""
+    """Weights are non-negative numbers by reference."""
     with pytest.raises(ApiError):
         read(WeightsRequest, {"weights": weights})

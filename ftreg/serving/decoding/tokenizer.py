@@ -1,4 +1,4 @@
-"""The codec of a served model: from prompts to tokens, and back."""
+"""The tokenizer of a served model: turns prompts into tokens, and tokens into text."""
 
 from __future__ import annotations
 
@@ -10,49 +10,55 @@ from ftreg.serving.errors import bad_request
 
 
 @dataclass(frozen=True)
-class Chat:
-    """A prompt that the model's chat template makes text of."""
+class ChatPrompt:
+    """A conversation, rendered with the model's chat template."""
 
     messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt that is a chat of one turn where the model has a chat template, and plain text elsewhere."""
+class UserPrompt:
+    """One user message: rendered with the chat template if the model has one, otherwise taken as plain text."""
 
     text: str
 
 
-Prompt = str | Sequence[int] | Chat | Question
+Prompt = str | Sequence[int] | ChatPrompt | UserPrompt
+"""Plain text, token ids, a conversation, or a user message."""
 
 
-class Codec:
-    """Encodes and decodes for one model.
+class Tokenizer:
+    """Encodes and decodes for one model; safe to use from several threads.
 
     Attributes:
-        context: Most tokens of prompt and answer together.
-        ends: Token ids that end an answer.
-        silent: Token ids without text.
+        context: Largest number of tokens of prompt and completion together.
+        eos: Token ids that end a completion.
+        special: Token ids without text, which are left out of completions.
     """
 
     def __init__(self, model: ServedModel) -> None:
         self.context = model.context
-        self.ends = model.ends
+        self.eos = model.ends
         self._tokenizer = model.tokenizer
         added = getattr(model.tokenizer, "added_tokens_decoder", {})
-        self.silent = frozenset(model.tokenizer.all_special_ids) | {
+        self.special = frozenset(model.tokenizer.all_special_ids) | {
             id_ for id_, token in added.items() if token.special
         }
         self._vocabulary = len(model.tokenizer)
-        # A tokenizer drops the padding and truncation that it was saved with at its first use; later uses by several
-        # threads then change nothing in it.
+        # The first use drops the padding and truncation that a tokenizer was saved with; later uses, from several
+        # threads, then change nothing in it.
         self._encode("a", special=True)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Return a prompt's token ids; raise ``ApiError`` for one that the model cannot read."""
-        if isinstance(prompt, Question):
-            prompt = Chat((Message("user", prompt.text),)) if self._tokenizer.chat_template else prompt.text
-        if isinstance(prompt, Chat):
+        """Return the token ids of ``prompt``.
+
+        Raises:
+            ApiError: The prompt is empty, has token ids outside of the vocabulary, or the chat template is missing or
+                refuses it (400).
+        """
+        if isinstance(prompt, UserPrompt):
+            prompt = ChatPrompt((Message("user", prompt.text),)) if self._tokenizer.chat_template else prompt.text
+        if isinstance(prompt, ChatPrompt):
             ids = self._encode(self._render(prompt), special=False)
         elif isinstance(prompt, str):
             ids = self._encode(prompt, special=True)
@@ -68,27 +74,27 @@ class Codec:
         return text
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
-        # Without `verbose`, transformers warns of prompts beyond the context, which are refused here.
+        # With `verbose`, transformers would warn about prompts longer than the context; ftreg refuses those itself.
         encoded = self._tokenizer(
             text, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False, verbose=False
         )
         ids: list[int] = encoded["input_ids"]
         return ids
 
-    def _render(self, chat: Chat) -> str:
+    def _render(self, prompt: ChatPrompt) -> str:
         if not self._tokenizer.chat_template:
             raise bad_request(
                 "this model has no chat template; use /v1/completions", param="messages", code="no_chat_template"
             )
-        turns = [{"role": turn.role, "content": turn.content} for turn in chat.messages]
+        turns = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
         try:
             text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # what a template raises is its author's choice
+        except Exception as error:  # a template can raise anything
             raise bad_request(f"the model's chat template refuses these messages: {error}", param="messages") from error
         return text
 
     def _check(self, ids: Sequence[int]) -> list[int]:
-        """Refuse ids that the model does not have; in a batch they would fail its neighbours too."""
+        """Refuse ids outside of the vocabulary: they would fail the other rows of the batch too."""
         for token in ids:
             if not 0 <= token < self._vocabulary:
                 raise bad_request(f"there is no token {token}; ids are below {self._vocabulary}", param="prompt")

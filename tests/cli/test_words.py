@@ -1,0 +1,66 @@
+"""Errors of the API in the command line's words: options in the place of Python's arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from ftreg.cli.command import Command
+from ftreg.core.errors import InputError
+
+
+def told(error: InputError, *typed: str) -> str:
+    """What a command with a few parameters says if it fails with ``error``."""
+
+    @click.command(cls=Command)
+    @click.argument("ref", required=False)
+    @click.argument("recipe", required=False)
+    @click.option("--split")
+    @click.option("--with", "others")
+    @click.option("--merge", is_flag=True)
+    def command(**_: object) -> None:
+        raise error
+
+    with pytest.raises(InputError) as caught:
+        command.main(list(typed), standalone_mode=False)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (InputError("is wrong", where="split"), "--split: is wrong"),
+        (InputError("is wrong", where="split: last"), "--split last: is wrong"),
+        (InputError("is wrong", where="others"), "--with: is wrong"),
+        (InputError("is wrong", where="ref"), "REF: is wrong"),
+        (InputError("is wrong", where="rows.jsonl:3"), "rows.jsonl:3: is wrong"),
+        (InputError("is wrong", where="train.epochs"), "train.epochs: is wrong"),
+        (InputError("is wrong", hint="Give `split`, or `merge=True`."), "is wrong\n  Give --split, or --merge."),
+        (InputError("give `others`"), "give --with"),
+        (InputError("is wrong", hint="See `ftreg gc` and `nothing`."), "is wrong\n  See `ftreg gc` and `nothing`."),
+    ],
+)
+def test_arguments_become_options(error: InputError, words: str) -> None:
+    """Where, message and hint name what can be typed; whatever is not a parameter stays as it is."""
+    assert told(error) == words
+
+
+def test_what_a_recipe_says_is_not_an_option() -> None:
+    """A recipe has keys that are called like options: those become options only if they were typed."""
+    assert told(InputError("is wrong", where="split"), "base", "recipe.yaml") == "split: is wrong"
+    typed = told(InputError("is wrong", where="split"), "base", "recipe.yaml", "--split", "x")
+    assert typed == "--split: is wrong"
+
+
+def test_a_recipes_missing_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through the real command line: the data of a recipe is not said to come from --data."""
+    from ftreg.cli.main import main
+
+    (tmp_path / "recipe.yaml").write_text("base: base\ndata: nope.jsonl\n")
+    with pytest.raises(SystemExit) as end:
+        main(["--home", str(tmp_path / "home"), "train", str(tmp_path / "recipe.yaml")])
+    message = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "--" not in message
