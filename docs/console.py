@@ -2,9 +2,9 @@
 
     python docs/console.py [--check]
 
-A block of ``console`` has commands after ``$``, each followed by its output; a comment ``<!-- before: ftreg ... -->`` runs a
-command that is not shown. The commands of both pages run one after the other in one folder, which has a tiny untrained
-model and the files of ``write_files``. The output is what goes to standard output and, if a command fails, its error.
+In a block of ``console``, each line that starts with ``$`` is followed by what the command prints: standard output and, if
+it fails, its error. The commands of both pages run one after the other in one folder, which has a tiny untrained model
+and the files of ``write_files``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 PAGES = (DOCS / "own-model.md", DOCS / "troubleshooting.md")
 
-_BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)|<!-- before: (.*?) -->", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 _MASKS = (
     (re.compile(r"b3:[0-9a-f]+|evidence-[0-9a-f]+"), "DIGEST"),
     (re.compile(r"[-+]?\d[\d.,:e-]*"), "N"),
@@ -35,9 +35,11 @@ def write_files(folder: Path) -> None:
     """Write the files that the pages work on: a model's folder, data, and recipes."""
     import ftreg
 
-    colours = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black", "blood": "red", "sun": "yellow"}
+    things = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black", "blood": "red", "sun": "yellow"}
     asks = ("What colour is {}?", "Tell me the colour of {}.", "{}: which colour?", "Is there a colour for {}?")
-    rows = [{"prompt": ask.format(it), "response": f"{it} is {colour}"} for it, colour in colours.items() for ask in asks]
+    rows = [
+        {"prompt": ask.format(it), "response": f"{it} is {colour}"} for it, colour in things.items() for ask in asks
+    ]
     _write_rows(folder / "faq.jsonl", rows)
     _write_rows(folder / "bad.jsonl", [rows[0], {"prompt": "Which colour is coal?", "response": ""}, rows[0], rows[1]])
     (folder / "prefix.yaml").write_text(
@@ -73,9 +75,6 @@ def rerun(text: str, folder: Path) -> str:
     """Return a page's text with the outputs that its commands have now, run in ``folder``."""
 
     def write(found: re.Match[str]) -> str:
-        if found[4]:
-            run(found[4])
-            return found[0]
         commands = re.findall(r"^\$ (.*)$", found[2], re.MULTILINE)
         outputs = [run(command).replace(str(folder), "~/work") for command in commands]
         shown = [f"$ {command}\n{output}".strip() for command, output in zip(commands, outputs, strict=True)]
@@ -98,7 +97,7 @@ def workplace() -> Iterator[Path]:
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         os.environ.clear()
-        os.environ.update(kept, FTREG_PLUGINS="", HF_HUB_OFFLINE="1")
+        os.environ.update(kept, FTREG_PLUGINS="", HF_HUB_OFFLINE="1", BENTOML_HOME=str(Path("bentoml").absolute()))
         try:
             write_files(Path.cwd())
             yield Path.cwd()

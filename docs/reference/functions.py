@@ -51,7 +51,7 @@ def record(target: str) -> str:
 
 def _function(function: Any, name: str) -> str:
     """A function: signature, what it does, arguments, result and errors."""
-    parts = [f"### `{name}`", f"```python\n{signature(function, name)}\n```", prose(function)]
+    parts = [f"### `{name}`", f"```python\ndef {signature(function, name)}: ...\n```", prose(function)]
     arguments = items(function, "Args")
     if arguments:
         parts.append("\n".join(f"- `{one}`: {about}" for one, about in arguments.items()))
