@@ -1,4 +1,4 @@
-"""The context: the registry to work in, with its plugins, and where to report progress."""
+"""The context: the registry to work in, its plugins, and where to report progress."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ftreg.registry import Registry
 
 @dataclass(frozen=True)
 class Context:
-    """What every part of ftreg works with.
+    """What all operations need: a registry, its plugins and a progress report.
 
     Attributes:
-        registry: Where versions are read and published.
-        progress: Where long work reports how far it is.
+        registry: The registry in which versions are read and published.
+        progress: Where long work reports its progress.
     """
 
     registry: Registry
@@ -23,5 +23,5 @@ class Context:
 
     @property
     def host(self) -> PluginHost:
-        """The plugins: always those that guard the registry."""
+        """The plugins; always those that guard the registry."""
         return self.registry.host

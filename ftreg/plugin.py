@@ -1,6 +1,6 @@
-"""Everything a plugin imports: ``from ftreg.plugin import MethodSpec, TrainJob, Artifact, hookimpl``.
+"""The API for plugins: ``from ftreg.plugin import MethodSpec, TrainJob, Artifact, hookimpl``.
 
-``Config``, the base of a plugin's settings, brings pydantic with it and is loaded when it is asked for.
+``Config``, the base of a plugin's settings, needs pydantic and is imported on first use.
 """
 
 from __future__ import annotations

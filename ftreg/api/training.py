@@ -154,15 +154,15 @@ def training_figures(ref: str, *, registry: Registry | None = None) -> TrainingF
         if context.registry.get(ref).manifest.producer.type != "method":
             return None
         runs = [record for record in context.registry.evidence(ref) if record.type == "run"]
-    if not runs or "loss" not in runs[-1].body:
+    if not runs or "final_training_loss" not in runs[-1].body:
         return None
     body = runs[-1].body
     return TrainingFigures(
         steps=body["steps"],
-        loss=body["loss"],
-        validation_loss=body.get("validation_loss"),
+        loss=body["final_training_loss"],
+        validation_loss=body.get("final_validation_loss"),
         best_validation_loss=body.get("best_validation_loss"),
-        best_step=body.get("best_step"),
+        best_step=body.get("best_validation_step"),
         plot=runs[-1].files.get("loss.png"),
     )
 

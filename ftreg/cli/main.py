@@ -99,8 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click turns the former into the latter
         terminated = isinstance(error.__cause__ or error, Terminated)
-        published = ", ".join(session.published())
-        done = f"published before: {published}" if published else "nothing was published"
+        published = ", ".join(session.published)
+        done = f"published before that: {published}" if published else "nothing was published"
         session.fail(f"{'terminated' if terminated else 'interrupted'}; {done}")
         sys.exit(143 if terminated else 130)
     except BrokenPipeError:

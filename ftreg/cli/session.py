@@ -34,7 +34,6 @@ class Session:
         self.disabled_plugins: tuple[str, ...] = ()
         self.debug = False
         self.plugin_command: CommandSpec | None = None
-        self._opened = ""
 
     @cached_property
     def host(self) -> PluginHost:
@@ -45,9 +44,7 @@ class Session:
     def registry(self) -> Registry:
         """The registry at ``--home``, ``$FTREG_HOME`` or the nearest ``.ftreg``."""
         from ftreg.registry import Registry
-        from ftreg.registry.records import timestamp
 
-        self._opened = timestamp()
         return Registry(self.home, host=self.host)
 
     @cached_property
@@ -81,13 +78,11 @@ class Session:
         """The arguments of every function of ``ftreg.api``: the registry, and where to report progress."""
         return {"registry": self.registry, "progress": self.progress}
 
-    def published(self) -> list[str]:
-        """References of the versions that were published since this run of the command line opened the registry."""
-        if "registry" not in self.__dict__:
-            return []
-        events = self.registry.events(limit=100)
-        new = [event for event in events if event.action == "published" and event.at >= self._opened]
-        return [f"{event.name}:{event.number}" for event in reversed(new)]
+    @property
+    def published(self) -> tuple[str, ...]:
+        """References of the versions that this run of the command line has published."""
+        registry = self.__dict__.get("registry")
+        return () if registry is None else registry.published
 
     def close(self) -> None:
         """Close the registry, if it was opened."""

@@ -1,1 +1,1 @@
-"""The room core."""
+"""Shared vocabulary: types, specs, hooks, names, errors. Imports nothing heavier than pydantic."""

@@ -9,21 +9,21 @@ from importlib.metadata import Distribution, EntryPoints, distributions
 GROUP = "ftreg"
 DISTRIBUTION = "ftreg"
 IN_PROCESS = "this process"
-"""What stands for the distribution of a plugin that was registered from Python."""
+"""Stands in for the distribution of a plugin that was registered from Python."""
 
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A plugin as the host found it.
+    """A plugin and what became of it.
 
     Attributes:
-        name: Its entry point's name.
-        module: What the entry point loads.
-        distribution: The distribution that brings it.
+        name: The name of its entry point.
+        module: The module that the entry point loads.
+        distribution: The distribution that provides it.
         version: That distribution's version.
         state: ``active``, ``disabled`` or ``failed``.
-        reason: Why it is not active; empty where it is.
-        provides: What it contributes, as ``"method lora"``, and the other hooks it implements.
+        reason: Why it is not active; empty if it is.
+        provides: Its contributions, such as ``"method lora"``, and the other hooks that it implements.
     """
 
     name: str
@@ -42,7 +42,7 @@ class PluginInfo:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An entry point that may become a plugin; ``fault`` says why it cannot even be tried."""
+    """An entry point that may become a plugin; ``fault`` says why it cannot be loaded at all."""
 
     name: str
     module: str
@@ -51,18 +51,18 @@ class Candidate:
     fault: str = ""
 
     def info(self, state: str, reason: str = "", provides: Iterable[str] = ()) -> PluginInfo:
-        """This candidate, with what became of it."""
+        """Describe this candidate as a plugin in the given state."""
         return PluginInfo(self.name, self.module, self.distribution, self.version, state, reason, tuple(provides))
 
 
 def candidates() -> list[Candidate]:
-    """Every entry point of the group, ftreg's own first, then by distribution and name.
+    """List the entry points of the group, ftreg's own first, then by distribution and name.
 
-    Where a distribution is found more than once on ``sys.path``, the first one counts, as it does for imports.
+    If a distribution is on ``sys.path`` more than once, the first copy counts, as it does for imports.
     """
     found: dict[str, list[Candidate]] = {}
     for distribution in distributions():
-        # A look at the text first: parsing the entry points and metadata of every distribution costs far more.
+        # Search the text first: parsing the entry points and metadata of every distribution takes much longer.
         text = distribution.read_text("entry_points.txt")
         if text and f"[{GROUP}]" in text:
             metadata = distribution.metadata
@@ -73,7 +73,7 @@ def candidates() -> list[Candidate]:
 
 
 def _declared(distribution: Distribution, name: str, version: str) -> list[Candidate]:
-    """The entry points of one distribution; one candidate with a fault where they cannot be read."""
+    """List the entry points of one distribution; if they cannot be read, return one candidate with a fault."""
     try:
         points: EntryPoints = distribution.entry_points.select(group=GROUP)
     except (ValueError, TypeError) as error:

@@ -2,16 +2,16 @@
 
 FtregError                  exit code 1: the work failed
 ├── InputError              exit code 2: what the user gave is wrong
-│   ├── UnknownName         a name that nothing goes by, with the nearest known ones
-│   ├── RecipeError         a recipe, or a --set, that does not validate
-│   ├── DataError           a data file or row that cannot be used
-│   ├── InfeasiblePlan      steps that cannot follow one another
-│   └── MissingExtra        an optional dependency that is not installed
+│   ├── UnknownName         nothing has the given name; the nearest known names are proposed
+│   ├── RecipeError         a recipe, or a setting, does not validate
+│   ├── DataError           a data file, or a row of it, cannot be used
+│   ├── InfeasiblePlan      the steps cannot follow one another
+│   └── MissingExtra        an optional dependency is not installed
 ├── PluginError             a plugin broke its contract
-├── CorruptRegistry         stored bytes are not what their digest says
-├── RegistryBusy            another process holds the lock that the work needs
-├── DiskFull                no room left where the work writes
-├── OutOfMemory             no memory left on the device the work runs on
+├── CorruptRegistry         stored files do not match their digests
+├── RegistryBusy            another process holds a lock that the work needs
+├── DiskFull                the disk is full
+├── OutOfMemory             the device that the work runs on is out of memory
 └── CertificateFailed       a derived version moved further from its parent than allowed
 """
 
@@ -22,10 +22,10 @@ from collections.abc import Iterable
 
 
 class FtregError(Exception):
-    """An error to be shown as one message: what is wrong, where, and what to do next.
+    """An error for the user, shown as one message: what is wrong, where, and what to do next.
 
     Args:
-        message: What is wrong, naming the offending value.
+        message: What is wrong, with the offending value.
         where: The file, row, field or option at fault.
         hint: What to type or change next.
     """
@@ -44,20 +44,20 @@ class FtregError(Exception):
 
 
 class InputError(FtregError):
-    """What the user gave cannot be used: a flag, a path, a name, a file."""
+    """Something that the user gave cannot be used: an argument, a path, a name, a file."""
 
     exit_code = 2
 
 
 class UnknownName(InputError):
-    """A name that nothing goes by.
+    """Nothing has the given name.
 
     Args:
         what: What kind of thing was looked for ("method", "recipe key", "model").
         name: The name as given.
-        known: The names that exist; the nearest become a "did you mean".
+        known: The names that exist; the nearest are proposed in a "Did you mean".
         where: Where the name was given.
-        hint: What to do where no known name is near; the known names are listed by default.
+        hint: What to do if no known name is near; by default the known names are listed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class UnknownName(InputError):
 
 
 class RecipeError(InputError):
-    """A recipe, or a setting given on the command line, does not validate."""
+    """A recipe, or one of its settings, does not validate."""
 
 
 class DataError(InputError):
@@ -82,16 +82,16 @@ class DataError(InputError):
 
 
 class InfeasiblePlan(InputError):
-    """The asked-for steps cannot follow one another; found before any work starts."""
+    """The steps of a plan cannot follow one another; raised before any work starts."""
 
 
 class MissingExtra(InputError):
-    """Something needs a package that is not installed.
+    """An optional dependency is not installed.
 
     Args:
         what: What needs it, such as "method qlora".
-        package: The importable name that is missing.
-        extra: The extra of ftreg that brings it, or a requirement to install as it is.
+        package: The name of the missing distribution or module.
+        extra: What to install, such as ``ftreg[train]``.
     """
 
     def __init__(self, what: str, package: str, extra: str) -> None:
@@ -104,15 +104,15 @@ class PluginError(FtregError):
 
 
 class CorruptRegistry(FtregError):
-    """Stored bytes are not what their digest says, or a record points at what is not there."""
+    """Stored files do not match their digests, or a record refers to something that is missing."""
 
 
 class RegistryBusy(FtregError):
-    """Another process holds the lock that this work needs; try again when it is done."""
+    """Another process holds a lock that the work needs; try again when it is done."""
 
 
 class DiskFull(FtregError):
-    """No room is left where the work writes; nothing was published."""
+    """The disk that the work writes to is full; nothing was published."""
 
 
 class OutOfMemory(FtregError):

@@ -9,16 +9,20 @@ from pathlib import Path
 from ftreg.core.errors import DiskFull, FtregError, OutOfMemory, PluginError
 from ftreg.core.extras import missing_extra
 
-_NO_ROOM = 1 << 16  # bytes; libraries that fail for want of room leave less than they wanted to write
+_NO_ROOM = 1 << 16  # bytes; a library that could not write for lack of space leaves less than this free
 _MEMORY_ERRORS = ("OutOfMemoryError", "MemoryError")
 _WRITE_ERRORS = ("RuntimeError", "SafetensorError")
 
 
 def fault_of(error: BaseException, folder: Path) -> FtregError | None:
-    """The ftreg error that says what ``error`` means for work that writes into ``folder``; None if it is no fault.
+    """Return the ftreg error for a fault of the machine behind ``error``; None if there is none.
 
-    torch and safetensors hide the system's error number, so for their errors the disk itself is asked. What came out
-    of a plugin is judged by what happened in it.
+    torch and safetensors hide the system's error number, so for their errors the free space of the disk decides. For a
+    ``PluginError``, the error that happened inside the plugin decides.
+
+    Args:
+        error: What was raised.
+        folder: The folder that the work writes into.
     """
     if isinstance(error, PluginError) and error.__cause__ is not None:
         error = error.__cause__
@@ -38,16 +42,16 @@ def fault_of(error: BaseException, folder: Path) -> FtregError | None:
 
 
 def disk_full(where: str) -> DiskFull:
-    """The error for a disk without room."""
+    """Return the error for a full disk."""
     return DiskFull(
         "the disk is full; nothing was published",
         where=where,
-        hint="Free some space (ftreg gc --dry-run says what the registry can free) and try again.",
+        hint="Free some space and try again; ftreg gc --dry-run shows what the registry can free.",
     )
 
 
 def read_only(where: str) -> FtregError:
-    """The error for a registry that cannot be written."""
+    """Return the error for a registry that cannot be written."""
     return FtregError(
         "the registry cannot be written here: it is read-only",
         where=where,
@@ -69,7 +73,7 @@ def _of_system(error: OSError, folder: Path) -> FtregError | None:
 
 
 def _free(folder: Path) -> int:
-    """Bytes left for us on the disk of ``folder``."""
+    """Return the free bytes on the disk of ``folder``; enough if that is not known."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:

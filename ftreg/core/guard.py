@@ -1,4 +1,4 @@
-"""The guard: calls into plugins go through here, so that whatever happens in one is reported as that plugin's."""
+"""The plugin guard: every call into a plugin goes through it, so that any failure is reported as that plugin's."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from ftreg.core.errors import FtregError, PluginError
 ResultT = TypeVar("ResultT")
 
 
-class Guard:
-    """Runs plugins' code.
+class PluginGuard:
+    """Runs plugins' code and attributes its failures.
 
     Args:
-        trace: Write what is run, its outcome and how long it took to standard error.
+        trace: Write each call, its outcome and its duration to standard error.
     """
 
     def __init__(self, *, trace: bool = False) -> None:
         self._trace = trace
 
     def run(self, plugin: PluginInfo, what: str, call: Callable[[], ResultT]) -> ResultT:
-        """Run code of ``plugin``; what it prints goes to standard error, since standard output is for facts.
+        """Run code of ``plugin`` and return its result.
+
+        What the code prints goes to standard error, since standard output is for results.
+
+        Args:
+            plugin: The plugin that the code belongs to.
+            what: The function's name, for messages.
+            call: The code.
 
         Raises:
-            FtregError: What the code raises on purpose, as it is.
-            PluginError: Anything else that it raises; ``what`` says which function it was.
+            FtregError: The code raised it on purpose; it is passed on unchanged.
+            PluginError: The code raised anything else, ``SystemExit`` included.
         """
         started = time.perf_counter()
         outcome = ""
@@ -43,7 +50,7 @@ class Guard:
         except (KeyboardInterrupt, FtregError) as error:
             outcome = f"raised {describe(error)}"
             raise
-        except BaseException as error:  # SystemExit too: a plugin does not end the process it is loaded into
+        except BaseException as error:  # SystemExit too: a plugin must not end the process
             outcome = f"raised {describe(error)}"
             raise broken(plugin, f"{what} raised {describe(error)}") from error
         finally:
@@ -53,7 +60,7 @@ class Guard:
 
 
 def broken(plugin: PluginInfo, problem: str) -> PluginError:
-    """The error for a plugin that broke its contract: which plugin, of which distribution, and what to do."""
+    """Return the error for a plugin that broke its contract, with its distribution and a hint."""
     if plugin.distribution == DISTRIBUTION:
         hint = "This is a defect of ftreg; --debug shows where."
     elif plugin.distribution == IN_PROCESS:
@@ -73,6 +80,6 @@ def resolve_import(target: str) -> Any:
 
 
 def describe(error: BaseException) -> str:
-    """An exception on one line."""
+    """Return an exception's type and message on one line."""
     text = str(error) if isinstance(error, FtregError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())

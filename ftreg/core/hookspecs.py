@@ -1,4 +1,4 @@
-"""The hooks: all that a plugin can implement.
+"""Hooks: everything that a plugin can implement.
 
 Mark an implementation with ``hookimpl`` and name its module in the entry-point group ``ftreg``::
 
@@ -11,7 +11,7 @@ Mark an implementation with ``hookimpl`` and name its module in the entry-point 
 
 Hooks that contribute take no argument and return specs. Gates return problems: any problem, or an exception, blocks; a
 gate that has guarded a registry must be loaded from then on. Observers return nothing: an exception is logged and
-ignored. Hooks are called in pluggy's order, and no order is promised.
+ignored. The order in which plugins are called is not defined.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def ftreg_engines() -> Sequence[EngineSpec]:  # type: ignore[empty-body]
 def ftreg_formats() -> Sequence[FormatSpec]:  # type: ignore[empty-body]
     """Contribute dataset row formats.
 
-    Called once, when plugins are loaded. Returns the formats' specs. Detection asks each format's ``matches``; where
-    more than one says yes, the user must name one. Since 0.1.
+    Called once, when plugins are loaded. Returns the formats' specs. A file's format is detected with each format's
+    ``matches``; if several match, the user must name one. Since 0.1.
 
     Example::
 
@@ -106,11 +106,11 @@ def ftreg_commands() -> Sequence[CommandSpec]:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def ftreg_resolve_base(uri: str) -> Path | None:
-    """Fetch a base model that is named by a URI.
+    """Fetch the base model that a URI names.
 
     Called when a base is neither a registry reference nor a local folder, with the ``uri`` as the user typed it.
     Returns the folder of a checkpoint that transformers can load, which is then imported into the registry, or None
-    if the URI is not this plugin's. The first answer is taken, so a plugin answers for a scheme of its own. Since 0.1.
+    if the URI is not for this plugin. The first folder counts, so use a URI scheme of your own. Since 0.1.
 
     Example::
 
@@ -124,8 +124,8 @@ def ftreg_resolve_base(uri: str) -> Path | None:
 def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[empty-body]
     """Refuse a version before it is published.
 
-    Called with the ``version`` as it would be (its ``number`` is 0, for none is given yet). Returns problems; any of
-    them, or an exception, blocks the publication. Since 0.1.
+    Called with the ``version`` as it would be published; its ``number`` is 0, since it has none yet. Returns problems;
+    any of them, or an exception, blocks the publication. Since 0.1.
 
     Example::
 
@@ -137,7 +137,7 @@ def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[
 
 @hookspec
 def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mapping[str, Json]]) -> Sequence[Problem]:  # type: ignore[empty-body]
-    """Refuse that an alias moves to a version.
+    """Refuse to move an alias to a version.
 
     Called before ``alias`` is set on ``version``, with all the ``evidence`` that the registry holds on its digest
     (records with ``type``, ``at`` and ``body``). Returns problems; any of them, or an exception, blocks the move.
@@ -155,9 +155,9 @@ def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mappi
 def ftreg_check_deployment(  # type: ignore[empty-body]
     version: Version, deployment: str, evidence: Sequence[Mapping[str, Json]]
 ) -> Sequence[Problem]:
-    """Refuse that a version is deployed.
+    """Refuse to deploy a version.
 
-    Called for each version that ``ftreg deploy`` is to package as ``deployment``, shadows included, with all the
+    Called for each version that ``ftreg deploy`` will package as ``deployment``, shadows included, with all the
     ``evidence`` that the registry holds on its digest. Returns problems; any of them, or an exception, blocks the
     deployment. Since 0.1.
 
@@ -173,7 +173,7 @@ def ftreg_check_deployment(  # type: ignore[empty-body]
 def ftreg_run_started(run: RunInfo) -> None:
     """Observe that a training run or a step is about to start.
 
-    Called after everything was checked, before any work, with the ``run``. The result is ignored. Since 0.1.
+    Called with the ``run``, after all checks and before any work. The result is ignored. Since 0.1.
 
     Example::
 
@@ -185,7 +185,7 @@ def ftreg_run_started(run: RunInfo) -> None:
 def ftreg_run_finished(run: RunInfo, version: Version) -> None:
     """Observe that a run has published its ``version``.
 
-    Called after the version is durable. The result is ignored. Since 0.1.
+    Called once the version is durable. The result is ignored. Since 0.1.
 
     Example::
 
@@ -197,7 +197,7 @@ def ftreg_run_finished(run: RunInfo, version: Version) -> None:
 def ftreg_run_failed(run: RunInfo, error: BaseException) -> None:
     """Observe that a run failed or was interrupted; nothing was published.
 
-    Called with the ``error`` before it is raised on. The result is ignored. Since 0.1.
+    Called with the ``error`` before it is raised to the caller. The result is ignored. Since 0.1.
 
     Example::
 
@@ -207,9 +207,9 @@ def ftreg_run_failed(run: RunInfo, error: BaseException) -> None:
 
 @hookspec
 def ftreg_version_created(version: Version) -> None:
-    """Observe that a version, of any kind and by any way, is in the registry.
+    """Observe that a version has been added to the registry.
 
-    Called after the version is durable; also for imports and datasets. The result is ignored. Since 0.1.
+    Called once the version is durable, for imports and datasets too. The result is ignored. Since 0.1.
 
     Example::
 
@@ -219,9 +219,9 @@ def ftreg_version_created(version: Version) -> None:
 
 @hookspec
 def ftreg_alias_moved(name: str, alias: str, old: str | None, new: str | None) -> None:
-    """Observe that ``alias`` of model ``name`` points to another digest.
+    """Observe that ``alias`` of model ``name`` now points to another digest.
 
-    Called after the move is durable, with the ``old`` and the ``new`` digest; None stands for no version. The result is
+    Called once the move is durable, with the ``old`` and the ``new`` digest; None stands for no version. The result is
     ignored. Since 0.1.
 
     Example::

@@ -1,8 +1,8 @@
-"""The plugin host: loads plugins, guards each of them, and keeps what they contribute.
+"""The plugin host: loads plugins, calls them through a guard, and keeps what they contribute.
 
-Plugins are found through the entry-point group ``ftreg``, the built-in ones like any other. Each loads in a guard of
-its own: one that fails to import, misspells a hook, returns what it may not or takes a taken name is left out and
-reported, and every other plugin works on.
+Plugins are found through the entry-point group ``ftreg``, the built-in ones like all others. A plugin that cannot be
+imported, misspells a hook, returns something invalid or uses a name that is taken is left out and reported; the other
+plugins are not affected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pluggy
 from ftreg.core import hookspecs
 from ftreg.core.discovery import DISTRIBUTION, GROUP, IN_PROCESS, Candidate, PluginInfo, candidates
 from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
-from ftreg.core.guard import Guard, broken, describe, resolve_import
+from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
 from ftreg.core.requirements import Requirement
 from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Spec, StepSpec
 from ftreg.core.types import Problem
@@ -44,7 +44,7 @@ KINDS: Mapping[str, type[Spec]] = {
     "ftreg_metrics": MetricSpec,
     "ftreg_commands": CommandSpec,
 }
-"""The hooks that contribute, and what each of them returns a list of."""
+"""The hooks that contribute, each with the type of spec that it returns."""
 
 
 class PluginHost:
@@ -53,7 +53,7 @@ class PluginHost:
     Args:
         disabled: Plugin names to leave out (``--no-plugin``).
         only: Names of the third-party plugins to load; None loads all, an empty set none (``FTREG_PLUGINS``).
-        trace: Write what plugins are asked and answer to standard error (``FTREG_TRACE_PLUGINS``).
+        trace: Write every call into a plugin and its outcome to standard error (``FTREG_TRACE_PLUGINS``).
         commands: The command line's own commands, whose names no plugin may take.
 
     Raises:
@@ -70,7 +70,7 @@ class PluginHost:
     ) -> None:
         self._disabled = frozenset(disabled)
         self._only = None if only is None else frozenset(only)
-        self._guard = Guard(trace=trace)
+        self._guard = PluginGuard(trace=trace)
         self._commands = frozenset(commands)
         self._manager = pluggy.PluginManager("ftreg")
         self._manager.add_hookspecs(hookspecs)
@@ -83,7 +83,7 @@ class PluginHost:
 
     @classmethod
     def from_environment(cls, disabled: Iterable[str] = (), commands: Iterable[str] = ()) -> PluginHost:
-        """The host that the environment asks for: ``FTREG_PLUGINS`` and ``FTREG_TRACE_PLUGINS``."""
+        """Create a host that follows the variables ``FTREG_PLUGINS`` and ``FTREG_TRACE_PLUGINS``."""
         only = os.environ.get("FTREG_PLUGINS")
         return cls(
             disabled=disabled,
@@ -93,7 +93,7 @@ class PluginHost:
         )
 
     def register(self, module: object) -> PluginInfo:
-        """Register a plugin that this process has made itself, as guarded as an installed one."""
+        """Register a plugin that this process defines; it is checked and guarded like an installed one."""
         name = getattr(module, "__name__", type(module).__name__)
         info = self._register(module, Candidate(name, name, IN_PROCESS, ""))
         self.plugins.append(info)
@@ -105,7 +105,7 @@ class PluginHost:
             raise UnknownName("plugin", name, known, where=where)
 
     def _admit(self, candidate: Candidate) -> PluginInfo:
-        """Load one plugin behind a guard, and keep what it contributes if all of it is sound."""
+        """Load one plugin, and keep its contributions if all of them are valid."""
         if candidate.name in self._disabled:
             return candidate.info("disabled", "by --no-plugin")
         if self._only is not None and candidate.distribution != DISTRIBUTION and candidate.name not in self._only:
@@ -123,7 +123,7 @@ class PluginHost:
         if seconds > _SLOW_IMPORT:
             logger.warning(
                 "plugin %s (%s %s) takes %.1f s of CPU to import, in every command; its module should import heavy "
-                "libraries inside what its specs name. --no-plugin %s leaves it out.",
+                "libraries only inside its implementations. --no-plugin %s leaves it out.",
                 candidate.name,
                 candidate.distribution,
                 candidate.version,
@@ -133,7 +133,7 @@ class PluginHost:
         return self._register(module, candidate)
 
     def _register(self, module: object, candidate: Candidate) -> PluginInfo:
-        """Register a loaded plugin; if it breaks its contract, leave it out and say why."""
+        """Register a loaded plugin; if it breaks its contract, leave it out and return the reason."""
         plugin = candidate.info("failed")
         try:
             specs, info = self._guard.run(plugin, "register", lambda: self._enter(module, candidate))
@@ -144,7 +144,7 @@ class PluginHost:
         return info
 
     def _enter(self, module: object, candidate: Candidate) -> tuple[list[Spec], PluginInfo]:
-        """Hand a plugin to pluggy and collect what it contributes; raise, and take it back, if anything is wrong."""
+        """Register a plugin with pluggy and collect its contributions; undo this, and raise, if anything is wrong."""
         self._refuse_taken(candidate, module)
         self._manager.register(module, name=candidate.name)
         try:
@@ -158,7 +158,7 @@ class PluginHost:
         return specs, info
 
     def _refuse_taken(self, candidate: Candidate, module: object) -> None:
-        """Raise where another plugin has the same name, or is the same module."""
+        """Raise if another plugin has the same name or is the same module."""
         if self._manager.has_plugin(candidate.name):
             other = self.plugin(candidate.name)
             raise PluginError(
@@ -169,7 +169,7 @@ class PluginHost:
             raise PluginError(f"{candidate.module} is already loaded as plugin {taken_by!r}")
 
     def _check_hooks(self, module: object) -> None:
-        """Raise for a module whose hooks would silently not be called."""
+        """Raise if a hook of the module would silently never be called."""
         callers = self._manager.get_hookcallers(module) or []
         for caller in callers:
             for impl in caller.get_hookimpls():
@@ -178,7 +178,7 @@ class PluginHost:
                 if not caller.has_spec() and not impl.optionalhook:
                     raise PluginError(str(UnknownName("hook", caller.name, _hook_names())))
                 if impl.wrapper or impl.hookwrapper:
-                    raise PluginError(f"{caller.name} is a hook wrapper; ftreg calls none")
+                    raise PluginError(f"{caller.name} is a hook wrapper, which ftreg does not support")
         for name in _hook_names():
             if callable(hook := getattr(module, name, None)) and not hasattr(hook, "ftreg_impl"):
                 raise PluginError(f"{name} is not marked with @hookimpl")
@@ -186,7 +186,7 @@ class PluginHost:
             raise PluginError("implements no hook; mark its hooks with @hookimpl")
 
     def _collect(self, module: object, plugin: PluginInfo) -> list[Spec]:
-        """Ask one plugin for its contributions; raise for any that is not what its hook allows."""
+        """Ask one plugin for its contributions; raise if any of them has the wrong type."""
         specs: list[Spec] = []
         for hook, kind in KINDS.items():
             for impl in self._implementations(hook):
@@ -197,7 +197,7 @@ class PluginHost:
                     raise PluginError(f"{hook} returned {type(returned).__name__}, not a list of {kind.__name__}")
                 for spec in returned:
                     if type(spec) is not kind:
-                        raise PluginError(f"{hook} returned a {type(spec).__name__} where {kind.__name__} is due")
+                        raise PluginError(f"{hook} returned a {type(spec).__name__} instead of a {kind.__name__}")
                 specs.extend(returned)
         return specs
 
@@ -206,7 +206,7 @@ class PluginHost:
         return [f"{spec.what} {spec.name}" for spec in specs] + [name for name in hooks if name not in KINDS]
 
     def _refuse_duplicates(self, specs: Sequence[Spec], info: PluginInfo) -> None:
-        """Raise where a name is taken already, naming both distributions."""
+        """Raise if a contribution's name is taken already; the error names both distributions."""
         seen: set[tuple[type[Spec], str]] = set()
         for spec in specs:
             key = (type(spec), spec.name)
@@ -223,18 +223,18 @@ class PluginHost:
                 )
 
     def specs(self, kind: type[SpecT]) -> list[SpecT]:
-        """All contributions of one kind, ftreg's own first, then by name: installing a plugin changes no default."""
+        """Return all contributions of one kind: ftreg's own first, then by name, so that plugins change no default."""
         found = [(spec, plugin) for spec, plugin in self._specs.values() if isinstance(spec, kind)]
         found.sort(key=lambda pair: (pair[1].distribution != DISTRIBUTION, pair[0].name))
         return [spec for spec, _ in found]
 
     def get(self, kind: type[SpecT], name: str, *, where: str | None = None) -> SpecT:
-        """The contribution called ``name``; raise ``UnknownName`` with the nearest ones."""
+        """Return the contribution called ``name``; raise ``UnknownName`` if there is none."""
         entry = self._specs.get((kind, name))
         if entry is None:
             error = UnknownName(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
             if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
-                failure = f"Failed to load: plugin {', '.join(failed)} (ftreg plugins list says why)."
+                failure = f"Failed to load: plugin {', '.join(failed)} (ftreg plugins list shows why)."
                 error.hint = f"{error.hint} {failure}" if error.hint else failure
             raise error
         spec = entry[0]
@@ -242,41 +242,47 @@ class PluginHost:
         return spec
 
     def provider(self, spec: Spec) -> PluginInfo:
-        """The plugin that contributed ``spec``."""
+        """Return the plugin that contributed ``spec``."""
         return self._specs[type(spec), spec.name][1]
 
     def plugin(self, name: str) -> PluginInfo:
-        """The plugin called ``name``; raise ``UnknownName`` with the nearest ones."""
+        """Return the plugin called ``name``; raise ``UnknownName`` if there is none."""
         for info in self.plugins:
             if info.name == name:
                 return info
         raise UnknownName("plugin", name, [info.name for info in self.plugins])
 
     def missing(self, spec: Spec) -> list[Requirement]:
-        """What ``spec`` needs and is not installed."""
+        """Return the requirements of ``spec`` that are not installed."""
         return [requirement for requirement in spec.requires if not requirement.is_installed]
 
     def require(self, spec: Spec) -> None:
-        """Raise ``MissingExtra`` for the first package that ``spec`` needs and that is not installed."""
+        """Raise ``MissingExtra`` if a requirement of ``spec`` is not installed."""
         for requirement in self.missing(spec):
             raise MissingExtra(f"{spec.what} {spec.name}", requirement.distribution, requirement.install)
 
     def load(self, spec: Spec) -> Any:
-        """Import what ``spec.impl`` names; raise ``MissingExtra`` or ``PluginError`` if that fails."""
+        """Import ``spec.impl``; raise ``MissingExtra`` or ``PluginError`` if that fails."""
         self.require(spec)
         return self._import(spec, spec.impl)
 
     def call(self, spec: Spec, *arguments: Any, returns: type) -> Any:
-        """Load what ``spec.impl`` names, call it, and check the type of what it returns; raise as ``run`` does."""
+        """Import ``spec.impl``, call it and check the type of its result; raise as ``load`` and ``run`` do."""
         function = self.load(spec)
         return self.run(spec, spec.impl, lambda: function(*arguments), returns=returns)
 
     def run(self, spec: Spec, what: str, call: Callable[[], Any], *, returns: type) -> Any:
-        """Run code of the plugin that contributed ``spec``; ``what`` names the function for messages.
+        """Run code of the plugin that contributed ``spec``, and return its result.
+
+        Args:
+            spec: The contribution that the code belongs to.
+            what: The function's name, for messages.
+            call: The code.
+            returns: The type that the result must have.
 
         Raises:
-            FtregError: What the plugin raises on purpose, as it is.
-            PluginError: The plugin raised anything else, or returned what is not a ``returns``.
+            FtregError: The code raised it on purpose; it is passed on unchanged.
+            PluginError: The code raised anything else, or its result has another type.
         """
         result = self._guard.run(self.provider(spec), what, call)
         if not isinstance(result, returns):
@@ -284,17 +290,17 @@ class PluginHost:
         return result
 
     def check_files(self, engine: EngineSpec, folder: Path) -> None:
-        """Let an engine look at files that it is to load; it raises ``InputError`` if it could not. See ``run``."""
+        """Let an engine check files that it should load; it raises ``InputError`` if it cannot. See also ``run``."""
         if engine.check is not None:
             check = self._import(engine, engine.check)
             self.run(engine, engine.check, lambda: check(folder), returns=NoneType)
 
     def broken(self, spec: Spec, problem: str) -> PluginError:
-        """The error for a contribution that broke its contract; it names the plugin and its distribution."""
+        """Return the error for a contribution that broke its contract, with its plugin and distribution."""
         return broken(self.provider(spec), f"{spec.what} {spec.name}: {problem}")
 
     def config_model(self, spec: MethodSpec | StepSpec) -> type[BaseModel]:
-        """Import the pydantic model that ``spec.config`` names; raise as ``load`` does."""
+        """Import the pydantic model ``spec.config``; raise as ``load`` does."""
         from pydantic import BaseModel
 
         self.require(spec)
@@ -309,7 +315,7 @@ class PluginHost:
         """Validate the settings of a method or step with its own model.
 
         Raises:
-            RecipeError: A setting is unknown or has a value that cannot be used.
+            RecipeError: A setting is unknown or has an invalid value.
             MissingExtra: A distribution that the plugin needs is not installed.
             PluginError: The plugin's model cannot be loaded, or fails in another way.
         """
@@ -331,11 +337,11 @@ class PluginHost:
             raise self.broken(spec, f"cannot be loaded from {target!r}: {describe(cause)}") from cause
 
     def resolve_base(self, uri: str) -> Path | None:
-        """Ask the plugins for the base that ``uri`` names; return the first answer, or None if there is none.
+        """Let the plugins fetch the base ``uri``; return the first folder that one returns, or None.
 
         Raises:
-            FtregError: What a plugin raises on purpose, as it is.
-            PluginError: A plugin raised anything else, or returned what is not a path.
+            FtregError: A plugin raised it on purpose; it is passed on unchanged.
+            PluginError: A plugin raised anything else, or returned something that is not a path.
         """
         for impl in self._implementations("ftreg_resolve_base"):
             plugin = self.plugin(impl.plugin_name)
@@ -347,11 +353,11 @@ class PluginHost:
         return None
 
     def gates(self, hook: str) -> list[PluginInfo]:
-        """The plugins that implement the gate ``hook``."""
+        """Return the plugins that implement the gate ``hook``."""
         return [self.plugin(impl.plugin_name) for impl in self._implementations(hook)]
 
     def gate(self, hook: str, **arguments: Any) -> list[Problem]:
-        """Ask every gate; one that raises, or returns what is not a list of problems, is itself a problem."""
+        """Call every gate; one that raises, or does not return a list of problems, counts as a problem itself."""
         problems: list[Problem] = []
         for impl in self._implementations(hook):
             plugin = self.plugin(impl.plugin_name)
@@ -363,11 +369,11 @@ class PluginHost:
             if isinstance(returned, list | tuple) and all(isinstance(item, Problem) for item in returned):
                 problems.extend(returned)
             else:
-                problems.append(_failed(plugin, f"{hook} returned what is not a list of Problem"))
+                problems.append(_failed(plugin, f"{hook} returned {type(returned).__name__}, not a list of Problem"))
         return problems
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Tell every observer; what one raises is logged and ignored."""
+        """Call every observer; what one raises is logged and ignored."""
         for impl in self._implementations(hook):
             try:
                 self._call(self.plugin(impl.plugin_name), hook, impl, **arguments)
@@ -381,7 +387,7 @@ class PluginHost:
                 )
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        """The implementations of ``hook`` in the order in which pluggy calls them."""
+        """Return the implementations of ``hook`` in pluggy's order."""
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
         return caller.get_hookimpls()[::-1]
 
@@ -392,7 +398,7 @@ class PluginHost:
 
 
 def _failed(plugin: PluginInfo, reason: str) -> Problem:
-    """The problem to report for a gate that does not work."""
+    """Return the problem to report for a gate that does not work."""
     hint = f"Repair the plugin, or upgrade {plugin.distribution}."
     return Problem(f"the gate of {plugin.origin} failed: {reason}", hint=hint)
 

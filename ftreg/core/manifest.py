@@ -1,7 +1,7 @@
-"""The manifest: the canonical record whose BLAKE3 digest *is* a version's identity.
+"""The manifest: the canonical record of a version, whose BLAKE3 digest is the version's identity.
 
-Time, host and user are not in it; they belong to the event log. The same step on the same inputs with the same result
-has the same digest, whoever ran it and whenever.
+It does not contain times, hosts and users, which are in the event log. So the same step on the same inputs with the
+same result has the same digest, on any machine and at any time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ftreg.core.requirements import Requirement
 SCHEMA = "ftreg.manifest/1"
 
 Json = Any
-"""What ``json`` can write: None, bool, int, float, str, and lists and string-keyed mappings of them."""
+"""A JSON value: None, bool, int, float, str, and lists and string-keyed mappings of these."""
 
 
 def canonical_json(value: Json) -> bytes:
-    """Return the one way to write ``value`` as JSON: sorted keys, no spaces, UTF-8, no NaN."""
+    """Write ``value`` as JSON in its canonical form: sorted keys, no spaces, UTF-8, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")
 
 
 @dataclass(frozen=True, order=True)
 class FileEntry:
-    """A file of a version: its path in the version's folder, its size in bytes, its BLAKE3 in hex."""
+    """A file of a version: its path in the version's folder, its size in bytes, and its BLAKE3 in hex."""
 
     path: str
     size: int
@@ -38,12 +38,12 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Parent:
-    """An edge of the lineage: what this version was made from, and in which role.
+    """A parent of a version: what the version was made from, and in which role.
 
     Attributes:
         role: ``base``, ``adapter``, ``dataset``, ``source``, or a plugin's own.
         digest: The parent's digest.
-        weight: Its weight, if it was an input of a step; None otherwise.
+        weight: Its weight among the inputs of a step; None if it was not an input of a step.
     """
 
     role: str
@@ -53,7 +53,16 @@ class Parent:
 
 @dataclass(frozen=True)
 class Producer:
-    """What made a version: a ``method``, a ``step`` or an ``import``, with everything needed to do it again."""
+    """What made a version, with everything needed to do it again.
+
+    Attributes:
+        type: ``method``, ``step``, ``import`` or ``init``.
+        name: The method's or step's name; for an import what was imported, such as ``base`` or ``data``.
+        plugin: The plugin that provides it; ``core`` for ftreg itself.
+        distribution: The plugin's distribution.
+        version: That distribution's version; empty for imports, whose result does not depend on it.
+        config: The full configuration, defaults included.
+    """
 
     type: str
     name: str
@@ -69,14 +78,14 @@ class Manifest:
 
     Attributes:
         kind: What the files are: ``checkpoint``, ``adapter``, ``onnx``, ``dataset``, or a plugin's own kind.
-        task: What it is for, such as ``text-generation``.
+        task: What the model is for, such as ``text-generation``.
         files: Its files, sorted by path.
         parents: What it was made from, in the order in which the producer took it.
         producer: What made it, with the full configuration.
         environment: Versions of the distributions that made it; None for one that was not installed.
         requires: Distributions that loading it needs, beyond those of the engine that loads it.
         capabilities: What can be done with it; see ``ftreg.core.capabilities``. Sorted.
-        facts: What can be said of the result itself: architecture, parameter count, EOS, chat template, dtype.
+        facts: Properties of the result itself, such as architecture, parameter count, dtype and context length.
     """
 
     kind: str
@@ -91,20 +100,20 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The size of all files in bytes."""
         return sum(entry.size for entry in self.files)
 
     def parent(self, role: str) -> str | None:
-        """The digest of the first parent in ``role``, or None."""
+        """Return the digest of the first parent in ``role``; None if there is none."""
         return next((parent.digest for parent in self.parents if parent.role == role), None)
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes, whose BLAKE3 is the version's digest."""
+        """Return the canonical bytes, whose BLAKE3 is the version's digest."""
         return canonical_json({"schema": SCHEMA, **asdict(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Read a manifest; raise ``CorruptRegistry`` if it is not one, or names a path outside its folder."""
+        """Read a manifest; raise ``CorruptRegistry`` if it is malformed or lists a path outside its folder."""
         try:
             raw = json.loads(data)
             schema = raw.pop("schema")

@@ -1,4 +1,4 @@
-"""Names and references: the one place that says which strings are allowed to name things."""
+"""Names and references: which strings may name models, aliases, tags and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftreg.core.errors import InputError
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?", re.ASCII)
 _DIGEST_PREFIX = re.compile(r"b3:[0-9a-f]{4,64}", re.ASCII)
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
-# Device names that Windows keeps for itself, and words that read as something else in a reference.
+# Device names of Windows, and words that mean something else in a reference.
 _RESERVED = frozenset(
     {"con", "prn", "aux", "nul", "b3", "hf", "latest", "newest"}
     | {f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)}
@@ -20,8 +20,8 @@ _RESERVED = frozenset(
 def check_name(name: str, *, what: str = "name", where: str | None = None) -> str:
     """Return ``name`` if it may name a model, an alias or a tag; raise ``InputError`` otherwise.
 
-    Names are 1-96 characters of a-z, 0-9, ``.``, ``_`` and ``-``, start and end with a letter or digit, and hold
-    no ``..``. Lower case only, so that no two names collide on a file system that ignores case.
+    A name has 1-96 characters of a-z, 0-9, ``.``, ``_`` and ``-``, starts and ends with a letter or digit, and does not
+    contain ``..``. Upper case is not allowed, so that no two names collide on a file system that ignores case.
     """
     article = "an" if what[0] in "aeiou" else "a"
     if not _is_well_formed(name):
@@ -55,13 +55,13 @@ def _is_reserved(name: str) -> bool:
 def check_relative_path(path: str) -> str:
     """Return ``path`` if it is a plain relative POSIX path that stays inside its folder; raise otherwise.
 
-    Refused are absolute paths, ``.`` and ``..`` parts, empty parts, backslashes, drive letters and what cannot be
-    printed: control characters, and bytes that are no UTF-8.
+    It refuses absolute paths, parts that are empty, ``.`` or ``..``, backslashes, drive letters, control characters and
+    bytes that are not UTF-8.
     """
     parts = path.split("/")
     bad = any(part in ("", ".", "..") for part in parts) or any(not c.isprintable() or c in '\\:*?"<>|' for c in path)
     if bad or len(path) > 512:
-        raise InputError(f"{path!r} is not a safe relative path", hint="Paths stay inside their folder, with '/'.")
+        raise InputError(f"{path!r} is not a safe relative path", hint="Use a path inside the folder, with '/'.")
     return path
 
 
@@ -83,7 +83,7 @@ class Ref:
 
 
 def parse_ref(text: str) -> Ref:
-    """Parse a reference; raise ``InputError`` for a string that is none."""
+    """Parse a reference; raise ``InputError`` if ``text`` is not one."""
     if text.startswith("b3:"):
         if not _DIGEST_PREFIX.fullmatch(text):
             raise InputError(f"{text!r} is not a digest", hint="A digest is b3: and 4 to 64 of 0-9 a-f.")
@@ -95,7 +95,7 @@ def parse_ref(text: str) -> Ref:
         name, _, number = text.partition(":")
         if not _NUMBER.fullmatch(number):
             raise InputError(
-                f"{text!r} is not a reference: {number!r} is no version number",
+                f"{text!r} is not a reference: {number!r} is not a version number",
                 hint="Write name, name:3, name@alias or b3:<digest>.",
             )
         return Ref(name=check_name(name), number=int(number))

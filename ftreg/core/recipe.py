@@ -1,4 +1,4 @@
-"""The recipe: what to train, on what, how, and what to do with it then. One pydantic schema for files and ``--set``."""
+"""The recipe: what to train, on which data, how, and which steps follow; one schema for files and ``--set``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 def _name(value: str) -> str:
-    """Check a name as pydantic wants it: with ``ValueError``."""
+    """Check a name for pydantic, which expects ``ValueError``."""
     try:
         return check_name(value)
     except Exception as error:
@@ -27,13 +27,13 @@ def _name(value: str) -> str:
 
 
 class Config(BaseModel):
-    """What all configurations share: unknown keys are errors, values do not change."""
+    """The base of all configurations: unknown keys are errors, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class NoConfig(Config):
-    """The configuration of something that has nothing to set."""
+    """The configuration of a method or step without settings."""
 
 
 class DataConfig(Config):
@@ -155,11 +155,11 @@ class StepCall(Config):
     Attributes:
         step: The step's name.
         config: Its settings.
-        source: Name of the method or step whose result it works on (``from:``); by default the newest result that it
-            can take.
-        weight: Weight of that result among the step's inputs.
+        source: The method or step whose result it works on (``from:``); by default the newest result that it can
+            take.
+        weight: The weight of that result among the step's inputs.
         others: Further versions of the registry to combine with it, with their weights (``with:``).
-        name: Name of what it makes; by default made from the source's name.
+        name: The name of its result; by default the source's name with the step's suffix.
     """
 
     step: str
@@ -171,10 +171,10 @@ class StepCall(Config):
 
 
 class Recipe(Config):
-    """A training run, and what to do with its result.
+    """A training run and the steps that follow it.
 
-    ``method_config`` holds the section that carries the method's name in the file; it is validated by the method's own
-    model, which only its plugin knows.
+    ``method_config`` is the section that has the method's name in the file; the method's plugin provides the model that
+    validates it.
     """
 
     name: Annotated[str, AfterValidator(_name)]

@@ -1,4 +1,4 @@
-"""Requirements: which installed distributions something needs, and which of their versions are here."""
+"""Requirements: the distributions that something needs, whether they are installed, and in which versions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Requirement:
 
     Attributes:
         distribution: Its name, as ``pip list`` shows it.
-        install: What to ``pip install`` to have it, such as ``ftreg[train]``.
-        module: The name it is imported by; by default the distribution's, with underscores. Where another distribution
-            brings the same module, as onnxruntime-gpu brings ``onnxruntime``, that one will do.
+        install: What to ``pip install`` to get it, such as ``ftreg[train]``.
+        module: The name it is imported by; by default the distribution's name with underscores. Any distribution that
+            provides this module will do, as onnxruntime-gpu provides ``onnxruntime``.
     """
 
     distribution: str
@@ -30,7 +30,7 @@ class Requirement:
 
     @property
     def is_installed(self) -> bool:
-        """Whether its module can be found; a dotted one imports its parents."""
+        """Whether the module can be found; for a dotted name, its parent packages are imported."""
         try:
             return importlib.util.find_spec(self.importable) is not None
         except (ImportError, ValueError):
@@ -38,7 +38,7 @@ class Requirement:
 
     @property
     def provider(self) -> str | None:
-        """The installed distribution that brings its module; None if there is none."""
+        """The installed distribution that provides the module; None if there is none."""
         try:
             return str(metadata.distribution(self.distribution).metadata["Name"])
         except metadata.PackageNotFoundError:
@@ -47,7 +47,7 @@ class Requirement:
 
 
 def installed_versions(requirements: Iterable[Requirement]) -> dict[str, str | None]:
-    """Versions of what ``requirements`` name, by distribution; None for what is not installed."""
+    """Return the installed versions of ``requirements`` by distribution; None for one that is not installed."""
     versions: dict[str, str | None] = {}
     for requirement in requirements:
         provider = requirement.provider

@@ -1,7 +1,7 @@
-"""Specs: what a plugin says of itself without loading anything heavy.
+"""Specs: records with which a plugin describes its contributions without importing anything heavy.
 
-A spec is a frozen record. ``impl`` and ``config`` are import strings (``"package.module:attribute"``), resolved when
-the thing is used and not before, so that listing plugins imports no torch.
+A spec is frozen. ``impl`` and ``config`` are import strings (``"package.module:attribute"``) that are resolved on first
+use, so that listing plugins does not import torch.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _SUFFIX = re.compile(r"(?:[a-z0-9._-]*[a-z0-9])?", re.ASCII)
 
 @dataclass(frozen=True)
 class Spec:
-    """What all specs share.
+    """The base of all specs.
 
     Attributes:
-        name: How users call it.
+        name: The name that users type.
         summary: One line for lists and help.
-        impl: Import string of what does the work.
+        impl: Import string of the implementation.
         requires: Distributions that must be installed before ``impl`` is imported.
 
     Raises:
-        PluginError: A field cannot be used; raised where the spec is made, so that its author sees the line.
+        PluginError: A field is invalid; raised where the spec is created, so that its author sees the line.
     """
 
     what: ClassVar[str] = "spec"
@@ -52,14 +52,14 @@ class Spec:
         self._check_all("requires", self.requires, tuple, Requirement)
 
     def _check_import(self, field: str, target: object) -> None:
-        """Raise for what is no import string."""
+        """Raise ``PluginError`` if ``target`` is not an import string."""
         if not isinstance(target, str) or not _IMPORT.fullmatch(target):
             raise PluginError(
-                f"{self.what} {self.name!r}: {field} {target!r} is no import string ('package.module:attribute')"
+                f"{self.what} {self.name!r}: {field} {target!r} is not an import string ('package.module:attribute')"
             )
 
     def _check_all(self, field: str, values: Iterable[object], container: type, item: type) -> None:
-        """Raise for what is not a ``container`` of ``item``; a lone string, most of all, is none."""
+        """Raise ``PluginError`` if ``values`` is not a ``container`` of ``item``; a single string is not one."""
         if not isinstance(values, container) or not all(isinstance(value, item) for value in values):
             raise PluginError(
                 f"{self.what} {self.name!r}: {field} is {values!r}, not a {container.__name__} of {item.__name__}"
@@ -72,15 +72,15 @@ class MethodSpec(Spec):
 
     Attributes:
         config: Import string of the pydantic model of its configuration: the schema for recipes, ``--set`` and docs.
-        produces: The kind of artifact it makes.
-        accepts: Kinds of base it trains on.
+        produces: The kind of artifact that it makes.
+        accepts: The kinds of base that it trains on.
         trains: How it can train, such as ``GRADIENT_CHECKPOINTING``; see ``ftreg.core.capabilities``.
         capabilities: What can be done with its results, such as ``MERGEABLE``. Recipes are checked against these
-            before training starts; an ``Artifact`` may state others for a configuration that changes them.
+            before training starts; an ``Artifact`` may state others if the configuration changes them.
     """
 
     what: ClassVar[str] = "method"
-    # A recipe holds a method's settings under the method's name, beside these keys of its own.
+    # A recipe has a section with the method's name for its settings, beside these keys.
     reserved: ClassVar[frozenset[str]] = frozenset(
         {"name", "base", "data", "method", "method_config", "train", "tags", "then"}
     )
@@ -105,19 +105,19 @@ class StepSpec(Spec):
 
     Attributes:
         config: Import string of the pydantic model of its configuration.
-        accepts: Kinds of version it works on.
-        produces: The kind of artifact it makes.
-        needs: Capabilities that each version it works on must have.
+        accepts: The kinds of version that it works on.
+        produces: The kind of artifact that it makes.
+        needs: Capabilities that each of its inputs must have.
         capabilities: What can be done with its results, as for a method.
-        combines: Role, in the lineage, of further versions that it takes beside the first one (``--with``), such as
-            ``adapter``; None if it takes one version only.
+        combines: The role, in the lineage, of further inputs after the first one (``--with``), such as ``adapter``;
+            None if it works on one version only.
         suffix: Added to the source's name for the default name of the result.
     """
 
     what: ClassVar[str] = "step"
     # In a recipe, `- export: {format: X}` is the step X.
     reserved: ClassVar[frozenset[str]] = frozenset({"export"})
-    # A recipe holds these beside the step's settings: what the step works on, and what the result is called.
+    # A recipe has these keys beside the step's settings: its inputs, and the name of its result.
     keys: ClassVar[frozenset[str]] = frozenset({"from", "name", "weight", "with"})
 
     config: str = "ftreg.core.recipe:NoConfig"
@@ -135,9 +135,9 @@ class StepSpec(Spec):
         self._check_all("needs", self.needs, frozenset, str)
         self._check_all("capabilities", self.capabilities, frozenset, str)
         if self.combines is not None and (not isinstance(self.combines, str) or not _NAME.fullmatch(self.combines)):
-            raise PluginError(f"{self.what} {self.name!r}: combines {self.combines!r} cannot be a role")
+            raise PluginError(f"{self.what} {self.name!r}: combines {self.combines!r} is not a valid role")
         if not isinstance(self.suffix, str) or not _SUFFIX.fullmatch(self.suffix):
-            raise PluginError(f"{self.what} {self.name!r}: suffix {self.suffix!r} cannot end a name")
+            raise PluginError(f"{self.what} {self.name!r}: suffix {self.suffix!r} is not a valid end of a name")
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ class EngineSpec(Spec):
     """An inference engine; ``impl`` is a function ``(source, device) -> Engine``.
 
     Attributes:
-        kinds: Kinds of artifact it can load.
-        serve: Import string of a function ``(sources, device) -> list[ServingEngine]``, which loads versions to serve
-            them; those that share weights share an engine. None for an engine that only evaluates.
-        check: Import string of a function ``(folder) -> None`` that raises ``InputError`` if the files in a folder are
-            not what the engine loads. It looks at names and headers, so that it is cheap: every result of a method or
+        kinds: The kinds of artifact that it can load.
+        serve: Import string of a function ``(sources, device) -> list[ServingEngine]`` that loads versions to serve
+            them; versions that share weights share an engine. None for an engine that only evaluates.
+        check: Import string of a function ``(folder) -> None`` that raises ``InputError`` if the engine cannot load
+            the files in a folder. It must be fast, so it looks at names and headers only: every result of a method or
             a step is checked with it before it is published. None for no check.
     """
 
@@ -189,7 +189,7 @@ class MetricSpec(Spec):
     """A metric over generated answers; ``impl`` is a ``Metric``.
 
     Attributes:
-        higher_is_better: Which way is better.
+        higher_is_better: True if a higher figure is better, False if a lower one is.
     """
 
     what: ClassVar[str] = "metric"
@@ -199,6 +199,6 @@ class MetricSpec(Spec):
 
 @dataclass(frozen=True)
 class CommandSpec(Spec):
-    """A further command of the ``ftreg`` command line; ``impl`` is a ``click.Command``."""
+    """A command that a plugin adds to the ``ftreg`` command line; ``impl`` is a ``click.Command``."""
 
     what: ClassVar[str] = "command"

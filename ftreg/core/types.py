@@ -1,6 +1,6 @@
-"""The vocabulary that every room shares: versions, sources, artifacts, jobs, engines, examples.
+"""The types that all parts of ftreg share: versions, sources, artifacts, jobs, engines, examples.
 
-Only names and shapes live here. Nothing here imports torch, and nothing here touches a disk.
+They are plain records and protocols: nothing here imports torch, and nothing reads or writes a file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,19 @@ TEXT_GENERATION = "text-generation"
 
 @dataclass(frozen=True)
 class Version:
-    """A published version as the catalog knows it; ``manifest`` is its identity, the rest are pointers to it."""
+    """A published version.
+
+    Attributes:
+        name: The model's name.
+        number: Its number among the versions of that name, from 1; 0 before it is published.
+        digest: The BLAKE3 of its manifest, ``b3:…``.
+        kind: What the files are.
+        size: The size of its files in bytes.
+        created: When it was published, in UTC, ISO 8601.
+        manifest: What makes it what it is.
+        aliases: The aliases that point to it.
+        tags: Its tags.
+    """
 
     name: str
     number: int
@@ -54,7 +66,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Problem:
-    """A reason why a gate refuses; ``hint`` says what would change its mind."""
+    """A reason why a gate refuses; ``hint`` says what to do about it."""
 
     message: str
     hint: str = ""
@@ -62,13 +74,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A training run or a step, as observers see it.
+    """A run of a method or a step, as observers receive it.
 
     Attributes:
         type: ``method`` or ``step``.
         name: The method's or step's name.
         target: The name under which the result will be published.
-        inputs: What it works on: digests with their roles, in order.
+        inputs: The digests that it works on with their roles, in order.
         config: Its full configuration.
     """
 
@@ -80,23 +92,23 @@ class RunInfo:
 
 
 class Progress(Protocol):
-    """Where long work says how far it is. The command line draws it; the default says nothing."""
+    """Where long work reports its progress. The command line draws it; by default it is discarded."""
 
     def begin(self, what: str, total: int | None = None, unit: str = "steps") -> None:
-        """Start a bar of ``total`` units; None where the length is not known. One bar at a time."""
+        """Start a bar of ``total`` units, None if the number is not known. There is one bar at a time."""
 
     def update(self, done: int, **facts: float | str) -> None:
-        """Say that ``done`` units are done, and the newest facts, such as ``loss=1.2``."""
+        """Report that ``done`` units are done, with current figures such as ``loss=1.2``."""
 
     def end(self) -> None:
-        """The bar that was begun is complete."""
+        """End the bar."""
 
     def say(self, message: str) -> None:
-        """Tell something worth a line."""
+        """Print a line."""
 
 
 class NullProgress:
-    """The Progress that says nothing."""
+    """A Progress that discards everything."""
 
     def begin(self, what: str, total: int | None = None, unit: str = "steps") -> None:
         """Ignore."""
@@ -121,11 +133,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: chat messages, of which the assistant's are learnt, or plain text, all of it learnt.
+    """One training example: a chat, whose assistant messages are labels, or plain text, all of which is.
 
     Attributes:
-        messages: The turns; empty where the example is plain text.
-        text: The text; None where the example is a chat.
+        messages: The turns of the chat; empty for plain text.
+        text: The plain text; None for a chat.
         fields: The row's other columns, such as a group key.
     """
 
@@ -136,7 +148,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Splits:
-    """Examples by what they are for; ``validation`` and ``test`` may be empty."""
+    """The examples of a dataset by split; ``validation`` and ``test`` may be empty."""
 
     train: Sequence[Example]
     validation: Sequence[Example] = ()
@@ -145,13 +157,13 @@ class Splits:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a derived version may be from its parent on probe text; None leaves a figure unchecked.
+    """How far a derived version may be from its parent on the probe text; a figure that is None is not checked.
 
     Attributes:
         kl: Largest mean KL(parent ‖ child), in nats per token.
         top1: Smallest share of positions at which both rank the same token first.
         loss_delta: Largest rise of the loss, in nats per token.
-        greedy_prefix: Smallest share of greedily written tokens before the first that differs.
+        greedy_prefix: Smallest share of greedily decoded tokens before the first difference.
         logit_error: Largest absolute difference of any logit.
     """
 
@@ -164,15 +176,15 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Source:
-    """A version opened for reading: what steps, engines and methods get to see of the registry.
+    """A version opened for reading: the view of the registry that steps, engines and methods have.
 
     Attributes:
-        ref: How to name it to a person.
-        digest: Its identity.
-        kind: Its artifact kind.
-        path: A folder with its files, read-only; libraries such as transformers load it as it is.
+        ref: Its name for messages.
+        digest: Its digest.
+        kind: What the files are.
+        path: A read-only folder with its files, which libraries such as transformers can load.
         manifest: Its manifest.
-        resolve: Opens another version by digest; used by ``parent``.
+        resolve: Opens another version by digest; ``parent`` uses it.
     """
 
     ref: str
@@ -183,7 +195,7 @@ class Source:
     resolve: Callable[[str], Source] = field(repr=False, compare=False)
 
     def parent(self, role: str) -> Source:
-        """Open the parent in ``role``; raise ``FtregError`` where there is none."""
+        """Open the parent in ``role``; raise ``FtregError`` if there is none."""
         digest = self.manifest.parent(role)
         if digest is None:
             raise FtregError(f"{self.ref} ({self.kind}) has no parent in the role {role!r}")
@@ -192,16 +204,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a method or a step made: everything in its job's ``staging`` folder, and what is true of it.
+    """The result of a method or a step: describes the files that it wrote into its job's ``staging`` folder.
 
     Attributes:
         kind: What the files are.
         task: What the model is for.
-        facts: What can be said of the result itself; part of its identity, so no times and no paths.
-        capabilities: What can be done with it; by default what its method's or step's spec promises.
+        facts: Properties of the result itself; part of its identity, so without times and paths.
+        capabilities: What can be done with it; by default what the method's or step's spec promises.
         requires: Distributions that loading it needs, beyond those of the engine that loads it.
-        tolerance: How far a step's result may be from the step's first input; None if it is not measured against it.
-        measured: Figures of the work itself (loss curve, tokens/s); kept as evidence, not as identity.
+        tolerance: How far a step's result may be from the step's first input; None if the two are not compared.
+        measured: Figures of the work itself (loss curve, tokens/s); kept as evidence of type ``run``.
     """
 
     kind: str
@@ -215,7 +227,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All that a training method needs, and all that it may touch.
+    """Everything that a training method gets, and may use.
 
     Attributes:
         name: Name that the result will have, for reports and pictures.
@@ -223,12 +235,12 @@ class TrainJob:
         data: The examples, split.
         config: The method's own validated configuration.
         train: The shared trainer's configuration.
-        staging: Empty folder; what the method writes here becomes the version's files.
+        staging: Empty folder; the files that the method writes here become the version.
         report: Folder for files about the run (curves, pictures); kept as evidence.
-        scratch: Folder for checkpoints; kept when the run is interrupted, so that it can resume.
-        template: Jinja source of the chat template; None for the tokenizer's own, else ftreg's plain one.
-        resume: Go on from the newest checkpoint in ``scratch``.
-        progress: Where to say how far the work is.
+        scratch: Folder for checkpoints; kept if the run is interrupted, so that it can be resumed.
+        template: Jinja source of the chat template; None for the tokenizer's own, or ftreg's plain one if it has none.
+        resume: Continue from the newest checkpoint in ``scratch``.
+        progress: Where to report progress.
     """
 
     name: str
@@ -246,7 +258,7 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class Input:
-    """A version that a step works on: the role it has in the result's lineage, and its weight among the inputs."""
+    """An input of a step: a version, its role in the result's lineage, and its weight among the inputs."""
 
     role: str
     source: Source
@@ -255,16 +267,16 @@ class Input:
 
 @dataclass(frozen=True)
 class StepJob:
-    """All that a post-processing step needs, and all that it may touch.
+    """Everything that a post-processing step gets, and may use.
 
     Attributes:
         inputs: The versions to work on, in the order given; more than one only for a step that ``combines``.
         config: The step's own validated configuration.
-        staging: Empty folder; what the step writes here becomes the version's files.
+        staging: Empty folder; the files that the step writes here become the version.
         report: Folder for files about the run; kept as evidence.
-        data: Held-out and training examples of the source's lineage, for steps that calibrate; may be empty.
+        data: The dataset of the source's lineage, for steps that calibrate; may be empty.
         seed: Seed of everything random.
-        progress: Where to say how far the work is.
+        progress: Where to report progress.
     """
 
     inputs: tuple[Input, ...]
@@ -277,26 +289,26 @@ class StepJob:
 
     @property
     def source(self) -> Source:
-        """The first input: what is transformed; ``source.parent(role)`` opens what it was made from."""
+        """The first input, which is transformed; ``source.parent(role)`` opens its parents."""
         return self.inputs[0].source
 
 
 class Method(Protocol):
-    """A training method's ``impl``: a function from a job to what it made."""
+    """A training method's ``impl``: a function from a job to its result."""
 
     def __call__(self, job: TrainJob) -> Artifact:
-        """Train, write the result into ``job.staging``, and say what it is."""
+        """Train, write the result into ``job.staging``, and describe it."""
 
 
 class Step(Protocol):
-    """A post-processing step's ``impl``: a function from a job to what it made."""
+    """A post-processing step's ``impl``: a function from a job to its result."""
 
     def __call__(self, job: StepJob) -> Artifact:
-        """Transform ``job.source``, write the result into ``job.staging``, and say what it is."""
+        """Transform ``job.source``, write the result into ``job.staging``, and describe it."""
 
 
 class Engine(Protocol):
-    """A loaded model that answers; an engine's ``impl`` is a function ``(source, device) -> Engine``."""
+    """A loaded model; an engine's ``impl`` is a function ``(source, device) -> Engine``."""
 
     tokenizer: Any
     """The ``transformers`` tokenizer that goes with the model."""
@@ -305,7 +317,7 @@ class Engine(Protocol):
         """Return, for each row of token ids of length T, its logits as float32 of shape (T, vocabulary)."""
 
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
-        """Continue each prompt greedily; return the new tokens up to, and without, the end-of-sequence token."""
+        """Decode each prompt greedily; return the new token ids, without the end-of-sequence token."""
 
     def close(self) -> None:
         """Free the model."""
@@ -313,12 +325,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What is known of a model that a server holds.
+    """A model that a serving engine has loaded.
 
     Attributes:
         tokenizer: The ``transformers`` tokenizer that goes with it.
-        context: Most tokens of prompt and answer together.
-        ends: Token ids that end an answer.
+        context: The largest number of tokens of prompt and answer together.
+        ends: The token ids that end an answer.
     """
 
     tokenizer: Any
@@ -327,33 +339,37 @@ class ServedModel:
 
 
 class Batch(Protocol):
-    """Answers that are being written side by side, a token a step each, by models that share weights.
+    """Sequences that are decoded together, one token a step, by models that share weights.
 
-    What a row gets does not depend on the rows beside it. A batch is used by one thread.
+    The logits of a row do not depend on the other rows. A batch is used by one thread.
     """
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
-        """Read prompts, each for the model of a digest, at least one token long.
+        """Add a row for each prompt.
 
-        Returns a number for each new row, never used again, and the logits of its next token, float32 of shape
-        (prompts, vocabulary).
+        Args:
+            prompts: The digest of the model and the token ids, at least one, of each prompt.
+
+        Returns:
+            A number for each new row, which is never used again, and the logits of the rows' next tokens as float32 of
+            shape (prompts, vocabulary).
         """
 
     def step(self, tokens: Mapping[int, int]) -> dict[int, np.ndarray]:
-        """Give each row of the batch (all of them) its next token; return the logits of the token after it, by row."""
+        """Append one token to every row of the batch; return the logits of the token after it, by row."""
 
     def remove(self, rows: Iterable[int]) -> None:
-        """Take rows out; those that stay go on as if they had been alone."""
+        """Remove rows; the others continue unchanged."""
 
 
 class ServingEngine(Protocol):
-    """Models that share weights, loaded to serve; a server drives each engine from one thread."""
+    """Models that share weights, loaded to serve; a server uses each engine from one thread."""
 
     models: Mapping[str, ServedModel]
-    """The models it holds, by digest."""
+    """The loaded models by digest."""
 
     def batch(self) -> Batch:
-        """An empty batch. Several may be alive, so that one can wait while another goes on."""
+        """Create an empty batch; there may be several, so that one can wait while another is decoded."""
 
     def close(self) -> None:
         """Free the models."""
@@ -363,14 +379,14 @@ class Format(Protocol):
     """A dataset row format's ``impl``: an object that recognises rows and turns them into examples."""
 
     def matches(self, row: Mapping[str, Json]) -> bool:
-        """Say whether the columns of ``row`` are this format's."""
+        """Return True if the columns of ``row`` are those of this format."""
 
     def convert(self, row: Mapping[str, Json]) -> Example:
-        """Turn a row into an example; raise ``DataError`` (without the row's number) for a malformed one."""
+        """Turn a row into an example; raise ``DataError`` (without the row's number) if it is malformed."""
 
 
 class Metric(Protocol):
-    """A metric's ``impl``: a function from answers to one figure."""
+    """A metric's ``impl``: a function from answers to one finite number."""
 
     def __call__(self, answers: Sequence[str], references: Sequence[str]) -> float:
         """Score generated answers against the expected ones."""

@@ -1,1 +1,1 @@
-"""The pipeline: resolves what a recipe names, checks that it is feasible, runs it, certifies and publishes."""
+"""The pipeline: opens the inputs of a recipe, checks it, runs it, and certifies and publishes the results."""

@@ -1,4 +1,4 @@
-"""Certificates: measures a fresh result against the version it comes from, before it is published."""
+"""Certificates: compares the result of a step with the version it was made from, before it is published."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ from ftreg.pipeline.engines import open_engine
 def certify(
     context: Context, reference: Source, result: Source, artifact: Artifact, data: Splits, *, accept: bool
 ) -> Mapping[str, Json]:
-    """Measure ``result`` against ``reference`` on held-out text, and return the certificate.
+    """Compare ``result`` with ``reference`` on held-out text, and return the certificate.
 
-    The probe is the dataset's test split, else its validation split, else built-in prompts.
+    The probe text is the dataset's test split, else its validation split, else built-in prompts.
+
+    Args:
+        context: Where to work.
+        reference: The step's first input.
+        result: The step's result, not published yet.
+        artifact: The result's description, with its tolerance.
+        data: The dataset of the reference's lineage.
+        accept: Return the certificate even if the result is outside the tolerance; the certificate says so.
 
     Raises:
         CertificateFailed: A figure is outside the artifact's tolerance, and ``accept`` is false.
     """
-    from ftreg.evaluation import check, make_probe, measure_parity  # brings numpy, which is not everywhere
+    from ftreg.evaluation import check, make_probe, measure_parity  # imports numpy, which is not always installed
 
     assert artifact.tolerance is not None
     with open_engine(context, reference) as parent, open_engine(context, result) as child:

@@ -1,4 +1,4 @@
-"""Checks: what a run needs before any work; ``--dry-run`` makes the same ones."""
+"""Checks: finds out before any work whether a plan can be carried out here; ``--dry-run`` makes the same checks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ftreg.core.errors import DiskFull, InfeasiblePlan
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, Splits
 from ftreg.data import Encoder, read_template
-from ftreg.pipeline.plan import Plan
+from ftreg.pipeline.plan import Plan, with_article
 from ftreg.pipeline.steps import open_inputs
 
-_SAMPLE = 64  # examples that are encoded to see whether the tokenizer and its template can be used
+_SAMPLE = 64  # examples that are encoded, to check the tokenizer and its template
 _WHOLE_MODELS = (CHECKPOINT, ONNX)
 
 
@@ -22,18 +22,18 @@ def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | N
     """Raise if the plan cannot be carried out on this machine, with this base and this data.
 
     Args:
-        context: Where the plan would be run.
+        context: Where the plan would run.
         plan: A plan that ``make_plan`` has checked.
         kind: The base's kind.
         base: The base's folder; None if it is not fetched yet.
         data: The examples, split.
-        new: Bytes of what is to be imported.
+        new: Bytes that will be imported into the registry.
 
     Raises:
-        InfeasiblePlan: The method does not train on such a base, or a step cannot combine what it is to combine.
+        InfeasiblePlan: The method does not train on this kind of base, or a step cannot combine the versions given.
         InputError: The device, the precision or the base's tokenizer cannot be used.
         DataError: The data is empty, or the chat template refuses it.
-        MissingExtra: An engine that certifies a step's result is not installed.
+        MissingExtra: The engine that would certify a step's result is not installed.
         DiskFull: The results would not fit on the disk.
         FtregError: A gate of the registry is not loaded.
     """
@@ -45,7 +45,7 @@ def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | N
             if step.spec.produces in engine.kinds:
                 context.host.require(engine)
                 break
-    if importlib.util.find_spec("torch") is not None:  # a method that trains without it checks for itself
+    if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
         _check_training(plan, base, data)
     if base is not None:
         _check_disk(context, plan, size=_size(base), new=new)
@@ -55,7 +55,8 @@ def check_kind(plan: Plan, kind: str) -> None:
     """Raise ``InfeasiblePlan`` if the method does not train on a base of ``kind``."""
     if kind not in plan.method.accepts:
         raise InfeasiblePlan(
-            f"method {plan.method.name} trains on {' or '.join(plan.method.accepts)}, and {plan.recipe.base} is {kind}",
+            f"method {plan.method.name} trains on {' or '.join(map(with_article, plan.method.accepts))}; "
+            f"{plan.recipe.base} is {with_article(kind)}",
             where="base",
             hint=f"Merge it first: ftreg merge {plan.recipe.base}" if kind == ADAPTER else "See: ftreg models list",
         )
@@ -75,7 +76,7 @@ def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:
 
 
 def _check_disk(context: Context, plan: Plan, *, size: int, new: int) -> None:
-    """Raise ``DiskFull`` if the registry's disk has no room for what is imported and for whole models that are made."""
+    """Raise ``DiskFull`` if the imports and the whole models that the plan makes would not fit on the disk."""
     results = [plan.method.produces, *(step.spec.produces for step in plan.steps)]
     needed = new + size * sum(kind in _WHOLE_MODELS for kind in results)
     free = shutil.disk_usage(context.registry.home).free
@@ -83,10 +84,10 @@ def _check_disk(context: Context, plan: Plan, *, size: int, new: int) -> None:
         raise DiskFull(
             f"the disk has {free / 1e9:.1f} GB free, and this needs about {needed / 1e9:.1f} GB",
             where=str(context.registry.home),
-            hint="Free some space (ftreg gc --dry-run says what the registry can free), or choose another with --home.",
+            hint="Free some space, or choose another registry with --home; ftreg gc --dry-run shows what can be freed.",
         )
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the weights in a folder."""
+    """Return the bytes of the weights in a folder."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

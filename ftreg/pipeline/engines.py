@@ -1,4 +1,4 @@
-"""Engines: finds the plugin that can load a version, and guards the model that it loads."""
+"""Engines: finds the plugin that can load a version, and checks what the loaded model returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def find_engine(host: PluginHost, kind: str, name: str | None = None) -> EngineS
 
     Raises:
         UnknownName: No engine is called ``name``.
-        InputError: The named engine, or any engine at all, cannot load ``kind``.
+        InputError: The named engine, or every engine, cannot load ``kind``.
     """
     if name is not None:
         spec = host.get(EngineSpec, name, where="engine")
@@ -47,11 +47,11 @@ def require_runtime(source: Source) -> None:
 
 @contextmanager
 def open_engine(context: Context, source: Source, *, name: str | None = None) -> Iterator[Engine]:
-    """Load ``source`` in the engine called ``name``, else in the first that can, and close it afterwards.
+    """Load ``source`` in the engine called ``name``, else in the first that can load it, and close it afterwards.
 
     Raises:
         MissingExtra: A distribution that the engine or the version needs is not installed.
-        PluginError: The engine breaks its contract, now or while it is used.
+        PluginError: The engine breaks its contract, when it is loaded or while it is used.
     """
     spec = find_engine(context.host, source.kind, name)
     context.host.require(spec)
@@ -64,12 +64,12 @@ def open_engine(context: Context, source: Source, *, name: str | None = None) ->
 
 
 class GuardedEngine:
-    """An engine of a plugin; what it raises or returns wrongly is reported as the plugin's fault.
+    """An engine whose errors and wrong results are reported with the name of its plugin.
 
     Args:
         host: The plugins.
         spec: The engine.
-        source: What to load.
+        source: The version to load.
     """
 
     def __init__(self, host: PluginHost, spec: EngineSpec, source: Source) -> None:
@@ -79,7 +79,7 @@ class GuardedEngine:
         self.tokenizer: Any = self._run("tokenizer", lambda: self._engine.tokenizer, object)
 
     def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """As ``Engine.logits``, with the shapes checked."""
+        """Return what ``Engine.logits`` does, with its shapes checked."""
         rows: list[np.ndarray] = self._run("logits", lambda: self._engine.logits(batch), list)
         expected = [len(row) for row in batch]
         shapes = [getattr(row, "shape", None) for row in rows]
@@ -89,7 +89,7 @@ class GuardedEngine:
         return rows
 
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
-        """As ``Engine.generate``, with the number of answers checked."""
+        """Return what ``Engine.generate`` does, with the number of answers checked."""
         rows: list[list[int]] = self._run(
             "generate", lambda: self._engine.generate(batch, max_new_tokens=max_new_tokens), list
         )

@@ -1,4 +1,4 @@
-"""Evaluations: measures versions on held-out data and records the figures as evidence."""
+"""Evaluations: measures versions on held-out examples and records the figures as evidence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The examples that versions are measured on, and where they come from: name, digest and split of the dataset."""
+    """The examples that versions are measured on.
+
+    Attributes:
+        dataset: The dataset's reference, or the file's path.
+        digest: The dataset's digest.
+        split: ``test``, ``validation`` or ``train``; ``all`` for a file.
+        examples: The examples.
+    """
 
     dataset: str
     digest: str
@@ -36,10 +43,18 @@ class HeldOut:
 
 
 def held_out(context: Context, refs: Sequence[str], *, data: str | None = None, split: str | None = None) -> HeldOut:
-    """The examples to measure ``refs`` on.
+    """Choose the examples to measure ``refs`` on.
 
-    ``data`` is a file, all of whose rows are used, or a registered dataset. Without it, it is the dataset of the first
-    version whose lineage has one with a test split, else with a validation split.
+    Args:
+        context: Where to look.
+        refs: The versions to measure.
+        data: A file, all of whose rows are used, or a registered dataset; by default the first dataset in the versions'
+            lineages that has a test split, else the first that has a validation split.
+        split: The split of the dataset; by default the test split, else the validation split.
+
+    Raises:
+        UnknownName: There is no such version.
+        InputError: There are no such examples.
     """
     if data is not None:
         return _named(context, data, split)
@@ -57,7 +72,7 @@ def held_out(context: Context, refs: Sequence[str], *, data: str | None = None, 
 
 
 def _named(context: Context, data: str, split: str | None) -> HeldOut:
-    """The examples of a file, or of a split of a registered dataset: the test split, where none is named."""
+    """Read the examples of a file, or of a split of a registered dataset."""
     with ExitStack() as stack:
         dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="data")
     if dataset.prepared is not None or Path(data).is_file():
@@ -75,7 +90,7 @@ def evaluate_version(
     context: Context, ref: str, data: HeldOut, *, limit: int | None = None, engine: str | None = None
 ) -> Evaluation:
     """Measure ``ref`` on ``data`` and store the figures as evidence on its digest."""
-    from ftreg.evaluation import evaluate  # brings numpy, which is not everywhere
+    from ftreg.evaluation import evaluate  # imports numpy, which is not always installed
 
     source = context.registry.source(ref)
     if source.kind == DATASET:
@@ -92,12 +107,12 @@ def evaluate_version(
 
 
 def _metrics(host: PluginHost) -> dict[str, Metric]:
-    """All metrics, each of which raises ``FtregError`` if its plugin fails."""
+    """Return all metrics by name, as functions that raise ``FtregError`` if their plugin fails."""
     return {spec.name: partial(_score, host, spec) for spec in host.specs(MetricSpec)}
 
 
 def _score(host: PluginHost, spec: MetricSpec, answers: Sequence[str], references: Sequence[str]) -> float:
-    """Compute one metric; raise ``PluginError`` for what is not a finite number."""
+    """Compute one metric; raise ``PluginError`` if the result is not a finite number."""
     figure = host.call(spec, answers, references, returns=object)
     if isinstance(figure, bool) or not isinstance(figure, Real) or not math.isfinite(figure):
         raise host.broken(spec, f"it returned {figure!r}, which is not a finite number")

@@ -1,7 +1,7 @@
-"""Inputs: opens what a user names, a base model or a data file, as something with a digest.
+"""Inputs: opens the base model and the data that a user names, wherever they are, as inputs with a digest.
 
-What is not in the registry yet is prepared in staging and published together with the result it leads to, so that work
-that fails leaves nothing behind.
+An input that is not in the registry yet is prepared in staging and published together with the result of the work, so
+that work that fails leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from ftreg.registry import Draft, Prepared
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-# What a folder of a model may hold: code is never imported, and pickles are never loaded.
+# The files of a model that are imported: never code, which would be executed, and never pickles, which can hold code.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README*", "*.md")
 
 
 @dataclass(frozen=True)
-class Input:
-    """A base or a dataset that work starts from.
+class OpenedInput:
+    """A base or a dataset that is ready to be used.
 
     Attributes:
-        name: The name it has in the registry, or will have.
-        digest: Its identity.
+        name: Its name in the registry, now or once it is published.
+        digest: Its digest.
         path: A folder with its files.
         manifest: Its manifest.
-        prepared: What is to be published; None where it is in the registry.
+        prepared: The version to publish; None if it is in the registry already.
     """
 
     name: str
@@ -49,22 +49,22 @@ class Input:
     prepared: Prepared | None = None
 
     def publish(self, context: Context) -> None:
-        """Publish what is not in the registry yet; its staging must still be open."""
+        """Publish the input unless it is in the registry already; its staging must still be open."""
         if self.prepared is not None:
             context.registry.publish(self.name, self.prepared)
 
 
-def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "base") -> Input:
+def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "base") -> OpenedInput:
     """Open the model that ``base`` names: a registry reference, a local folder, or a URI that a plugin resolves.
 
     Args:
         context: Where to look.
-        stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
-        base: As the user wrote it.
-        where: Where the user wrote it.
+        stack: Owns the staging of an input that is not in the registry; close it after ``OpenedInput.publish``.
+        base: The name as the user wrote it.
+        where: Where the user wrote it, for messages.
 
     Raises:
-        InputError: Nothing goes by that name, or the folder is no model.
+        InputError: There is no such version or folder, or the folder does not hold a model.
     """
     if is_path(base):
         folder = Path(base).expanduser()
@@ -85,17 +85,19 @@ def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "ba
         raise
 
 
-def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: str = "data") -> tuple[Input, Splits]:
+def open_data(
+    context: Context, stack: ExitStack, config: DataConfig, *, where: str = "data"
+) -> tuple[OpenedInput, Splits]:
     """Open the dataset that ``config`` names, a file or a registered dataset, with its splits.
 
     Args:
         context: Where to look.
-        stack: Holds the staging of what is not in the registry; close it after ``Input.publish``.
+        stack: Owns the staging of an input that is not in the registry; close it after ``OpenedInput.publish``.
         config: The file, and how to read and split it; a registered dataset is split already.
-        where: Where the user wrote it.
+        where: Where the user wrote it, for messages.
 
     Raises:
-        InputError: No such file or dataset.
+        InputError: There is no such file or dataset.
         DataError: The file's rows cannot be used.
     """
     path = Path(config.path).expanduser()
@@ -109,7 +111,7 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
         )
     known = _registered(context, config.path)
     if known.manifest.kind != DATASET:
-        raise InputError(f"{config.path} is no dataset but a version of kind {known.manifest.kind}", where=where)
+        raise InputError(f"{config.path} is not a dataset; it is of kind {known.manifest.kind}", where=where)
     if config.columns:
         raise InputError(
             f"{config.path} is a registered dataset, whose columns were read when it was registered",
@@ -120,7 +122,7 @@ def open_data(context: Context, stack: ExitStack, config: DataConfig, *, where: 
 
 
 def dataset_of(context: Context, source: Source) -> Version | None:
-    """The dataset nearest to ``source`` in its lineage: its own, else its adapter's or source's, else its base's."""
+    """Return the nearest dataset in the lineage of ``source``: its own, else its adapter's, source's or base's."""
     own = source.manifest.parent("dataset")
     if own is not None:
         return context.registry.get(own)
@@ -133,17 +135,17 @@ def dataset_of(context: Context, source: Source) -> Version | None:
 
 
 def is_path(text: str) -> bool:
-    """Whether ``text`` names a path rather than a version: it starts with ``.``, ``~`` or ``/``, or has a slash."""
+    """Return True if ``text`` is a path, not a reference: it starts with ``.``, ``~`` or ``/``, or has a slash."""
     return text.startswith((".", "~", "/")) or "/" in text.split(":", 1)[0] or "\\" in text
 
 
 def is_uri(text: str) -> bool:
-    """Whether ``text`` is for a plugin to resolve, such as ``hf:org/name``."""
+    """Return True if ``text`` is a URI that a plugin has to fetch, such as ``hf:org/name``."""
     return bool(_URI.fullmatch(text)) and not text.startswith("b3:")
 
 
 def check_model_folder(folder: Path, where: str) -> None:
-    """Raise ``InputError`` for a folder that holds no checkpoint in safetensors."""
+    """Raise ``InputError`` if a folder does not hold a checkpoint in safetensors."""
     if not folder.is_dir():
         hint = "Give a registry reference or a folder."
         if _HUB_NAME.fullmatch(str(folder)):
@@ -151,40 +153,40 @@ def check_model_folder(folder: Path, where: str) -> None:
         raise InputError("no such folder", where=f"{where}: {folder}", hint=hint)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise InputError(
-            "is no model folder: it needs config.json and *.safetensors",
+            "this folder does not hold a model: it needs config.json and *.safetensors",
             where=f"{where}: {folder}",
             hint="Models in other formats (*.bin, *.pt) can run code when loaded; save them with safe_serialization.",
         )
 
 
 def name_from(text: str) -> str:
-    """The nearest allowed name to ``text``."""
+    """Return a valid name that resembles ``text``."""
     return check_name(re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:96] or "unnamed")
 
 
-def _registered(context: Context, ref: str) -> Input:
+def _registered(context: Context, ref: str) -> OpenedInput:
     version = context.registry.get(ref)
-    return Input(version.name, version.digest, context.registry.source(ref).path, version.manifest)
+    return OpenedInput(version.name, version.digest, context.registry.source(ref).path, version.manifest)
 
 
-def _stage(context: Context, name: str, draft: Draft) -> Input:
-    """Prepare a draft; where the registry has it already, open that."""
+def _stage(context: Context, name: str, draft: Draft) -> OpenedInput:
+    """Prepare a draft; if the registry has the same version already, open that instead."""
     prepared = context.registry.prepare(draft)
     try:
         return _registered(context, prepared.digest)
     except UnknownName:
-        return Input(name_from(name), prepared.digest, draft.folder, prepared.manifest, prepared)
+        return OpenedInput(name_from(name), prepared.digest, draft.folder, prepared.manifest, prepared)
 
 
 def _stage_base(
     context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
-) -> Input:
+) -> OpenedInput:
     """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
     from ftreg.models.facts import describe
 
     check_model_folder(folder, where)
     staging = stack.enter_context(context.registry.staging())
-    # A download may be links into its plugin's own cache; a folder of the user's may not link out of itself.
+    # A download may consist of links into its plugin's cache; links in a user's folder must stay inside it.
     within = Path(folder.anchor) if "uri" in origin else None
     context.registry.copy_in(folder, staging.files, patterns=_MODEL_FILES, within=within)
     draft = Draft(
@@ -199,15 +201,15 @@ def _stage_base(
 
 
 def _capabilities(folder: Path) -> list[str]:
-    """Capabilities of a checkpoint that ftreg did not make, from its configuration."""
+    """Derive the capabilities of an imported checkpoint from its configuration."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return [] if config.get("quantization_config") else [FULL_PRECISION]
 
 
 def _stage_data(
     context: Context, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
-) -> Input:
-    """Write splits into staging; the same rows split the same way have the same digest, whatever the file's name."""
+) -> OpenedInput:
+    """Write splits into staging; the digest depends on the rows and the split, not on the file's name."""
     settings = config.model_dump(mode="json", exclude={"path", "template"})
     about = {**settings, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
     staging = stack.enter_context(context.registry.staging())

@@ -1,4 +1,4 @@
-"""The plan: checks, before any work starts, that a method and the steps after it can follow one another."""
+"""The plan: checks, before any work starts, that the steps of a recipe can follow the method and one another."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class PlannedStep:
     Attributes:
         spec: The step.
         config: Its validated configuration.
-        source: What it works on: -1 for the trained version, else the position of an earlier step.
-        weight: Weight of that among the step's inputs.
+        source: Its first input: -1 for the trained version, else the position of an earlier step.
+        weight: The weight of that input.
         others: Further versions to combine with it, with their weights.
-        name: Name of its result; None for the default.
+        name: The name of its result; None for the default.
     """
 
     spec: StepSpec
@@ -38,7 +38,14 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe that is known to be feasible."""
+    """A recipe that was checked.
+
+    Attributes:
+        recipe: The recipe.
+        method: Its method.
+        method_config: The method's validated configuration.
+        steps: Its steps, in order.
+    """
 
     recipe: Recipe
     method: MethodSpec
@@ -48,12 +55,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Product:
-    """What is known of a result, even before it exists: what makes it, its kind and its capabilities.
+    """What is known about a result, even before it exists.
 
     Attributes:
-        what: What sort of thing makes it: ``method``, ``step`` or ``import``.
-        maker: That method's or step's name.
-        kind: Its artifact kind.
+        what: What makes it: ``method``, ``step``, ``import`` or ``init``.
+        maker: The method's or step's name.
+        kind: What its files are.
         capabilities: What can be done with it.
     """
 
@@ -67,13 +74,13 @@ class Product:
 
 
 def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Plan:
-    """Check the whole of ``recipe``: names, configurations, installed packages, and that each step is possible.
+    """Check all of ``recipe``: names, configurations, installed packages, and whether each step is possible.
 
     Raises:
-        UnknownName: A method or step that no plugin brings.
-        RecipeError: A configuration that does not validate.
-        MissingExtra: A package that is needed and not installed.
-        InfeasiblePlan: A step that cannot work on what comes before it.
+        UnknownName: No plugin provides a method or step of that name.
+        RecipeError: A configuration does not validate.
+        MissingExtra: A package that is needed is not installed.
+        InfeasiblePlan: A step cannot work on any result before it.
     """
     method = host.get(MethodSpec, recipe.method, where=f"{where}.method")
     config = host.configure(method, recipe.method_config, where=f"{where}.{method.name}")
@@ -83,7 +90,7 @@ def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Pla
 
 
 def check_training(recipe: Recipe, method: MethodSpec, where: str) -> None:
-    """Raise ``InfeasiblePlan`` for trainer settings that the method cannot work with."""
+    """Raise ``InfeasiblePlan`` if the method does not support a setting of the trainer."""
     if recipe.train.gradient_checkpointing and GRADIENT_CHECKPOINTING not in method.trains:
         raise InfeasiblePlan(
             f"method {method.name} cannot train with gradient checkpointing",
@@ -93,7 +100,7 @@ def check_training(recipe: Recipe, method: MethodSpec, where: str) -> None:
 
 
 def plan_steps(host: PluginHost, trained: Product, calls: Sequence[StepCall], *, where: str) -> tuple[PlannedStep, ...]:
-    """Check the steps after training, and find for each what it works on: the newest result that it can take."""
+    """Check the steps after training, and choose for each the newest earlier result that it can work on."""
     products = [trained]
     planned: list[PlannedStep] = []
     for index, call in enumerate(calls):
@@ -109,28 +116,29 @@ def plan_steps(host: PluginHost, trained: Product, calls: Sequence[StepCall], *,
 
 
 def check_combines(spec: StepSpec, others: int, *, where: str) -> None:
-    """Raise ``InfeasiblePlan`` if there are ``others`` to combine, and ``spec`` takes one version only."""
+    """Raise ``InfeasiblePlan`` if ``spec`` works on one version only and there are ``others`` to combine."""
     if others and spec.combines is None:
         raise InfeasiblePlan(f"step {spec.name} works on one version, and cannot combine several", where=where)
 
 
 def obstacle(spec: StepSpec, product: Product) -> str | None:
     """Say why ``spec`` cannot work on ``product``; None if it can."""
-    wanted = " or ".join(_with_article(kind) for kind in spec.accepts)
+    wanted = " or ".join(with_article(" ".join([*sorted(spec.needs), kind])) for kind in spec.accepts)
     if product.kind not in spec.accepts:
-        return f"step {spec.name} needs {wanted}; the result of {product} is {_with_article(product.kind)}"
+        return f"step {spec.name} needs {wanted}; the result of {product} is {with_article(product.kind)}"
     missing = sorted(spec.needs - product.capabilities)
     if missing:
-        return f"step {spec.name} needs {wanted} that is {' and '.join(missing)}; the result of {product} is not"
+        return f"step {spec.name} needs {wanted}; the result of {product} is not {' and '.join(missing)}"
     return None
 
 
-def _with_article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+def with_article(noun: str) -> str:
+    """Put "a" or "an" before a noun."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _find_source(spec: StepSpec, products: Sequence[Product], call: StepCall, place: str) -> int:
-    """Position in ``products`` of what the step works on; raise ``InfeasiblePlan`` where there is none."""
+    """Return the position of the result that the step works on; raise ``InfeasiblePlan`` if there is none."""
     positions = range(len(products) - 1, -1, -1)
     if call.source is not None:
         named = [position for position in positions if products[position].maker == call.source]
@@ -146,7 +154,7 @@ def _find_source(spec: StepSpec, products: Sequence[Product], call: StepCall, pl
 
 
 def _remedy(spec: StepSpec, products: Sequence[Product]) -> str:
-    """What would make the step possible."""
+    """Say what would make the step possible."""
     if CHECKPOINT in spec.accepts and any(MERGEABLE in product.capabilities for product in products):
         return "Put '- merge' before it."
     return "Take the step out, or choose another method (ftreg plugins list)."

@@ -1,4 +1,4 @@
-"""Preview: what a plan would do, with its inputs checked and nothing registered."""
+"""Preview: describes what a plan would do, after checking its inputs, without registering anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ftreg.pipeline.runs import full_config
 
 
 def preview(context: Context, plan: Plan) -> dict[str, Json]:
-    """Describe ``plan`` as facts, after every check that running it makes before work; raise as running it would."""
+    """Describe ``plan`` after every check that a run makes before work; raise what the run would raise."""
     recipe = plan.recipe
     names = [recipe.name]
     steps: list[str] = []
@@ -47,7 +47,14 @@ def preview(context: Context, plan: Plan) -> dict[str, Json]:
 
 @dataclass(frozen=True)
 class _Base:
-    """A base as far as it can be known without importing it; ``folder`` is None if it is not fetched yet."""
+    """What is known of a base without importing it.
+
+    Attributes:
+        shown: Its name for people.
+        kind: What its files are.
+        folder: The folder of its files; None if it is not fetched yet.
+        new: Bytes that will be imported into the registry.
+    """
 
     shown: str
     kind: str
@@ -56,7 +63,7 @@ class _Base:
 
 
 def _base(context: Context, base: str) -> _Base:
-    """Look at a base where it lies; raise as opening it would."""
+    """Look at a base without importing it; raise what opening it would raise."""
     if is_path(base):
         from ftreg.models.facts import describe
 

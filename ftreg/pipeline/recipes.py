@@ -1,4 +1,4 @@
-"""Recipes: trains, then applies the steps that follow; what was done before with the same inputs is reused."""
+"""Recipes: trains and applies the steps that follow; results of the same work on the same inputs are reused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ftreg.pipeline.training import train
 
 
 def run_plan(context: Context, plan: Plan, *, resume: bool = False, accept: bool = False) -> list[Version]:
-    """Run the whole of ``plan`` and return the versions, the trained one first.
+    """Run all of ``plan`` and return the versions, the trained one first.
 
-    Each version is durable as soon as it is made: a later failure loses nothing, and running again goes on from there.
+    Each version is published as soon as it is made, so a later failure loses nothing, and the next run reuses it.
     """
     versions = [train(context, plan, resume=resume, reuse=not resume)]
     for step in plan.steps:

@@ -1,4 +1,4 @@
-"""Results: checks what a method or a step made before anything is published."""
+"""Results: runs a method or a step, and checks its result before anything is published."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ftreg.core.types import Artifact, StepJob, Tolerance, TrainJob
 
 
 def run_plugin(host: PluginHost, spec: MethodSpec | StepSpec, job: TrainJob | StepJob) -> Artifact:
-    """Let a method or a step do its work, and check what it says of the result against what it promised and wrote.
+    """Run a method or a step, and check its result against its spec and the files that it wrote.
 
     Raises:
-        FtregError: What the plugin raises on purpose, as it is.
+        FtregError: The plugin raised it on purpose; it is passed on unchanged.
         PluginError: The plugin raised anything else, or its result breaks its contract.
     """
     artifact: Artifact = host.call(spec, job, returns=Artifact)
     if artifact.kind != spec.produces:
-        raise host.broken(spec, f"it declares that it produces {spec.produces!r}, and produced {artifact.kind!r}")
+        raise host.broken(spec, f"its spec says that it produces {spec.produces!r}, but it produced {artifact.kind!r}")
     problem = _malformed(artifact)
     if problem:
         raise host.broken(spec, f"its Artifact is malformed: {problem}")
@@ -35,7 +35,7 @@ def run_plugin(host: PluginHost, spec: MethodSpec | StepSpec, job: TrainJob | St
 
 
 def capabilities_of(spec: MethodSpec | StepSpec, artifact: Artifact) -> frozenset[str]:
-    """What can be done with the result: what it states itself, else what its spec promises."""
+    """Return the capabilities of a result: those that it states, else those that its spec promises."""
     return spec.capabilities if artifact.capabilities is None else artifact.capabilities
 
 
@@ -64,7 +64,7 @@ def _all(values: Any, container: type[Collection[Any]], item: type) -> bool:
 
 
 def _check_files(host: PluginHost, spec: MethodSpec | StepSpec, kind: str, folder: Path) -> None:
-    """Let the engines of ``kind`` look at the files; raise ``PluginError`` if none of them could load these."""
+    """Let the engines of ``kind`` check the files; raise ``PluginError`` if none of them could load these."""
     refusals = []
     for engine in host.specs(EngineSpec):
         if kind not in engine.kinds or engine.check is None or host.missing(engine):

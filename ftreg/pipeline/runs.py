@@ -1,4 +1,4 @@
-"""Runs: what is recorded of a training or a step, and who is told of it."""
+"""Runs: what a version records about the run that made it, and the calls to observers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ftreg.core.types import RunInfo, Version
 
 
 def producer_of(host: PluginHost, spec: MethodSpec | StepSpec, config: Mapping[str, Json]) -> Producer:
-    """Return the record of what makes a version: the plugin that ``spec`` comes from, and the full configuration."""
+    """Return the producer to record in a version: the plugin that provides ``spec``, and the configuration."""
     plugin = host.provider(spec)
     return Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
 
 
 def environment(spec: Spec) -> dict[str, str | None]:
-    """Versions of Python and of the distributions that ``spec`` requires: what may change a result's bytes."""
+    """Return the versions of Python and of the distributions that ``spec`` requires; they may affect the result."""
     return {"python": platform.python_version(), **installed_versions(spec.requires)}
 
 
 def full_config(config: BaseModel) -> dict[str, Json]:
-    """Return a validated configuration as JSON, defaults included, so that it can be run again as it was."""
+    """Return a validated configuration as JSON, defaults included, so that the run can be repeated."""
     return config.model_dump(mode="json")
 
 
@@ -37,7 +37,7 @@ def full_config(config: BaseModel) -> dict[str, Json]:
 def observed(context: Context, run: RunInfo) -> Iterator[list[Version]]:
     """Tell observers that ``run`` starts and how it ends; the body appends the published version to the list.
 
-    What the machine raises, such as a full disk, becomes an ftreg error that says what to do.
+    A fault of the machine, such as a full disk, is raised as an ftreg error that says what to do.
     """
     context.host.notify("ftreg_run_started", run=run)
     published: list[Version] = []

@@ -1,4 +1,4 @@
-"""Scratch: registers an untrained base model, to be pre-trained with the ``full`` method."""
+"""Scratch: creates and registers an untrained base model, to be pre-trained with the ``full`` method."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def create_base_version(
     """Create an untrained Llama and a tokenizer trained on ``data``, and register them as ``name``.
 
     Raises:
-        RecipeError: ``settings`` do not make a model, such as a hidden size that the heads do not divide.
-        InputError: ``data`` cannot be used, or ``name`` cannot be a name.
+        RecipeError: ``settings`` do not describe a model, such as a hidden size that the heads do not divide.
+        InputError: ``data`` cannot be used, or ``name`` is not a valid name.
     """
     # Brings torch, which a command that only mentions this module must not.
     from ftreg.models.facts import describe

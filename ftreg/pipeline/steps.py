@@ -1,4 +1,4 @@
-"""Steps: transforms a version, certifies the result against it, and publishes the result."""
+"""Steps: applies a step to versions, certifies the result against the first, and publishes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftreg.pipeline.inputs import dataset_of
 from ftreg.pipeline.plan import Product, check_combines, obstacle
 from ftreg.pipeline.results import capabilities_of, run_plugin
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
-from ftreg.registry import Draft, production_key
+from ftreg.registry import Draft, cache_key
 
 
 def apply_step(
@@ -40,8 +40,8 @@ def apply_step(
         inputs: References with their weights: what to transform, then what to combine with it.
         config: The step's validated configuration.
         name: Name of the result; by default the first input's name and the step's suffix.
-        accept: Publish the result even if it is further from its source than allowed; the certificate says so.
-        reuse: Return the version that the same step on the same inputs made before, if there is one.
+        accept: Publish the result even if it is outside the tolerance; the certificate says so.
+        reuse: Return the version that the same step made from the same inputs before, if there is one.
         seed: Seed of everything random.
 
     Raises:
@@ -58,7 +58,7 @@ def apply_step(
     target = name or f"{context.registry.get(inputs[0][0]).name}-{spec.suffix or spec.name}"
     context.registry.check_gates("ftreg_check_version")
     if reuse:
-        known = context.registry.find_produced(production_key(producer, parents, packages), name=target)
+        known = context.registry.find_produced(cache_key(producer, parents, packages), name=target)
         if known is not None and (accept or not _was_accepted(context, known)):
             context.progress.say(f"{known.ref} is the same step on the same input; reused")
             return known
@@ -101,7 +101,7 @@ def apply_step(
 
 
 def open_inputs(context: Context, spec: StepSpec, inputs: Sequence[tuple[str, float]]) -> tuple[Input, ...]:
-    """Open the versions that a step is to work on; raise ``InfeasiblePlan`` for one that it cannot work on."""
+    """Open the inputs of a step; raise ``InfeasiblePlan`` if the step cannot work on one of them."""
     opened: list[Input] = []
     for position, (ref, weight) in enumerate(inputs):
         source = context.registry.source(ref)
@@ -112,7 +112,7 @@ def open_inputs(context: Context, spec: StepSpec, inputs: Sequence[tuple[str, fl
 
 
 def _check_possible(spec: StepSpec, source: Source) -> None:
-    """Raise ``InfeasiblePlan`` if the step cannot work on ``source``, by the record of what made it."""
+    """Raise ``InfeasiblePlan`` if the step cannot work on ``source``, judged by its manifest."""
     manifest = source.manifest
     capabilities = frozenset(manifest.capabilities)
     reason = obstacle(spec, Product(manifest.producer.type, manifest.producer.name, source.kind, capabilities))
@@ -125,7 +125,7 @@ def _check_possible(spec: StepSpec, source: Source) -> None:
 
 
 def _parents(inputs: Sequence[Input]) -> tuple[Parent, ...]:
-    """The edges from a step's result: its inputs in order, and the base of an adapter."""
+    """Return the parents of a step's result: its inputs in order, and the base of an adapter."""
     parents = [Parent(each.role, each.source.digest, each.weight) for each in inputs]
     first = inputs[0].source
     base = first.manifest.parent("base") if first.kind == ADAPTER else None
@@ -133,6 +133,6 @@ def _parents(inputs: Sequence[Input]) -> tuple[Parent, ...]:
 
 
 def _was_accepted(context: Context, version: Version) -> bool:
-    """Whether a version was published although it was further from its source than allowed."""
+    """Return True if a version was published although it is outside its tolerance."""
     certificates = [record for record in context.registry.evidence(version.digest) if record.type == "certificate"]
     return any(record.body["accepted"] for record in certificates)

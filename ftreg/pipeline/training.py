@@ -1,4 +1,4 @@
-"""Training: runs a method on a base and a dataset, and publishes what it made."""
+"""Training: runs a method on a base and a dataset, and publishes the result."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ftreg.core.manifest import Parent
 from ftreg.core.types import RunInfo, Splits, TrainJob, Version
 from ftreg.data import read_template
 from ftreg.pipeline.checks import check_before_work, check_kind
-from ftreg.pipeline.inputs import Input, open_base, open_data
+from ftreg.pipeline.inputs import OpenedInput, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import capabilities_of, run_plugin
 from ftreg.pipeline.resuming import run_folder
 from ftreg.pipeline.runs import environment, full_config, observed, producer_of
-from ftreg.registry import Draft, production_key
+from ftreg.registry import Draft, cache_key
 
 
 def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
@@ -25,11 +25,11 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
     Args:
         context: Where to work.
         plan: A recipe that was checked by ``make_plan``.
-        resume: Go on from the newest checkpoint of the same run, which must exist.
+        resume: Continue from the newest checkpoint of the same run, which must exist.
         reuse: Return the version that the same run made before, if there is one.
 
     Raises:
-        InputError: What the recipe names does not exist, or there is nothing to resume.
+        InputError: The base or the data does not exist, or there is nothing to resume.
         FtregError: The training failed; nothing was published.
     """
     with ExitStack() as stack:
@@ -41,21 +41,21 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
 
 
 def _train(
-    context: Context, plan: Plan, base: Input, dataset: Input, splits: Splits, *, resume: bool, reuse: bool
+    context: Context, plan: Plan, base: OpenedInput, dataset: OpenedInput, splits: Splits, *, resume: bool, reuse: bool
 ) -> Version:
-    """Train on inputs that are open; publish them and the result."""
+    """Train on opened inputs; publish them and the result."""
     recipe, method = plan.recipe, plan.method
     template = read_template(recipe.data.template)
     config = {
         method.name: full_config(plan.method_config),
         "train": full_config(recipe.train),
-        # The text itself is a file of the version; its hash is enough to tell one template from another.
+        # The template is stored as a file of the version; here its hash is enough to tell templates apart.
         "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
     }
     producer = producer_of(context.host, method, config)
     parents = (Parent("base", base.digest), Parent("dataset", dataset.digest))
     packages = environment(method)
-    key = production_key(producer, parents, packages)
+    key = cache_key(producer, parents, packages)
     if reuse and (known := context.registry.find_produced(key, name=recipe.name)) is not None:
         context.progress.say(f"{known.ref} is the same run; reused")
         return known

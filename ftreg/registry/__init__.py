@@ -1,11 +1,12 @@
 """The registry: immutable, content-addressed versions with their lineage, evidence and history.
 
-``Registry`` is the way in. ``home`` says where things lie; ``blobs``, ``staging`` and ``views`` handle files;
-``schema``, ``catalog``, ``finder`` and ``journal`` the index and the event log; ``publish``, ``verify``, ``collect``
-and ``rebuild`` do the work.
+``Registry`` is the public interface. ``home`` knows the layout of the folder; ``blobs``, ``staging`` and ``views``
+handle files; ``schema``, ``catalog``, ``finder`` and ``journal`` are the index and the event log; ``evidence``,
+``gates`` and ``lineage`` build on these; ``publish``, ``verify``, ``collect`` and ``rebuild`` are the operations.
+docs/registry.md describes the format on disk.
 """
 
-from ftreg.registry.catalog import production_key
+from ftreg.registry.catalog import cache_key
 from ftreg.registry.publish import Prepared
 from ftreg.registry.records import (
     Damage,
@@ -38,5 +39,5 @@ __all__ = [
     "Staging",
     "Summary",
     "VerifyReport",
-    "production_key",
+    "cache_key",
 ]

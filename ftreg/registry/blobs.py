@@ -1,8 +1,8 @@
-"""Blobs: files stored once under their BLAKE3, sealed so that a change is noticed.
+"""Blobs: files stored once, under their BLAKE3 hash, and sealed so that a change is noticed.
 
-A sealed file is read-only and carries one fixed modification time. Whoever writes into a blob, through a view or
-directly, moves that time, so that looking at it is enough to know that the blob must be hashed again. Only a writer who
-puts the time back escapes the look; a full ``verify`` hashes everything.
+A sealed file is read-only and has one fixed modification time. Writing into a blob, through a view or directly, changes
+that time, so a look at it shows that the blob must be hashed again. A write that restores the time is found only by a
+full ``verify``, which hashes everything.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from ftreg.registry.failpoints import failpoint
 from ftreg.registry.home import Home, check_hash, sync_folder
 
 SEAL_TIME = 315_619_200
-"""1980-01-02T00:00:00Z, in seconds; zip archives cannot hold earlier times."""
+"""The modification time of sealed files, 1980-01-02T00:00:00Z, in seconds; zip archives cannot hold earlier times."""
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A file in a staging folder, hashed and durable, with the entry that it will have."""
+    """A file in a staging folder, hashed and durable, with the entry that the manifest will have for it."""
 
     path: Path
     entry: FileEntry
 
 
 def hash_file(path: Path, *, durable: bool = False) -> str:
-    """The BLAKE3 of a file in hex, in one read; with ``durable``, its bytes are on the disk afterwards."""
+    """Return the BLAKE3 of a file in hex, reading it once; with ``durable``, also sync it to the disk."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
         if durable:
@@ -46,12 +46,12 @@ def hash_file(path: Path, *, durable: bool = False) -> str:
 
 
 def digest_of(data: bytes) -> str:
-    """The digest ``b3:…`` of a manifest's bytes."""
+    """Return the digest ``b3:…`` of a manifest's bytes."""
     return f"b3:{blake3(data).hexdigest()}"
 
 
 def plain_files(folder: Path) -> list[tuple[str, Path]]:
-    """Every file under ``folder`` with its relative POSIX path, sorted; raise ``FtregError`` for links and devices."""
+    """List the files under ``folder`` by relative POSIX path, sorted; raise ``FtregError`` for links and devices."""
     found: list[tuple[str, Path]] = []
     pending = [folder]
     while pending:
@@ -63,7 +63,7 @@ def plain_files(folder: Path) -> list[tuple[str, Path]]:
                 elif entry.is_file(follow_symlinks=False):
                     found.append((path.relative_to(folder).as_posix(), path))
                 else:
-                    raise FtregError("is no plain file", where=str(path), hint="A version is made of plain files only.")
+                    raise FtregError("not a plain file", where=str(path), hint="A version holds plain files only.")
     return sorted(found)
 
 
@@ -71,7 +71,7 @@ def measure(folder: Path) -> list[Staged]:
     """Hash every file of a staging folder, each once, and make its bytes durable.
 
     Raises:
-        FtregError: A file is no plain file, or has a name that is not safe everywhere.
+        FtregError: A file is not a plain file, or its name is not safe on every file system.
     """
     staged = [
         Staged(path, FileEntry(name, path.stat().st_size, hash_file(path, durable=True)))
@@ -83,7 +83,7 @@ def measure(folder: Path) -> list[Staged]:
 
 
 def check_entries(entries: Iterable[FileEntry]) -> None:
-    """Raise for file entries that must not become paths: unsafe, or the same where case does not count."""
+    """Raise if file entries cannot become paths: a path is unsafe, or two differ only in upper and lower case."""
     seen: dict[str, str] = {}
     for entry in entries:
         check_relative_path(entry.path)
@@ -91,21 +91,21 @@ def check_entries(entries: Iterable[FileEntry]) -> None:
         other = seen.setdefault(entry.path.casefold(), entry.path)
         if other is not entry.path:
             raise InputError(
-                f"{other!r} and {entry.path!r} are one file where case does not count", hint="Rename one of them."
+                f"{other!r} and {entry.path!r} differ only in upper and lower case", hint="Rename one of them."
             )
 
 
 def store(home: Home, staged: Sequence[Staged]) -> None:
-    """Move staged files into ``blobs/``, durably; a blob that is there already stays.
+    """Move staged files into ``blobs/``, durably; a blob that exists already is kept.
 
-    The caller holds the home's lock until something refers to the blobs, so that ``gc`` cannot take them.
+    The caller holds the home's lock until something refers to the blobs, so that ``gc`` cannot free them.
     """
     for item in staged:
         target = home.blob(item.entry.blake3)
         target.parent.mkdir(exist_ok=True)
         if _size(target) != item.entry.size:
             _move(item.path, target)
-    # Also for blobs that were there: whoever renamed them may have died before the name was durable.
+    # Also for blobs that existed: the process that stored them may have been killed before it synced the folder.
     for folder in {home.blob(item.entry.blake3).parent for item in staged}:
         sync_folder(folder)
     sync_folder(home.blobs)
@@ -115,7 +115,7 @@ def store(home: Home, staged: Sequence[Staged]) -> None:
 def _move(path: Path, target: Path) -> None:
     """Seal a staged file and rename it to ``target``."""
     if path.stat().st_nlink > 1:
-        # Someone holds another name of these bytes and could change them; they get bytes of their own.
+        # The file can be changed through its other hard links, so the blob gets a copy.
         own = path.with_name(f"{path.name}.own")
         copy_durably(path, own)
         own.replace(path)
@@ -126,14 +126,14 @@ def _move(path: Path, target: Path) -> None:
 
 
 def copy_durably(path: Path, target: Path) -> None:
-    """Copy a file's bytes, and have them on the disk."""
+    """Copy a file and sync the copy to the disk."""
     shutil.copyfile(path, target)
     with target.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def store_manifest(home: Home, data: bytes, scratch: Path) -> str:
-    """Write a manifest into ``manifests/``, durably, by way of the folder ``scratch``; return its digest."""
+    """Write a manifest into ``manifests/``, durably, through a draft in ``scratch``; return its digest."""
     digest = digest_of(data)
     draft = scratch / "manifest.json"
     with draft.open("wb") as file:
@@ -149,7 +149,7 @@ def store_manifest(home: Home, data: bytes, scratch: Path) -> str:
 
 
 def read_manifest(home: Home, digest: str) -> Manifest:
-    """Read a manifest; raise ``CorruptRegistry`` if it is missing, was changed, or names unsafe paths."""
+    """Read a manifest; raise ``CorruptRegistry`` if it is missing, was changed or names unsafe paths."""
     path = home.manifest(digest)
     try:
         data = path.read_bytes()
@@ -161,15 +161,15 @@ def read_manifest(home: Home, digest: str) -> Manifest:
         manifest = Manifest.from_bytes(data)
         check_entries(manifest.files)
     except InputError as error:
-        raise CorruptRegistry(f"a manifest is unsafe: {error.message}", where=str(path)) from error
+        raise CorruptRegistry(f"a manifest lists an unsafe file: {error.message}", where=str(path)) from error
     return manifest
 
 
 def examine(home: Home, entry: FileEntry, *, full: bool = False) -> str | None:
-    """Say what is wrong with a stored file, or None.
+    """Say what is wrong with a stored file; return None if nothing is.
 
-    Its size and seal are looked at; its bytes are hashed if the seal is broken, or ``full`` asks for it. A broken seal
-    over whole bytes is put back.
+    The size and the seal are checked; the file is hashed if the seal is broken or ``full`` is set. A file with a broken
+    seal and the right content is sealed again.
     """
     path = home.blob(entry.blake3)
     try:
@@ -177,7 +177,7 @@ def examine(home: Home, entry: FileEntry, *, full: bool = False) -> str | None:
     except FileNotFoundError:
         return "is missing"
     if not stat.S_ISREG(status.st_mode):
-        return "is no plain file"
+        return "is not a plain file"
     if status.st_size != entry.size:
         return f"has {status.st_size} bytes instead of {entry.size}"
     if is_sealed(status) and not full:
@@ -187,7 +187,7 @@ def examine(home: Home, entry: FileEntry, *, full: bool = False) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if found != entry.blake3:
-        return "has other content than its hash says"
+        return "does not have the content that its hash stands for"
     if not is_sealed(status):
         with suppress(PermissionError):
             seal(path)
@@ -195,13 +195,13 @@ def examine(home: Home, entry: FileEntry, *, full: bool = False) -> str | None:
 
 
 def seal(path: Path) -> None:
-    """Make a file read-only, with the modification time that all sealed files have."""
+    """Make a file read-only and give it the modification time of sealed files."""
     path.chmod(0o444)
     os.utime(path, (SEAL_TIME, SEAL_TIME))
 
 
 def is_sealed(status: os.stat_result) -> bool:
-    """Whether nobody has written to a sealed file, as far as its mode and times tell."""
+    """Return True if the mode and the modification time of a file are those of a sealed file."""
     return status.st_mtime_ns == SEAL_TIME * 1_000_000_000 and not status.st_mode & 0o222
 
 
@@ -213,7 +213,7 @@ def _size(path: Path) -> int | None:
 
 
 def stored_blobs(home: Home) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file under ``blobs/`` with its status."""
+    """Yield every file under ``blobs/`` with its status."""
     for folder in sorted(home.blobs.iterdir()):
         for path in sorted(folder.iterdir()):
             yield path, path.lstat()

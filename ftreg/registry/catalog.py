@@ -1,4 +1,4 @@
-"""The catalog: the registry's index in SQLite. Everything that changes it is an event; see ``apply``."""
+"""The catalog: the registry's index in SQLite. It changes only by events; see ``Catalog.apply``."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Catalog:
         self.apply(self.log(event), manifest)
 
     def log(self, event: Event) -> Event:
-        """Write an event into the log only; return it with its id."""
+        """Write an event into the log without applying it; return it with its id."""
         cursor = self._db.execute(
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -148,11 +148,14 @@ class Catalog:
         return Event(cursor.lastrowid or 0, *list(vars(event).values())[1:])
 
     def apply(self, event: Event, manifest: Manifest | None = None) -> None:
-        """Change the catalog as ``event`` says. New events and replayed ones pass here alike.
+        """Update the tables for ``event``, whether it is new or replayed.
 
         Args:
-            event: What happened; it is in the log already.
-            manifest: The manifest of a published version.
+            event: The event; it is in the log already.
+            manifest: The version's manifest, for ``published``.
+
+        Raises:
+            CorruptRegistry: The action is unknown.
         """
         execute, detail = self._db.execute, event.detail
         version = (event.name, event.number)
@@ -189,14 +192,14 @@ class Catalog:
                 raise CorruptRegistry(f"the event log has an unknown action {unknown!r}", hint="Upgrade ftreg.")
 
     def take_number(self, event: Event) -> None:
-        """Take a published version's number for good: it is not given again, whatever becomes of the version."""
+        """Use up the number of a published version: it is never assigned again, even if the version is deleted."""
         self._db.execute(
             "INSERT INTO models VALUES (?, ?) ON CONFLICT DO UPDATE SET last_number = excluded.last_number",
             (event.name, event.number),
         )
 
     def drop_alias(self, event: Event) -> None:
-        """Remove the alias that ``event`` is about."""
+        """Remove the alias of an event."""
         self._db.execute("DELETE FROM aliases WHERE name = ? AND alias = ?", (event.name, event.detail["alias"]))
 
     def _insert_manifest(self, digest: str, manifest: Manifest) -> None:
@@ -209,7 +212,7 @@ class Catalog:
     # Reading.
 
     def next_number(self, name: str) -> int:
-        """The number that the next version of ``name`` gets."""
+        """Return the number of the next version of ``name``."""
         taken: list[int] = self._column("SELECT last_number FROM models WHERE name = ?", name)
         return taken[0] + 1 if taken else 1
 
@@ -222,16 +225,16 @@ class Catalog:
         alias: str | None = None,
         kind: str | None = None,
         tags: Mapping[str, str] | None = None,
-        production_key: str | None = None,
+        cache_key: str | None = None,
         limit: int | None = None,
     ) -> list[Summary]:
-        """The versions to which all that is given applies, newest first."""
+        """Return the versions that match all given filters, newest first."""
         conditions = {
             "v.name = ?": name,
             "v.number = ?": number,
             "v.digest = ?": digest,
             "m.kind = ?": kind,
-            "m.production_key = ?": production_key,
+            "m.cache_key = ?": cache_key,
             "v.number = (SELECT number FROM aliases a WHERE a.name = v.name AND a.alias = ?)": alias,
         }
         given = {text: value for text, value in conditions.items() if value is not None}
@@ -249,50 +252,50 @@ class Catalog:
         ]
 
     def count(self) -> int:
-        """How many versions there are."""
+        """Return the number of versions."""
         return self._one("SELECT count(*) FROM versions")
 
     def names(self) -> list[str]:
-        """Names that have versions."""
+        """Return the names that have versions."""
         return self._column("SELECT DISTINCT name FROM versions")
 
     def known_names(self) -> list[str]:
-        """Names that have, or had, versions."""
+        """Return the names that have, or had, versions."""
         return self._column("SELECT name FROM models")
 
     def aliases(self, name: str) -> list[str]:
-        """The aliases of a name."""
+        """Return the aliases of a name."""
         return self._column("SELECT alias FROM aliases WHERE name = ?", name)
 
     def has(self, digest: str) -> bool:
-        """Whether the catalog knows the manifest ``digest``."""
+        """Return True if the catalog knows the manifest ``digest``."""
         return bool(self._column("SELECT 1 FROM manifests WHERE digest = ?", digest))
 
     def digests(self, prefix: str, limit: int) -> list[str]:
-        """Digests of manifests that start with ``prefix``."""
+        """Return at most ``limit`` digests that start with ``prefix``."""
         return self._column(
             "SELECT digest FROM manifests WHERE digest >= ? AND digest < ? || 'g' LIMIT ?", prefix, prefix, limit
         )
 
     def manifests(self) -> dict[str, tuple[str, int, str, str]]:
-        """All manifests by digest, each with what the catalog copied from it; compare ``manifest_row``."""
+        """Return what the catalog copied from each manifest, by digest; see ``manifest_row``."""
         return {row[0]: tuple(row[1:]) for row in self._rows("SELECT * FROM manifests")}
 
     def last_name(self, digest: str) -> Event | None:
-        """The newest publication of ``digest``."""
+        """Return the newest event that published ``digest``; None if there is no such event."""
         found = self._events(f"{_EVENT} WHERE digest = ? AND action = 'published' ORDER BY id DESC LIMIT 1", (digest,))
         return next(found, None)
 
     def closure(self, digests: list[str], *, up: bool) -> list[str]:
-        """``digests`` and, recursively, their parents (``up``) or what was made from them."""
+        """Return ``digests`` with all their ancestors (``up``) or all their descendants."""
         return self._column(_ANCESTORS if up else _DESCENDANTS, json.dumps(digests))
 
     def edges(self) -> set[Edge]:
-        """All edges."""
+        """Return all edges."""
         return {Edge(*row) for row in self._rows("SELECT * FROM edges")}
 
     def edges_of(self, digests: list[str]) -> list[Edge]:
-        """The edges from ``digests`` to their parents, in order."""
+        """Return the edges from ``digests`` to their parents, in order."""
         rows = self._rows(
             "SELECT * FROM edges WHERE child IN (SELECT value FROM json_each(?)) ORDER BY child, position",
             (json.dumps(digests),),
@@ -300,11 +303,11 @@ class Catalog:
         return [Edge(*row) for row in rows]
 
     def children(self, digest: str) -> list[str]:
-        """Digests of what was made from ``digest``."""
+        """Return the digests that were made from ``digest`` directly."""
         return self._column("SELECT DISTINCT child FROM edges WHERE parent = ?", digest)
 
     def evidence(self, digest: str | None = None) -> Iterator[Event]:
-        """The events that attach evidence to ``digest``, or to anything that is still there, oldest first."""
+        """Return the events that attach evidence to ``digest``, or to any digest still in the catalog, oldest first."""
         only = "WHERE digest = ?" if digest else ""
         return self._events(
             f"{_EVENT} WHERE id IN (SELECT event FROM evidence {only}) ORDER BY id",  # noqa: S608 - constants
@@ -312,7 +315,7 @@ class Catalog:
         )
 
     def events(self, *, name: str | None = None, number: int | None = None, limit: int | None = None) -> list[Event]:
-        """Events about a name or a version, those about its digests included, or all; newest first."""
+        """Return all events, or those about a name or a version including its digests; newest first."""
         about = "name = :name" if number is None else "name = :name AND number = :number"
         digests = f"SELECT digest FROM events WHERE {about} AND action = 'published'"  # noqa: S608 - constants
         where = "TRUE" if name is None else f"({about}) OR (name IS NULL AND digest IN ({digests}))"
@@ -320,7 +323,7 @@ class Catalog:
         return list(self._events(f"{_EVENT} WHERE {where} ORDER BY id DESC LIMIT :limit", values))
 
     def alias_history(self, name: str, alias: str) -> list[Event]:
-        """The events that set or removed an alias, oldest first."""
+        """Return the events that set or removed an alias, oldest first."""
         return list(
             self._events(
                 f"{_EVENT} WHERE name = ? AND action IN ('alias_set', 'alias_removed') "
@@ -330,22 +333,25 @@ class Catalog:
         )
 
     def events_after(self, last: int) -> Iterator[Event]:
-        """Events with a larger id, oldest first."""
+        """Return the events with ids above ``last``, oldest first."""
         return self._events(f"{_EVENT} WHERE id > ? ORDER BY id", (last,))
 
     def gates(self, hook: str | None = None) -> list[Gate]:
-        """The gates that guard the registry, with ``hook`` or with any."""
+        """Return the gates on record, for ``hook`` or for any hook."""
         rows = self._rows("SELECT plugin, distribution, hook FROM gates WHERE hook = coalesce(?, hook)", (hook,))
         return [Gate(*row) for row in rows]
 
     def last_event(self) -> int:
-        """The newest event's id; 0 where there is none."""
+        """Return the newest event's id; 0 if there are no events."""
         return self._one("SELECT coalesce(max(id), 0) FROM events")
 
     def problems(self, *, full: bool) -> list[str]:
-        """What SQLite finds wrong with the database; with ``full``, in its indexes too."""
+        """Return what SQLite finds wrong with the database; with ``full``, it checks the indexes too."""
         rows = [row[0] for row in self._rows(f"PRAGMA {'integrity' if full else 'quick'}_check")]
-        broken = [f"{row[0]} row {row[1]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")]
+        broken = [
+            f"row {row[1]} of table {row[0]} refers to a row that does not exist"
+            for row in self._rows("PRAGMA foreign_key_check")
+        ]
         return [row for row in rows if row != "ok"] + broken
 
     def _one(self, query: str) -> int:
@@ -360,30 +366,30 @@ class Catalog:
             yield Event(*(*row[:8], json.loads(row[8])))
 
     def _rows(self, query: str, values: tuple[Any, ...] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query; every reading passes here."""
+        """Run a query and return all its rows; every read goes through here."""
         with system_errors(self._path.parent):
             return self._db.execute(query, values).fetchall()
 
 
 def manifest_row(manifest: Manifest) -> tuple[str, int, str, str]:
-    """What the catalog copies from a manifest: kind, size, producer and production key."""
+    """Return what the catalog copies from a manifest: kind, size in bytes, producer and cache key."""
     producer = manifest.producer
-    key = production_key(producer, manifest.parents, manifest.environment)
+    key = cache_key(producer, manifest.parents, manifest.environment)
     return manifest.kind, manifest.size, f"{producer.type} {producer.name}", key
 
 
 def edges_of(digest: str, manifest: Manifest) -> list[Edge]:
-    """The edges that ``manifest``, whose digest is ``digest``, states."""
+    """Return the edges from ``digest`` to the parents that its manifest lists."""
     return [
         Edge(digest, position, parent.role, parent.digest, parent.weight)
         for position, parent in enumerate(manifest.parents)
     ]
 
 
-def production_key(producer: Producer, parents: Iterable[Parent], environment: Mapping[str, str | None]) -> str:
-    """Return the hash that stands for "the same work on the same inputs".
+def cache_key(producer: Producer, parents: Iterable[Parent], environment: Mapping[str, str | None]) -> str:
+    """Return the hash that two versions share if they come from the same work on the same inputs.
 
-    It covers who made the version and how, from what, in which order, and with which versions of packages.
+    It covers the producer with its configuration, the parents in order, and the versions of packages.
     """
     record = {
         "producer": asdict(producer),

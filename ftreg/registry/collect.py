@@ -1,7 +1,7 @@
 """Garbage collection: frees what no version reaches.
 
-Kept are the manifests of all versions and of everything they were made from, the files that those list, and the files
-of their evidence. The home's lock is held exclusively: no writer is between storing a blob and referring to it.
+The manifests of all versions and of all their ancestors are kept, with the files that they list and the files of their
+evidence. The home's lock is held exclusively, so that no writer is between storing a blob and referring to it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,25 @@ from pathlib import Path
 from ftreg.core.errors import CorruptRegistry
 from ftreg.registry.blobs import read_manifest, stored_blobs
 from ftreg.registry.catalog import Catalog
+from ftreg.registry.evidence import evidence_files, evidence_key
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.home import Home
 from ftreg.registry.records import Event, GcReport
 from ftreg.registry.staging import is_abandoned
-from ftreg.registry.views import evidence_files, evidence_key, view_key
+from ftreg.registry.views import view_key
 
 
 @dataclass
-class Plan:
-    """What is to go.
+class Garbage:
+    """What can be freed.
 
     Attributes:
-        digests: Manifests that the catalog knows and nothing reaches.
+        digests: Manifests that the catalog knows and no version reaches.
         manifests: Their files, and those of manifests that never got into the catalog.
-        blobs: Files with their size.
-        views: Folders.
-        staging: Folders.
-        waiting: Bytes of blobs that nothing refers to and that are too young to go.
+        blobs: Files that no kept manifest or evidence refers to, with their sizes in bytes.
+        views: Folders of versions and evidence that are not kept.
+        staging: Folders of processes that have ended.
+        waiting: Bytes of blobs that nothing refers to and that are younger than the grace period.
     """
 
     digests: list[str] = field(default_factory=list)
@@ -44,7 +45,7 @@ class Plan:
     waiting: int = 0
 
     def report(self, *, dry_run: bool) -> GcReport:
-        """The plan in figures; taken before it is carried out."""
+        """Summarize the garbage; call this before ``collect``, while the files can still be measured."""
         staged = sum(_size(folder) for folder in self.staging)
         return GcReport(
             dry_run=dry_run,
@@ -56,41 +57,41 @@ class Plan:
         )
 
 
-def plan_collection(home: Home, catalog: Catalog, *, grace: float) -> Plan:
-    """Find what nothing reaches and what was last touched ``grace`` seconds ago or earlier.
+def find_garbage(home: Home, catalog: Catalog, *, grace: float) -> Garbage:
+    """Find what no version reaches and nobody has touched for ``grace`` seconds.
 
     Raises:
-        CorruptRegistry: A manifest that must be read to know what it reaches is damaged; nothing may be freed then.
+        CorruptRegistry: A manifest that must be kept cannot be read, so it is not known which files it needs.
     """
     now = time.time()
 
     def is_old(path: Path) -> bool:
-        # The status changes when a file is stored and when a view is made of it.
+        # A file's ctime changes when it is stored and when a view links to it.
         return now - path.lstat().st_ctime >= grace
 
-    plan = Plan()
+    garbage = Garbage()
     roots = {version.digest for version in catalog.versions()}
     known = set(catalog.manifests())
     young = {digest for digest in known if home.manifest(digest).exists() and not is_old(home.manifest(digest))}
     kept = set(catalog.closure(sorted(roots | young), up=True)) & known
-    plan.digests = sorted(known - kept)
-    plan.manifests = [
+    garbage.digests = sorted(known - kept)
+    garbage.manifests = [
         path for path in sorted(home.manifests.iterdir()) if f"b3:{path.stem}" not in kept and is_old(path)
     ]
     hashes, views = _reached(home, catalog, kept)
     for path, status in stored_blobs(home):
         if path.name not in hashes:
             if now - status.st_ctime >= grace:
-                plan.blobs.append((path, status.st_size))
+                garbage.blobs.append((path, status.st_size))
             else:
-                plan.waiting += status.st_size
-    plan.views = [path for path in sorted(home.views.iterdir()) if path.name not in views]
-    plan.staging = [path for path in sorted(home.tmp.iterdir()) if is_abandoned(path)]
-    return plan
+                garbage.waiting += status.st_size
+    garbage.views = [path for path in sorted(home.views.iterdir()) if path.name not in views]
+    garbage.staging = [path for path in sorted(home.tmp.iterdir()) if is_abandoned(path)]
+    return garbage
 
 
 def _reached(home: Home, catalog: Catalog, kept: set[str]) -> tuple[set[str], set[str]]:
-    """The hashes of all files, and the names of all views, that belong to kept manifests."""
+    """Return the hashes of all files, and the names of all views, that belong to kept manifests."""
     hashes: set[str] = set()
     views: set[str] = set()
     for digest in kept:
@@ -110,28 +111,25 @@ def _reached(home: Home, catalog: Catalog, kept: set[str]) -> tuple[set[str], se
     return hashes, views
 
 
-def collect(catalog: Catalog, plan: Plan) -> None:
-    """Carry out a plan: the catalog forgets, then manifests go, then blobs; killed between, it can be run again."""
-    if plan.digests:
+def collect(catalog: Catalog, garbage: Garbage) -> None:
+    """Free garbage: first the catalog's rows, then manifests, then blobs, so that a killed run can be repeated."""
+    if garbage.digests:
         with catalog.transaction():
-            for digest in plan.digests:
+            for digest in garbage.digests:
                 catalog.append(Event.now("collected", digest))
     failpoint("collect-recorded")
-    for path in plan.manifests:
+    for path in garbage.manifests:
         path.unlink()
     failpoint("collect-manifests")
-    for path, _ in plan.blobs:
+    for path, _ in garbage.blobs:
         path.unlink()
         failpoint("collect-blob")
-    for folder in (*plan.views, *plan.staging):
+    for folder in (*garbage.views, *garbage.staging):
         _remove(folder)
 
 
-# A process that is just leaving its staging folder removes it too, so what is here now may be gone in a moment.
-
-
 def _size(folder: Path) -> int:
-    """Bytes of the files in a staging folder."""
+    """Return the bytes of a staging folder's files; its owner may be removing it at the same time."""
     size = 0
     for root, _, names in os.walk(folder):
         for name in names:
@@ -141,7 +139,7 @@ def _size(folder: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, or whatever else stands there."""
+    """Remove a folder, a file or a link; it may be gone already."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

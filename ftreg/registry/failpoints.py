@@ -1,7 +1,7 @@
-"""Failpoints: named places in a commit where a test can have the process killed.
+"""Failpoints: named places in a commit and in ``gc`` at which a test can kill the process.
 
-Set ``FTREG_FAILPOINT`` to a name of ``FAILPOINTS`` and the process kills itself there with SIGKILL: no handler runs and
-no buffer is flushed. Without the variable a failpoint costs one look into the environment.
+If ``FTREG_FAILPOINT`` is one of these names, the process kills itself there with SIGKILL: no handler runs and no buffer
+is flushed. Without the variable, a failpoint costs one look-up in the environment.
 """
 
 from __future__ import annotations
@@ -10,26 +10,25 @@ import os
 import signal
 
 COMMIT = (
-    "staged",  # the files are hashed and durable in staging
+    "staged",  # the files are hashed and synced in staging
     "blob-sealed",  # the first file is read-only, still in staging
     "blob-stored",  # the first file is in blobs/
-    "blobs-stored",  # all files are
-    "manifest-written",  # the manifest is durable in staging
+    "blobs-stored",  # all files are in blobs/
+    "manifest-written",  # the manifest is synced in staging
     "manifest-stored",  # the manifest is in manifests/
-    "transaction-open",  # nothing is in the catalog yet
-    "transaction-full",  # everything is, uncommitted
-    "committed",  # the catalog has the version, the event log has not
-    "mirrored",  # the event log has it too
+    "transaction-open",  # nothing is written to the catalog yet
+    "transaction-full",  # everything is written, but not committed
+    "committed",  # the catalog has the version, the journal does not
+    "mirrored",  # the journal has it too
 )
 COLLECT = (
-    "collect-recorded",  # the catalog has forgotten what is to go
-    "collect-manifests",  # its manifests are gone, its blobs are not
-    "collect-blob",  # one blob is gone
+    "collect-recorded",  # the rows of the garbage are gone from the catalog
+    "collect-manifests",  # its manifests are removed, its blobs are not
+    "collect-blob",  # one blob is removed
 )
-FAILPOINTS = COMMIT + COLLECT
 
 
 def failpoint(name: str) -> None:
-    """Kill this process here if ``FTREG_FAILPOINT`` asks for it."""
+    """Kill this process if ``FTREG_FAILPOINT`` is ``name``."""
     if os.environ.get("FTREG_FAILPOINT") == name:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Finding versions: what a reference names."""
+"""Finding versions: resolves references to versions, with helpful errors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ _MOST_CANDIDATES = 10
 
 
 class Finder:
-    """Finds versions in a catalog, and says what was meant where it finds none."""
+    """Finds versions in a catalog; its errors propose what was probably meant."""
 
     def __init__(self, home: Home, catalog: Catalog) -> None:
         self._home = home
         self._catalog = catalog
 
     def find(self, ref: str) -> Summary:
-        """What ``ref`` names; raise ``UnknownName`` where it names nothing, ``InputError`` where it is no reference."""
+        """Return the version that ``ref`` names.
+
+        Raises:
+            UnknownName: There is no such version.
+            InputError: ``ref`` is not a reference, or several digests start with it.
+        """
         parsed = parse_ref(ref)
         if parsed.name is None:
             return self.by_digest(self._digest(ref))
@@ -37,52 +42,59 @@ class Finder:
         raise self.unknown_version(ref, parsed.name)
 
     def find_pointer(self, ref: str) -> Summary:
-        """The one version that ``ref`` names, to be changed; raise for a digest of several, or of a deleted one."""
+        """Return the one version that ``ref`` names, in order to change it.
+
+        Raises:
+            UnknownName: There is no such version, or it was deleted.
+            InputError: ``ref`` is a digest that several versions share.
+        """
         found = self.find(ref)
         if parse_ref(ref).digest_prefix:
             several = [version.ref for version in self._catalog.versions(digest=found.digest)]
             if not several:
                 raise UnknownName("version", ref, [], hint=f"{found.ref} was deleted.")
             if len(several) > 1:
-                raise InputError(f"{ref} is {' and '.join(several)}", hint="Say which by name and number.")
+                raise InputError(f"{ref} is the digest of {' and '.join(several)}", hint="Name one by name and number.")
         return found
 
     def _digest(self, prefix: str) -> str:
-        """The one digest that starts with ``prefix``."""
+        """Return the one digest that starts with ``prefix``."""
         found = self._catalog.digests(prefix, _MOST_CANDIDATES + 1)
         if not found:
             raise UnknownName("version", prefix, [], hint="See: ftreg models list")
         if len(found) > 1:
             shown = [f"{digest[:19]} ({self.by_digest(digest).ref})" for digest in found[:_MOST_CANDIDATES]]
             more = ", and more" if len(found) > _MOST_CANDIDATES else ""
-            raise InputError(f"{prefix!r} is the beginning of several digests: {', '.join(shown)}{more}")
+            raise InputError(
+                f"several digests start with {prefix!r}: {', '.join(shown)}{more}", hint="Write more of the digest."
+            )
         return found[0]
 
     def by_digest(self, digest: str) -> Summary:
-        """The newest version of a digest; where all were deleted, the newest of those."""
+        """Return the newest version of a digest; if all were deleted, the newest of the deleted ones."""
         found = self._catalog.versions(digest=digest, limit=1)
         if found:
             return found[0]
         event = self._catalog.last_name(digest)
         if event is None or event.name is None or event.number is None:
             raise CorruptRegistry(
-                "no event says how this came into the registry", where=digest, hint="Run: ftreg verify"
+                "the event log does not say how this came into the registry", where=digest, hint="Run: ftreg verify"
             )
         kind, size, producer, _ = manifest_row(read_manifest(self._home, digest))
         return Summary(event.name, event.number, digest, kind, size, event.at, producer, (), {})
 
     def check_known(self, name: str) -> None:
-        """Raise ``UnknownName`` for a name that has, and had, no versions."""
+        """Raise ``UnknownName`` if ``name`` has, and had, no versions."""
         if name not in self._catalog.known_names():
             raise UnknownName("model", check_name(name), self._catalog.names(), hint="See: ftreg models list")
 
     def unknown_version(self, ref: str, name: str) -> UnknownName:
-        """The error for a number that ``name`` does not have."""
+        """Return the error for a version number that ``name`` does not have."""
         known = [version.ref for version in self._catalog.versions(name=name)]
         return UnknownName("version", ref, known, hint=None if known else f"All versions of {name} were deleted.")
 
     def version(self, found: Summary) -> Version:
-        """``found`` with its manifest."""
+        """Read the manifest of ``found``, and return the whole version."""
         manifest = read_manifest(self._home, found.digest)
         return Version(
             found.name,

@@ -1,8 +1,8 @@
-"""Gates: the plugins that may refuse a change, and the record of those that have guarded a registry.
+"""Gates: plugins that may refuse a change, and the record of the gates that have guarded a registry.
 
-A gate that has been asked once is written down. From then on the registry refuses what the gate would have been asked
-about for as long as it is not loaded, so that a plugin that breaks, or is left out, opens nothing. Only
-``Registry.release_gate`` ends that, and the event log says who did it.
+A gate is recorded in the registry when it is first called. From then on, the changes that it decides about are refused
+while it is not loaded, so that a plugin that breaks, or is left out, never lets anything through. Only
+``Registry.release_gate`` ends this, and the event log says who called it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ logger = logging.getLogger("ftreg.registry")
 
 
 def check_loaded(catalog: Catalog, host: PluginHost, hook: str) -> None:
-    """Raise ``FtregError`` if a gate that has guarded the registry with ``hook`` is not loaded now."""
+    """Raise ``FtregError`` if a gate on record for ``hook`` is not loaded."""
     loaded = {(plugin.name, plugin.distribution) for plugin in host.gates(hook)}
     absent = [gate for gate in catalog.gates(hook) if (gate.plugin, gate.distribution) not in loaded]
     if absent:
         gate = absent[0]
         raise FtregError(
             f"gate {gate.plugin} ({gate.distribution}) guards this registry and is not loaded: {_why(host, gate)}",
-            hint=f"Install or repair {gate.distribution}; if it is to guard this registry no longer: "
+            hint=f"Install or repair {gate.distribution}; if it should no longer guard this registry, run: "
             f"ftreg plugins release {gate.plugin}",
         )
 
 
 def unrecorded(catalog: Catalog, host: PluginHost, hook: str) -> list[PluginInfo]:
-    """The loaded gates that implement ``hook`` and are not written down yet."""
+    """Return the loaded gates that implement ``hook`` and are not on record yet."""
     known = {(gate.plugin, gate.distribution) for gate in catalog.gates(hook)}
     return [plugin for plugin in host.gates(hook) if (plugin.name, plugin.distribution) not in known]
 
 
 def ask(host: PluginHost, hook: str, refused: str, **arguments: Any) -> None:
-    """Raise ``FtregError`` if any gate has a problem; ``refused`` says what cannot be done then."""
+    """Call the gates of ``hook``; raise ``FtregError``, whose message starts with ``refused``, for their problems."""
     for plugin in host.plugins:
         if plugin.state == "failed":
             _warn(plugin)
@@ -53,13 +53,13 @@ def ask(host: PluginHost, hook: str, refused: str, **arguments: Any) -> None:
 
 
 def enlist(catalog: Catalog, plugins: Sequence[PluginInfo], hook: str) -> None:
-    """Write gates down, in the caller's transaction."""
+    """Record gates, in the caller's transaction."""
     for plugin in plugins:
         catalog.append(Event.now("gate_enlisted", plugin=plugin.name, distribution=plugin.distribution, hook=hook))
 
 
 def release(catalog: Catalog, plugin: str) -> None:
-    """Strike a gate off, in the caller's transaction; raise ``UnknownName`` if no gate of that name guards."""
+    """Strike a gate off the record, in the caller's transaction; raise ``UnknownName`` if it is not on record."""
     gates = catalog.gates()
     if plugin not in {gate.plugin for gate in gates}:
         raise UnknownName("gate of this registry", plugin, {gate.plugin for gate in gates})
@@ -68,7 +68,7 @@ def release(catalog: Catalog, plugin: str) -> None:
 
 @cache
 def _warn(plugin: PluginInfo) -> None:
-    """Say once in a process that a plugin which failed to load may be a gate that is not asked."""
+    """Warn, once in a process, that a plugin which failed to load may be a gate that is not asked."""
     logger.warning("%s failed to load; if it is a gate, it is not asked: %s", plugin.origin, plugin.reason)
 
 

@@ -1,15 +1,16 @@
-"""The home: where the registry lies, how its folder is laid out, and the lock that writers and ``gc`` share.
+"""The home: the registry's folder, its layout, and the lock that writers and ``gc`` share.
 
 ::
 
     FORMAT           "ftreg-registry 1"
     lock             writers hold it shared, gc and rebuild exclusively
     registry.db      the catalog (SQLite)
-    events.jsonl     a copy of the event log, from which the catalog can be rebuilt
+    events.jsonl     the journal: a copy of the event log, from which the catalog can be rebuilt
     blobs/b3/ab/     files by their BLAKE3, read-only
     manifests/       manifests by their BLAKE3, read-only
-    tmp/             staging folders, one a live writer
-    views/           folders that libraries can load, made of links to blobs
+    tmp/             staging folders, one for each live writer
+    views/           folders that libraries can load, made of clones of, or hard links to, blobs
+    runs/            checkpoints of unfinished trainings, by cache key
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _POLL_SECONDS = 0.02
 
 
 def find_home(home: Path | str | None) -> Path:
-    """The registry's folder: ``home``, ``$FTREG_HOME``, the nearest ``.ftreg``, or one in the user's data folder."""
+    """Return the registry's folder: ``home``, ``$FTREG_HOME``, the nearest ``.ftreg``, or in the user's data folder."""
     chosen = home or os.environ.get("FTREG_HOME")
     if chosen:
         return Path(chosen).expanduser().resolve()
@@ -61,39 +62,39 @@ class Home:
 
     @property
     def events(self) -> Path:
-        """The copy of the event log."""
+        """The journal."""
         return self.path / "events.jsonl"
 
     @property
     def blobs(self) -> Path:
-        """Where the blobs' folders are."""
+        """The folder of the blobs."""
         return self.path / "blobs" / "b3"
 
     @property
     def manifests(self) -> Path:
-        """Where the manifests are."""
+        """The folder of the manifests."""
         return self.path / "manifests"
 
     @property
     def tmp(self) -> Path:
-        """Where the staging folders are."""
+        """The folder of the staging folders."""
         return self.path / "tmp"
 
     @property
     def views(self) -> Path:
-        """Where the views are."""
+        """The folder of the views."""
         return self.path / "views"
 
     def blob(self, blake3: str) -> Path:
-        """Where the file with this hash is stored; raise ``CorruptRegistry`` for what is no hash."""
+        """Return where the file with this hash is stored; raise ``CorruptRegistry`` if it is not a hash."""
         return self.blobs / check_hash(blake3)[:2] / blake3
 
     def manifest(self, digest: str) -> Path:
-        """Where the manifest with this digest (``b3:…``) is stored; raise ``CorruptRegistry`` for what is no digest."""
+        """Return where the manifest ``b3:…`` is stored; raise ``CorruptRegistry`` if it is not a digest."""
         return self.manifests / f"{check_hash(digest.removeprefix('b3:'))}.json"
 
     def owns(self, folder: Path) -> bool:
-        """Whether ``folder`` is in a staging folder of this home."""
+        """Return True if ``folder`` is in a staging folder of this home."""
         return folder.resolve().is_relative_to(self.tmp.resolve())
 
     @contextmanager
@@ -101,7 +102,7 @@ class Home:
         """Hold the home's lock, shared as a writer or exclusively.
 
         Raises:
-            RegistryBusy: It was not to be had within ``timeout`` seconds.
+            RegistryBusy: The lock was not free within ``timeout`` seconds.
         """
         file = os.open(self.path / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -118,10 +119,10 @@ class Home:
             os.close(file)
 
     def is_ready(self) -> bool:
-        """Whether the home was set up.
+        """Return True if the home has been set up.
 
         Raises:
-            InputError: The path is a file, or a folder that holds other things.
+            InputError: The path is a file, or a folder that holds files that do not belong to a registry.
             FtregError: The home was made by a newer ftreg.
         """
         try:
@@ -130,7 +131,7 @@ class Home:
             self._refuse_foreign()
             return False
         except NotADirectoryError:
-            raise InputError("is a file, not a registry", where=str(self.path), hint="Name a folder.") from None
+            raise InputError("this is a file, not a registry", where=str(self.path), hint="Name a folder.") from None
         if found != FORMAT:
             raise FtregError(
                 f"the registry's format is {found.strip()!r}; this ftreg reads {FORMAT.strip()!r}",
@@ -140,24 +141,24 @@ class Home:
         return True
 
     def _refuse_foreign(self) -> None:
-        """Raise for a folder that holds anything but a home that is being set up: it is someone else's."""
+        """Raise ``InputError`` if the folder holds anything but parts of a home that is being set up."""
         others = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
         others = [name for name in others if name not in _PARTS and not name.startswith("FORMAT.")]
         if others:
             raise InputError(
-                f"is no registry, and not empty (it holds {others[0]!r})",
+                f"the folder is not a registry, and it is not empty: it holds {others[0]!r}",
                 where=str(self.path),
                 hint="Name a new or empty folder.",
             )
 
     def make_folders(self) -> None:
-        """Create the folders that are missing."""
+        """Create the missing folders of the layout."""
         for folder in (self.blobs, self.manifests, self.views):
             folder.mkdir(parents=True, exist_ok=True)
         self.tmp.mkdir(mode=0o700, exist_ok=True)
 
     def mark_ready(self) -> None:
-        """Write FORMAT, which says that everything else is in place."""
+        """Write FORMAT, which marks the home as completely set up."""
         draft = self.path / f"FORMAT.{os.getpid()}"
         with draft.open("w", encoding="utf-8") as file:
             file.write(FORMAT)
@@ -168,14 +169,14 @@ class Home:
 
 
 def check_hash(text: str) -> str:
-    """Return ``text`` if it is 64 hexadecimal digits; raise ``CorruptRegistry`` otherwise, for it becomes a path."""
+    """Return ``text`` if it is a BLAKE3 hash in hex; raise ``CorruptRegistry`` otherwise, since it becomes a path."""
     if not isinstance(text, str) or not _HASH.fullmatch(text):
-        raise CorruptRegistry(f"{text!r} is no BLAKE3 hash", hint="Run: ftreg verify")
+        raise CorruptRegistry(f"{text!r} is not a BLAKE3 hash", hint="Run: ftreg verify")
     return text
 
 
 def try_lock(file: int, *, exclusive: bool) -> bool:
-    """Take the lock on an open file if it is free; it is held until the file is closed."""
+    """Lock an open file if its lock is free, until the file is closed; return False if the lock is taken."""
     try:
         fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -184,7 +185,7 @@ def try_lock(file: int, *, exclusive: bool) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Sync a folder, so that the names in it are durable."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)

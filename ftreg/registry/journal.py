@@ -1,6 +1,6 @@
-"""The journal: a copy of the event log as lines of JSON, so that the catalog can be rebuilt without its database.
+"""The journal: a copy of the event log, one line of JSON an event, from which the catalog can be rebuilt.
 
-It is written after a commit. Whoever writes next catches up on what a killed process left out.
+It is written after each commit. If a process was killed in between, the next writer adds the missing events.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _TAIL = 1 << 16
 
 
 def catch_up(path: Path, catalog: Catalog) -> None:
-    """Append to the journal the events that it does not have yet, durably.
+    """Append the catalog's events that the journal does not have yet, durably.
 
     Raises:
-        CorruptRegistry: Its last line is no event.
+        CorruptRegistry: The journal's last line is not an event.
     """
     with _locked(path) as file:
         last = _last_id(file, path)
@@ -41,10 +41,10 @@ def catch_up(path: Path, catalog: Catalog) -> None:
 
 
 def read_journal(path: Path) -> list[Event]:
-    """All events of the journal, oldest first; a last line that was torn off is left out.
+    """Read all events of the journal, oldest first; an incomplete last line is ignored.
 
     Raises:
-        CorruptRegistry: A line is no event, or comes out of order.
+        CorruptRegistry: A line is not an event, or is out of order.
     """
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
@@ -54,7 +54,7 @@ def read_journal(path: Path) -> list[Event]:
     for number, line in enumerate(lines, start=1):
         event = _parse(line, f"{path}, line {number}")
         if events and event.id <= events[-1].id:
-            raise CorruptRegistry(f"event {event.id} comes after {events[-1].id}", where=f"{path}, line {number}")
+            raise CorruptRegistry(f"event {event.id} comes after event {events[-1].id}", where=f"{path}, line {number}")
         events.append(event)
     return events
 
@@ -63,12 +63,12 @@ def _parse(line: bytes, where: str) -> Event:
     try:
         return Event(**json.loads(line))
     except (ValueError, TypeError) as error:
-        raise CorruptRegistry(f"the event log cannot be read: {error}", where=where) from error
+        raise CorruptRegistry(f"the journal cannot be read: {error}", where=where) from error
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BufferedRandom]:
-    """The journal, opened to read and write, with every other process kept out."""
+    """Open the journal to read and write while no other process can."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with os.fdopen(file, "r+b") as opened:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -76,14 +76,14 @@ def _locked(path: Path) -> Iterator[BufferedRandom]:
 
 
 def _last_id(file: BufferedRandom, path: Path) -> int:
-    """The id of the last whole line, 0 where there is none; what a killed process tore off is cut away."""
+    """Return the id of the last complete line, 0 if there is none; cut off an incomplete line of a killed process."""
     end = file.seek(0, os.SEEK_END)
     size = _TAIL
     while True:
         start = max(0, end - size)
         file.seek(start)
         tail = file.read(end - start)
-        # Two line ends, or the start of the file, bound the last whole line.
+        # Two line ends, or the start of the file, enclose the last complete line.
         if start == 0 or tail.count(b"\n") >= 2:
             break
         size *= 2

@@ -1,17 +1,15 @@
-"""Publishing: the commit that makes a draft a version.
+"""Publishing: the commit that turns a draft into a version.
 
-The order is what makes it safe to be killed anywhere: bytes are hashed and made durable in staging, renamed into
-``blobs/``, and the folders made durable; the manifest likewise; then one transaction gives the number and writes the
+The order makes it safe to be killed at any point. Files are hashed and synced in staging and renamed into ``blobs/``,
+and the folders are synced; the same happens with the manifest; then one transaction assigns the number and writes the
 version, its edges, tags, evidence and events. Before the transaction there are only files that nothing refers to, which
 ``gc`` removes; after it everything is durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.manifest import Json, Manifest
@@ -19,16 +17,15 @@ from ftreg.core.names import check_name
 from ftreg.registry.blobs import Staged, digest_of, measure, store, store_manifest
 from ftreg.registry.catalog import Catalog
 from ftreg.registry.home import Home
-from ftreg.registry.records import Draft, Event
-from ftreg.registry.staging import copy_in, open_staging
+from ftreg.registry.records import Draft, Event, Summary
+from ftreg.registry.staging import open_staging
 
-RUN = "run"
 _LONGEST_TAG = 512
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A draft whose files are hashed and durable: its digest is known, and nothing is published yet."""
+    """A draft whose files are hashed and durable: its digest is known, but it is not published yet."""
 
     draft: Draft
     manifest: Manifest
@@ -36,21 +33,26 @@ class Prepared:
 
     @property
     def digest(self) -> str:
-        """The digest that the version will have."""
+        """The digest of the version to be."""
         return digest_of(self.manifest.to_bytes())
 
 
 def prepare(draft: Draft) -> Prepared:
-    """Hash a draft's files and make them durable; raise as ``measure`` and ``manifest_of`` do."""
+    """Hash a draft's files, make them durable and build the manifest; raise as ``measure`` and ``manifest_of`` do."""
     files = measure(draft.folder)
     return Prepared(draft, manifest_of(draft, files), tuple(files))
 
 
 def manifest_of(draft: Draft, files: Sequence[Staged]) -> Manifest:
-    """The manifest of a draft; raise ``FtregError`` for one without files, or with facts that JSON cannot hold."""
+    """Build the manifest of a draft.
+
+    Raises:
+        InputError: The kind cannot be a name.
+        FtregError: There are no files, or the configuration or the facts cannot be written as JSON.
+    """
     check_name(draft.kind, what="kind")
     if not files:
-        raise FtregError("has no files", where=str(draft.folder), hint="A version needs at least one.")
+        raise FtregError("the folder has no files", where=str(draft.folder), hint="A version needs at least one file.")
     manifest = Manifest(
         kind=draft.kind,
         task=draft.task,
@@ -63,28 +65,14 @@ def manifest_of(draft: Draft, files: Sequence[Staged]) -> Manifest:
         facts=draft.facts,
     )
     try:
-        # What is written is what is used: tuples become lists now, not when it is next read.
+        # Return what a reader will see: JSON turns tuples into lists.
         return Manifest.from_bytes(manifest.to_bytes())
     except (TypeError, ValueError) as error:
         raise FtregError(f"configuration, facts or file names cannot be written as JSON: {error}") from error
 
 
-def evidence_of(draft: Draft, report: Sequence[Staged]) -> list[Mapping[str, Json]]:
-    """The details of a draft's evidence events; the report's files go with the evidence of type ``run``."""
-    records = [*draft.evidence]
-    if report and RUN not in [kind for kind, _ in records]:
-        records.insert(0, (RUN, {}))
-    return [evidence_detail(kind, body, report if kind == RUN else ()) for kind, body in records]
-
-
-def evidence_detail(kind: str, body: Mapping[str, Json], files: Sequence[Staged]) -> Mapping[str, Json]:
-    """The detail of an evidence event."""
-    check_name(kind, what="evidence type")
-    return {"type": kind, "body": dict(body), "files": [asdict(item.entry) for item in files]}
-
-
 def check_tag(key: str, value: str) -> None:
-    """Raise ``InputError`` for a key or value that cannot be a tag's."""
+    """Raise ``InputError`` if ``key`` or ``value`` cannot be those of a tag."""
     check_name(key, what="tag")
     if not value or len(value) > _LONGEST_TAG or not value.isprintable():
         raise InputError(
@@ -93,7 +81,7 @@ def check_tag(key: str, value: str) -> None:
 
 
 def store_version(home: Home, manifest: Manifest, staged: Sequence[Staged]) -> str:
-    """Move files and manifest to where they stay, durably; return the digest. The caller holds the home's lock."""
+    """Move files and manifest into place, durably, and return the digest; the caller holds the home's lock."""
     store(home, staged)
     with open_staging(home) as scratch:
         return store_manifest(home, manifest.to_bytes(), scratch.folder)
@@ -102,7 +90,7 @@ def store_version(home: Home, manifest: Manifest, staged: Sequence[Staged]) -> s
 def record_version(
     catalog: Catalog, name: str, manifest: Manifest, tags: Mapping[str, str], evidence: Sequence[Mapping[str, Json]]
 ) -> None:
-    """Write everything about a new version into the catalog, in the caller's transaction.
+    """Record a new version, its tags and its evidence in the catalog, in the caller's transaction.
 
     Raises:
         FtregError: A parent is not in the registry.
@@ -113,30 +101,23 @@ def record_version(
             raise FtregError(
                 f"its {parent.role} {parent.digest} is not in the registry",
                 where=name,
-                hint="It was deleted and collected while this was made, or never published.",
+                hint="It was never published, or it was deleted and collected in the meantime.",
             )
     number = catalog.next_number(name)
     published = Event.now("published", digest, name, number)
     catalog.append(published, manifest)
-    record_tags(catalog, published, tags)
+    _record_tags(catalog, published, tags)
     for detail in evidence:
         catalog.append(Event.now("evidence", digest, **detail))
 
 
-def record_tags(catalog: Catalog, version: Event, tags: Mapping[str, str]) -> None:
-    """Write tags into the catalog, in the caller's transaction; ``version`` is an event about who gets them."""
+def add_tags(catalog: Catalog, version: Summary, tags: Mapping[str, str]) -> None:
+    """Set the tags that a version does not have yet, in the caller's transaction."""
+    new = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    _record_tags(catalog, Event.now("tagged", version.digest, version.name, version.number), new)
+
+
+def _record_tags(catalog: Catalog, event: Event, tags: Mapping[str, str]) -> None:
+    """Record tags of the version, and at the time, of ``event``."""
     for key, value in tags.items():
-        catalog.append(replace(version, action="tagged", detail={"key": key, "value": value}))
-
-
-@contextmanager
-def staged_files(home: Home, folder: Path | None) -> Iterator[list[Staged]]:
-    """The hashed files of ``folder``, ready to be stored; a folder outside of staging is copied there first."""
-    if folder is None:
-        yield []
-    elif home.owns(folder):
-        yield measure(folder)
-    else:
-        with open_staging(home) as staging:
-            copy_in(folder, staging.files)
-            yield measure(staging.files)
+        catalog.append(replace(event, action="tagged", detail={"key": key, "value": value}))

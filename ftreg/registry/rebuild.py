@@ -1,4 +1,4 @@
-"""Rebuilding: makes the catalog anew from the manifests and the journal, where its database is lost or damaged."""
+"""Rebuilding: replaces a lost or damaged catalog with one made from the manifests and the journal."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ftreg.registry.records import Event, RebuildReport
 
 
 def rebuild(home: Home) -> RebuildReport:
-    """Replay the journal into a new catalog, and put it in the place of the old one, which is kept aside.
+    """Replay the journal into a new catalog and put it in the place of the old one, which is kept aside.
 
     The caller holds the home's lock exclusively.
 
     Raises:
         CorruptRegistry: There is no journal, or it cannot be read.
     """
-    # Where the old catalog can be read, it may know events that a killed process did not mirror.
+    # If the old catalog can be read, it may have events that a killed process did not copy to the journal.
     with suppress(sqlite3.Error, FtregError, OSError):
         catch_up(home.events, Catalog(home.database))
     events = read_journal(home.events)
     if not events:
         raise CorruptRegistry(
-            "there is no event log to rebuild the catalog from", where=str(home.events), hint="Restore it from a copy."
+            "there is no journal to rebuild the catalog from", where=str(home.events), hint="Restore it from a copy."
         )
     new = home.path / "registry.db-new"
     _remove(new)

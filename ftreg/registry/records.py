@@ -1,4 +1,4 @@
-"""What the registry takes and gives: drafts, events, evidence, lineage, and the reports of its upkeep."""
+"""Records: the arguments and results of the registry: drafts, events, evidence, lineage and reports."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ class Draft:
     """A version before it is published.
 
     Attributes:
-        folder: Its files: the ``files`` of a staging folder. They are moved into the registry, not copied.
+        folder: The folder of its files: the ``files`` of a staging folder. They are moved, not copied.
         kind: What the files are.
-        producer: What made them.
+        producer: What made the version.
         task: What the model is for.
         parents: What it was made from; each must be in the registry.
         environment: Versions of the distributions that made it; None for one that was not installed.
         requires: Distributions that loading it needs, beyond those of the engine that loads it.
-        capabilities: What can be done with it.
-        facts: What can be said of the result; part of its identity, so no times and no paths.
-        report: Files about the run: the ``report`` of the staging folder. Kept with the evidence of type ``run``.
-        evidence: ``(type, body)`` of records to attach.
+        capabilities: What can be done with it; see ``ftreg.core.capabilities``.
+        facts: Properties of the result; part of its identity, so without times and paths.
+        report: The folder of files about the run: the ``report`` of the staging folder. They are kept with the evidence
+            of type ``run``.
+        evidence: Records to attach, as ``(type, body)``.
     """
 
     folder: Path
@@ -48,10 +49,10 @@ class Draft:
 
 @dataclass(frozen=True)
 class Summary:
-    """A version as the catalog alone knows it, without its manifest; what lists are made of.
+    """A version as the catalog lists it, without its manifest.
 
     Attributes:
-        producer: ``type name`` of what made it, such as ``method lora``.
+        producer: Type and name of what made it, such as ``method lora``.
     """
 
     name: str
@@ -72,22 +73,23 @@ class Summary:
 
 @dataclass(frozen=True)
 class Event:
-    """A line of the event log: who did what, when and where. The log is never changed, only added to.
+    """An entry of the append-only event log: who did what, when and where.
 
-    The catalog is what follows from the log and the manifests, so replaying both rebuilds it.
+    The catalog can be rebuilt by replaying the log with the manifests.
 
     Attributes:
-        id: Its place in the log, from 1; 0 before it is written.
-        at: When, in UTC, ISO 8601.
-        user: Who, as the system knows them.
-        host: On which machine.
+        id: Its position in the log, from 1; 0 before it is written.
+        at: The time in UTC, ISO 8601.
+        user: The login name of the user who did it.
+        host: The name of the machine on which it was done.
         action: ``published``, ``alias_set``, ``alias_removed``, ``tagged``, ``untagged``, ``evidence``, ``deleted``,
-            ``collected`` (its bytes were freed), ``gate_enlisted`` or ``gate_released``.
-        digest: Of the version it is about; None for gates, which are about the registry.
-        name: Of the version it is about; None for evidence and collection, which are about a digest, and for gates.
-        number: Likewise.
-        detail: What else there is to say: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``, ``files``,
-            ``plugin``, ``distribution``, ``hook``.
+            ``collected`` (its manifest was freed), ``gate_enlisted`` or ``gate_released``.
+        digest: The digest that it is about; None for gates, which concern the whole registry.
+        name: The name of the version that it is about; None for ``evidence`` and ``collected``, which concern a digest,
+            and for gates.
+        number: The number of that version, or None likewise.
+        detail: Further values, which depend on the action: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``,
+            ``files``, ``plugin``, ``distribution``, ``hook``. docs/registry.md lists them.
     """
 
     id: int
@@ -104,13 +106,19 @@ class Event:
     def now(
         cls, action: str, digest: str | None = None, name: str | None = None, number: int | None = None, **detail: Json
     ) -> Event:
-        """An event of this moment, by this process's user on this machine."""
+        """Create an event with the current time, user and machine."""
         return cls(0, timestamp(), _user(), os.uname().nodename, action, digest, name, number, detail)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A plugin that has guarded the registry: what it is asked by ``hook`` needs it to be loaded."""
+    """A plugin on record as a gate: while it is not loaded, what it decides about is refused.
+
+    Attributes:
+        plugin: The plugin's name.
+        distribution: The distribution that provides it.
+        hook: The hook through which it decides, such as ``ftreg_check_version``.
+    """
 
     plugin: str
     distribution: str
@@ -119,13 +127,13 @@ class Gate:
 
 @dataclass(frozen=True)
 class EvidenceRecord:
-    """Something that was found out about a digest; never changed, only added to.
+    """Something that was found out about a digest; it is never changed or removed.
 
     Attributes:
-        type: ``run``, ``certificate``, ``evaluation``, or a plugin's own.
-        at: When, in UTC, ISO 8601.
-        body: What was found.
-        files: The files that go with it, by their name: where each can be read.
+        type: ``run``, ``certificate``, ``evaluation``, ``import``, or a plugin's own.
+        at: The time at which it was recorded, in UTC, ISO 8601.
+        body: What was found out, as JSON; docs/registry.md describes it for each type.
+        files: Where each file that belongs to it can be read, by relative path.
     """
 
     type: str
@@ -139,7 +147,7 @@ class Edge:
     """``child`` was made from ``parent``; both are digests.
 
     Attributes:
-        position: Place of the parent among the child's, from 0.
+        position: Position of the parent among the child's parents, from 0.
         role: The parent's role.
         weight: The parent's weight, if it was an input of a step.
     """
@@ -153,12 +161,12 @@ class Edge:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a version was made from, and what was made from it, over all generations.
+    """All ancestors and descendants of a version.
 
     Attributes:
-        root: Digest of the version that was asked about.
-        nodes: The versions by digest. A digest that several versions share stands under the newest one's name.
-        edges: Who was made from whom.
+        root: Digest of the version whose lineage this is.
+        nodes: The versions by digest. If several versions share a digest, the newest one is listed.
+        edges: The edges between them.
         deleted: Digests of nodes whose version was deleted; they are kept because others were made from them.
     """
 
@@ -173,17 +181,17 @@ class Lineage:
         return f"<Lineage of {name}: {len(self.nodes)} versions, {len(self.edges)} edges>"
 
     def parents(self, digest: str) -> list[Edge]:
-        """The edges to what ``digest`` was made from."""
+        """Return the edges from ``digest`` to its parents."""
         return [edge for edge in self.edges if edge.child == digest]
 
     def children(self, digest: str) -> list[Edge]:
-        """The edges to what was made from ``digest``."""
+        """Return the edges from the children of ``digest`` to it."""
         return [edge for edge in self.edges if edge.parent == digest]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Something in the registry that is not as it should be: where, what is wrong, and what to do."""
+    """A damage that ``verify`` found: where it is, what is wrong, and what to do."""
 
     where: str
     problem: str
@@ -192,14 +200,14 @@ class Damage:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What ``verify`` looked at and found.
+    """What ``verify`` checked and found.
 
     Attributes:
-        full: Whether all bytes were hashed; else sizes and seals were looked at.
-        versions: Manifests checked.
-        files: Distinct files checked.
-        size: Their bytes.
-        damages: What is wrong; empty where all is well.
+        full: True if every file was hashed; False if only sizes and seals were compared.
+        versions: Number of manifests checked.
+        files: Number of distinct files checked.
+        size: Their size in bytes.
+        damages: What is wrong; empty if nothing is.
     """
 
     full: bool
@@ -210,7 +218,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing is damaged."""
+        """Whether nothing is damaged."""
         return not self.damages
 
 
@@ -219,12 +227,12 @@ class GcReport:
     """What ``gc`` freed, or would free.
 
     Attributes:
-        dry_run: Nothing was changed.
-        manifests: Manifests that nothing reaches.
-        blobs: Files that no kept manifest or evidence lists.
-        staging: Left-over folders of processes that ended.
-        size: Bytes of the blobs and the staging folders.
-        waiting: Bytes of unreferenced blobs that are younger than the grace period, and stay.
+        dry_run: True if nothing was changed.
+        manifests: Number of manifests that no version reaches.
+        blobs: Number of files that no kept manifest or evidence lists.
+        staging: Number of folders left over by processes that have ended.
+        size: Bytes of these blobs and staging folders.
+        waiting: Bytes of unreferenced blobs that were kept because they are younger than the grace period.
     """
 
     dry_run: bool
@@ -237,12 +245,12 @@ class GcReport:
 
 @dataclass(frozen=True)
 class RebuildReport:
-    """What ``rebuild`` made of the manifests and the event log.
+    """What ``rebuild`` restored from the manifests and the journal.
 
     Attributes:
-        events: Events replayed.
-        versions: Versions in the new catalog.
-        lost: ``name:number`` of versions whose manifest is missing or damaged; their numbers stay taken.
+        events: Number of events replayed.
+        versions: Number of versions in the new catalog.
+        lost: ``name:number`` of the versions whose manifest is missing or damaged; their numbers are not used again.
     """
 
     events: int
@@ -251,13 +259,13 @@ class RebuildReport:
 
 
 def timestamp() -> str:
-    """This moment in UTC, ISO 8601 with milliseconds."""
+    """Return the current time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @cache
 def _user() -> str:
-    """Who runs this process; its user id where that has no name, as in many containers."""
+    """Return the current user's login name, or the user id if it has no name, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

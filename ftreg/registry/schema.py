@@ -1,6 +1,6 @@
 """The catalog's schema: numbered migrations, each run in one transaction and never changed once released.
 
-The catalog is derived: it follows from the event log and the manifests (see ``Catalog.apply``).
+The catalog can be rebuilt from the event log and the manifests; see ``Catalog.apply``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ MIGRATIONS: tuple[str, ...] = (
         kind TEXT NOT NULL,
         size INTEGER NOT NULL,
         producer TEXT NOT NULL,
-        production_key TEXT NOT NULL
+        cache_key TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX manifests_by_production ON manifests (production_key);
+    CREATE INDEX manifests_by_cache_key ON manifests (cache_key);
 
     -- A parent has no foreign key: a rebuilt catalog must show a lost parent as missing, not lose its children too.
     CREATE TABLE edges (

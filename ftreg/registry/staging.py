@@ -1,7 +1,8 @@
-"""Staging: where a version's files are written before they are published, and how foreign files get there.
+"""Staging: folders in which versions are written before they are published, and safe copies into them.
 
-A staging folder is on the registry's own file system, so that publishing renames. A lock on its ``lease`` file, which
-the system drops when the process ends however it ends, tells ``gc`` whose work is still going on.
+A staging folder is on the registry's own file system, so that publishing renames files and copies none. Its owner
+holds a lock on its ``lease`` file. The operating system drops the lock when the process ends, however it ends, and
+``gc`` then removes the folder.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FICLONE = 0x40049409  # ioctl of Linux: share the extents of another file, copy
 
 @dataclass(frozen=True)
 class Staging:
-    """A folder to write a version in; removed, with all that was not published, when its ``with`` block ends.
+    """A folder to write a version in; it is removed, with all that was not published, when its ``with`` block ends.
 
     Attributes:
         folder: The staging folder itself.
@@ -37,23 +38,23 @@ class Staging:
 
     @property
     def files(self) -> Path:
-        """Where the version's files are written."""
+        """The folder for the version's files."""
         return self.folder / "files"
 
     @property
     def report(self) -> Path:
-        """Where files about the run are written."""
+        """The folder for files about the run."""
         return self.folder / "report"
 
 
 @contextmanager
 def open_staging(home: Home) -> Iterator[Staging]:
-    """Make a staging folder, lease it for as long as this process works in it, and remove it."""
+    """Create a staging folder, hold its lease while the block runs, and remove it."""
     staging = Staging(home.tmp / f"{os.getpid()}-{os.urandom(6).hex()}")
     with home.lock():  # so that gc never sees the folder without its lease
         staging.folder.mkdir(mode=0o700)
         lease = os.open(staging.folder / "lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lease, fcntl.LOCK_EX)  # waits where a dry run is just asking
+        fcntl.flock(lease, fcntl.LOCK_EX)  # waits while a dry run of gc tests the lock
     try:
         staging.files.mkdir()
         staging.report.mkdir()
@@ -64,7 +65,7 @@ def open_staging(home: Home) -> Iterator[Staging]:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the process that made a staging folder is gone; asked by ``gc``, which holds the home's lock."""
+    """Return True if the process that created a staging folder has ended; the caller holds the home's lock."""
     try:
         lease = os.open(folder / "lease", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -76,23 +77,25 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def copy_in(folder: Path, target: Path, *, patterns: Sequence[str] = ("*",), within: Path | None = None) -> None:
-    """Copy a foreign folder's plain files into a staging folder; cloned, not copied, where the file system can.
+    """Copy the plain files of any folder into a staging folder, as clones if the file system supports them.
 
     Args:
-        folder: What to copy. Folders in it whose name starts with a dot (``.git``, ``.cache``) are left out.
-        target: Where to.
-        patterns: Shell patterns of the file names to take.
+        folder: The folder to copy. Folders in it whose name starts with a dot (``.git``, ``.cache``) are left out.
+        target: The folder to copy to.
+        patterns: Shell patterns of the names of the files to copy.
         within: The folder that links may point into; ``folder`` by default. Links to files become files.
 
     Raises:
-        InputError: A link points elsewhere or at a folder, a file is a device, pipe or socket, or a name is not safe.
+        InputError: A link points elsewhere or to a folder, a file is a device, pipe or socket, or a name is not safe.
     """
     limit = (within or folder).resolve()
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
             if Path(root, name).is_symlink():
-                raise InputError("is a link to a folder", where=str(Path(root, name)), hint="Put the files there.")
+                raise InputError(
+                    "this is a link to a folder", where=str(Path(root, name)), hint="Copy the folder there."
+                )
         for name in sorted(names):
             if any(fnmatch(name, pattern) for pattern in patterns):
                 path = Path(root, name)
@@ -102,17 +105,20 @@ def copy_in(folder: Path, target: Path, *, patterns: Sequence[str] = ("*",), wit
 
 
 def _copy_file(path: Path, target: Path, limit: Path) -> None:
-    """Copy one plain file, or what a link inside ``limit`` points at."""
+    """Copy one plain file, or the target of a link if it is inside ``limit``."""
     real = path
     if path.is_symlink():
         try:
             real = path.resolve(strict=True)
         except (OSError, RuntimeError):
-            raise InputError("is a broken link", where=str(path), hint="Remove it, or mend it.") from None
+            raise InputError("this link is broken", where=str(path), hint="Remove or repair it.") from None
         if not real.is_relative_to(limit):
-            raise InputError(f"links to {real}, outside of {limit}", where=str(path), hint="Put the file itself there.")
+            raise InputError(
+                f"this link leads to {real}, outside {limit}", where=str(path), hint="Copy the file there."
+            )
     try:
-        # Opened once, without following links or waiting for a pipe's writer, and then asked what it is.
+        # Open first and check the type afterwards, so that nobody can swap the file in between. O_NOFOLLOW refuses
+        # links, and O_NONBLOCK does not wait for the writer of a pipe.
         source = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
@@ -127,11 +133,11 @@ def _copy_file(path: Path, target: Path, limit: Path) -> None:
 
 
 def _not_plain(path: Path) -> InputError:
-    return InputError("is no plain file", where=str(path), hint="Devices, pipes and sockets cannot be imported.")
+    return InputError("not a plain file", where=str(path), hint="Devices, pipes and sockets cannot be imported.")
 
 
 def clone(source: int, target: int) -> bool:
-    """Let the open file ``target`` share the bytes of ``source``, copy on write; False where that cannot be done."""
+    """Make the open file ``target`` a copy-on-write clone of ``source``; return False if this is not supported."""
     if sys.platform != "linux":
         return False
     try:

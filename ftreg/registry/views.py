@@ -1,10 +1,10 @@
-"""Views: a version's files in a folder of their own, as transformers, safetensors and ONNX Runtime want them.
+"""Views: folders that show a version's files under their own names, for transformers, safetensors and ONNX Runtime.
 
-A view's file is a copy-on-write clone of its blob where the file system has them, else a hard link to it, else a copy.
-A symbolic link is never used: a tool that resolves one and replaces what it finds there would put its own bytes in the
-blob's place. Through a hard link, only writing in place reaches the blob. That takes a writer who lifts the write
-protection, and it breaks the blob's seal, so that the next ``open_view`` or ``verify`` hashes the blob and reports it.
-What is done to the view itself, such as files added or replaced, is undone when it is next opened.
+A file of a view is a copy-on-write clone of its blob if the file system supports clones, else a hard link, else a copy.
+It is never a symbolic link: a tool that resolves the link and replaces its target would replace the blob. Through a
+hard link only a write in place can change the blob. Such a write has to lift the write protection first, and it breaks
+the blob's seal, so the next ``open_view`` or ``verify`` hashes the blob and reports the change. Files that were added
+to a view or replaced in it are put right when it is next opened.
 """
 
 from __future__ import annotations
@@ -17,39 +17,25 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from blake3 import blake3
-
 from ftreg.core.errors import CorruptRegistry, FtregError
-from ftreg.core.manifest import FileEntry, canonical_json
+from ftreg.core.manifest import FileEntry
 from ftreg.registry.blobs import examine, is_sealed, plain_files, seal
 from ftreg.registry.home import Home
-from ftreg.registry.records import Event
 from ftreg.registry.staging import clone, open_staging
 
 _NO_HARD_LINK = (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def view_key(digest: str) -> str:
-    """The name of the view of a version's files."""
+    """Return the name of the view of a version's files."""
     return digest.removeprefix("b3:")
 
 
-def evidence_files(event: Event) -> list[FileEntry]:
-    """The files that an evidence event attached."""
-    return [FileEntry(**entry) for entry in event.detail["files"]]
-
-
-def evidence_key(files: Sequence[FileEntry]) -> str:
-    """The name of the view of an evidence record's files: the same files are the same view."""
-    listing = canonical_json([[entry.path, entry.blake3] for entry in files])
-    return f"evidence-{blake3(listing).hexdigest()[:32]}"
-
-
 def open_view(home: Home, key: str, entries: Sequence[FileEntry]) -> Path:
-    """The folder ``views/<key>`` with the files of ``entries``; made, or made again, where it is not whole.
+    """Return the folder ``views/<key>`` with the files of ``entries``; create it, or repair it, if necessary.
 
     Raises:
-        CorruptRegistry: A file's bytes are missing, or were changed.
+        CorruptRegistry: A stored file is missing or was changed.
     """
     folder = home.views / key
     with home.lock():
@@ -71,7 +57,7 @@ def open_view(home: Home, key: str, entries: Sequence[FileEntry]) -> Path:
 
 
 def is_whole(folder: Path, entries: Sequence[FileEntry]) -> bool:
-    """Whether a view holds exactly the files of ``entries``, unchanged as far as sizes and seals tell."""
+    """Return True if a view holds exactly the files of ``entries``, judged by their sizes and seals."""
     try:
         found = {name: path.stat() for name, path in plain_files(folder)}
     except (FtregError, OSError):
@@ -82,7 +68,7 @@ def is_whole(folder: Path, entries: Sequence[FileEntry]) -> bool:
 
 
 def _place(blob: Path, target: Path) -> None:
-    """Put a blob's bytes at ``target``: cloned, else linked, else copied."""
+    """Make a blob's content appear at ``target``: as a clone, else as a hard link, else as a copy."""
     with blob.open("rb") as reading, target.open("wb") as writing:
         cloned = clone(reading.fileno(), writing.fileno())
     if cloned:
@@ -99,7 +85,10 @@ def _place(blob: Path, target: Path) -> None:
 
 
 def _put(made: Path, folder: Path, entries: Sequence[FileEntry], trash: Path) -> None:
-    """Rename a finished view to ``folder``; what stands there goes to ``trash``, unless another process was faster."""
+    """Rename a finished view to ``folder``.
+
+    What is there already is moved to ``trash``, unless another process has just put the same view there.
+    """
     for attempt in itertools.count():
         try:
             made.rename(folder)

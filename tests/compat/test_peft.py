@@ -139,16 +139,16 @@ def test_replaced_layers(settings, tied):
 @torch.no_grad()
 def test_tie_head():
     """A second adapter with tied embeddings uses its own embedding as its head, as when it is loaded alone."""
-    config = lora(modules_to_save=["embed_tokens"], ensure_weight_tying=True)
-    model = make_peft(config, tied=True)
-    model.add_adapter("second", copy.deepcopy(config))
+    settings = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    model = make_peft(lora(**settings), tied=True)
+    model.add_adapter("second", lora(**settings))
     tie_head(model, "second")
     disturb(model, "second")
     base = model.get_base_model()
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
     assert head.modules_to_save["second"].weight is embedding.modules_to_save["second"].weight
 
-    alone = get_peft_model(make_base(tied=True), copy.deepcopy(config), adapter_name="second").eval()
+    alone = get_peft_model(make_base(tied=True), lora(**settings), adapter_name="second").eval()
     alone.load_state_dict({key: value for key, value in model.state_dict().items() if key in alone.state_dict()})
     model.set_adapter("second")
     assert torch.allclose(model(input_ids=IDS).logits, alone(input_ids=IDS).logits, atol=1e-6)

@@ -140,7 +140,7 @@ def test_use_one_gpu(tmp_path):
     "name",
     [
         "get_train_dataloader", "get_batch_samples", "compute_loss", "create_scheduler", "floating_point_ops",
-        "evaluate", "log", "save_model", "_load_from_checkpoint",
+        "evaluate", "log", "save_model", "_load_from_checkpoint", "_save_checkpoint",
     ],
 )  # fmt: skip
 def test_trainer_hooks(name):

@@ -1,4 +1,4 @@
-"""Errors say what is wrong, where, and what to do."""
+"""Errors of ftreg: their text, their exit codes, and what they propose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubcla
 
 
 def test_the_text_of_an_error() -> None:
-    """Where, what, and on its own line what to do."""
+    """The text of an error is where, what, and on a line of its own what to do."""
     assert (
         str(FtregError("is empty", where="a.jsonl:3", hint="Delete the row."))
         == "a.jsonl:3: is empty\n  Delete the row."
@@ -23,7 +23,7 @@ def test_the_text_of_an_error() -> None:
 
 @pytest.mark.parametrize("cls", ALL)
 def test_exit_codes(cls: type[FtregError]) -> None:
-    """Wrong input exits with 2, failed work with 1."""
+    """Bad input has exit code 2, failed work has 1."""
     assert cls.exit_code == (2 if issubclass(cls, InputError) else 1)
 
 
@@ -42,12 +42,12 @@ def test_the_tree_in_the_docstring(cls: type[FtregError]) -> None:
     ],
 )
 def test_unknown_names(name: str, known: list[str], hint: str | None) -> None:
-    """The nearest names are proposed, else the known ones listed."""
+    """The error proposes the nearest names, or lists the known ones if none is near."""
     error = UnknownName("method", name, known)
     assert error.message == f"no method is called {name!r}"
     assert error.hint == hint
 
 
 def test_a_missing_extra_says_what_to_install() -> None:
-    """The message can be pasted into a shell."""
+    """The hint is a command that can be pasted into a shell."""
     assert "pip install 'ftreg[train]'" in str(MissingExtra("method qlora", "bitsandbytes", "ftreg[train]"))

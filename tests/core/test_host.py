@@ -1,4 +1,4 @@
-"""The plugin host in this process: what it asks of plugins, and how it guards itself against their answers."""
+"""The plugin host in this process: what it accepts from plugins, and how it reports broken ones."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ftreg.plugin import hookimpl
 
 @pytest.fixture
 def host() -> PluginHost:
-    """A host without third-party plugins."""
+    """Create a host without third-party plugins."""
     return PluginHost(only=())
 
 
 def plugin(name: str = "mine", **hooks: Any) -> SimpleNamespace:
-    """A plugin made of functions."""
+    """Make a plugin of functions."""
     return SimpleNamespace(__name__=name, **{hook: hookimpl(function) for hook, function in hooks.items()})
 
 
@@ -41,7 +41,7 @@ def with_method(host: PluginHost, **fields: Any) -> MethodSpec:
 
 
 def test_a_contribution_is_found_by_name(host: PluginHost) -> None:
-    """What a plugin contributes is had by name, knows its plugin, and is imported on demand."""
+    """A contribution is found by name, knows its plugin, and is imported when it is used."""
     spec = with_method(host)
     assert host.get(MethodSpec, "mine") is spec
     assert host.provider(spec).distribution == "this process"
@@ -51,7 +51,7 @@ def test_a_contribution_is_found_by_name(host: PluginHost) -> None:
 
 
 def test_contributions_are_sorted_by_name(host: PluginHost) -> None:
-    """Ftreg's own come first, then all by name: neither installing nor loading order changes a default."""
+    """Contributions are sorted with ftreg's own first, so that installing a plugin changes no default."""
     own = [spec.name for spec in host.specs(MetricSpec)]
     for name in ("zz", "aa"):
         spec = MetricSpec(name=name, summary="s", impl="m:f")
@@ -62,14 +62,14 @@ def test_contributions_are_sorted_by_name(host: PluginHost) -> None:
 
 
 def test_an_unknown_name_proposes_the_nearest(host: PluginHost) -> None:
-    """A misspelt method is answered with the one that was meant, at the place where it was given."""
+    """For a misspelt method, the error proposes the right name and says where the wrong one was given."""
     with_method(host, name="adalora")
     with pytest.raises(UnknownName, match=r"recipe\.method: no method is called 'adalroa'\n  Did you mean adalora"):
         host.get(MethodSpec, "adalroa", where="recipe.method")
 
 
 def test_one_name_may_be_a_method_and_a_metric(host: PluginHost) -> None:
-    """Names are taken within a kind."""
+    """A method and a metric may have the same name."""
     with_method(host, name="same")
     metric = MetricSpec(name="same", summary="s", impl="m:f")
     assert host.register(plugin("other", ftreg_metrics=lambda: [metric])).state == "active"
@@ -77,7 +77,7 @@ def test_one_name_may_be_a_method_and_a_metric(host: PluginHost) -> None:
 
 
 def test_a_refused_plugin_leaves_nothing_behind(host: PluginHost) -> None:
-    """A plugin that fails after its hooks were registered is never called again."""
+    """A plugin that is refused after its hooks were registered is never called again."""
     called: list[str] = []
     gate = {"ftreg_check_version": lambda version: called.append("gate")}
     info = host.register(plugin("bad", ftreg_methods=lambda: ["rubbish"], **gate))
@@ -88,7 +88,7 @@ def test_a_refused_plugin_leaves_nothing_behind(host: PluginHost) -> None:
 
 
 def test_the_same_module_twice(host: PluginHost) -> None:
-    """Two entry points that lead to one module are one plugin and a clear refusal."""
+    """A module that is registered twice is refused the second time."""
     module = plugin("first", ftreg_methods=nothing)
     host.register(module)
     module.__name__ = "second"
@@ -96,7 +96,7 @@ def test_the_same_module_twice(host: PluginHost) -> None:
 
 
 def test_an_interrupt_is_not_swallowed(host: PluginHost) -> None:
-    """Ctrl-C while plugins load stops the command."""
+    """Ctrl-C while plugins load is passed on."""
 
     def interrupted() -> list[MethodSpec]:
         raise KeyboardInterrupt
@@ -106,7 +106,7 @@ def test_an_interrupt_is_not_swallowed(host: PluginHost) -> None:
 
 
 def test_what_needs_a_package_that_is_missing(host: PluginHost) -> None:
-    """A missing package is named with what installs it, before anything is imported."""
+    """A missing package is named with the command that installs it, before anything is imported."""
     needs = (Requirement("json", "json"), Requirement("no_such.part", "ftreg[gone]"))
     spec = with_method(host, impl="no_such.part:f", requires=needs)
     assert host.missing(spec) == [needs[1]]
@@ -117,14 +117,14 @@ def test_what_needs_a_package_that_is_missing(host: PluginHost) -> None:
 
 @pytest.mark.parametrize("impl", ["no_such_module:f", "json:no_such_function"])
 def test_an_implementation_that_cannot_be_loaded(host: PluginHost, impl: str) -> None:
-    """An import string that leads nowhere names the plugin and its distribution."""
+    """If an implementation cannot be imported, the error names the plugin and its distribution."""
     spec = with_method(host, impl=impl)
     with pytest.raises(PluginError, match=r"plugin mine \(this process\): method mine: cannot be loaded"):
         host.load(spec)
 
 
 def test_gates_collect_problems(host: PluginHost) -> None:
-    """Every gate is asked, with the arguments that it declares, and all problems are kept."""
+    """Every gate is called with the arguments that it declares, and all problems are returned."""
     host.register(plugin("one", ftreg_check_promotion=lambda alias: [Problem(f"not {alias}")]))
     host.register(plugin("two", ftreg_check_promotion=lambda version, evidence: [Problem(version), *evidence]))
     host.register(plugin("three", ftreg_check_promotion=nothing))
@@ -143,7 +143,7 @@ def test_gates_collect_problems(host: PluginHost) -> None:
     ],
 )
 def test_a_gate_that_breaks_blocks(host: PluginHost, answer: Any, said: str) -> None:
-    """A gate that raises, or whose answer means nothing, blocks and is named: a broken gate never lets through."""
+    """A gate that raises, or returns something invalid, blocks, and the problem names it."""
 
     def gate(version: Any) -> Any:
         if isinstance(answer, BaseException):
@@ -161,7 +161,7 @@ def test_a_gate_that_breaks_blocks(host: PluginHost, answer: Any, said: str) -> 
 def test_an_observer_that_raises_is_ignored(
     host: PluginHost, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The other observers are told, the failure is logged in one line, and nothing is raised."""
+    """If an observer raises, the others are still called, and the failure is logged in one line."""
     seen: list[str] = []
 
     def broken(run: Any) -> None:
@@ -178,7 +178,7 @@ def test_an_observer_that_raises_is_ignored(
 
 
 def test_the_first_plugin_that_knows_a_base_fetches_it(host: PluginHost) -> None:
-    """Plugins that answer None are passed over; where nobody knows the URI there is no base."""
+    """The first plugin that returns a folder for a URI fetches the base; if none does, the result is None."""
     host.register(plugin("none", ftreg_resolve_base=lambda uri: None))
     host.register(plugin("mem", ftreg_resolve_base=lambda uri: Path("/m") if uri.startswith("mem:") else None))
     assert host.resolve_base("mem:x") == Path("/m")
@@ -198,7 +198,7 @@ def test_the_first_plugin_that_knows_a_base_fetches_it(host: PluginHost) -> None
     ],
 )
 def test_a_base_that_cannot_be_fetched(host: PluginHost, answer: Any, raised: type[FtregError], said: str) -> None:
-    """What a plugin raises on purpose is passed on; anything else names the plugin."""
+    """An error that a plugin raises on purpose is passed on; for any other, the plugin is named."""
 
     def resolve(uri: str) -> Any:
         if isinstance(answer, BaseException):

@@ -33,7 +33,7 @@ def _is(check, text: str) -> bool:
 
 @given(NEAR_NAMES)
 def test_a_name_is_one_harmless_file_name(text: str) -> None:
-    """What passes as a name cannot leave a folder, hide in it, or collide by case."""
+    """A valid name cannot leave a folder, be hidden in it, or differ from another only by case."""
     if _is(check_name, text):
         assert text.isascii()
         assert text == text.lower()
@@ -45,7 +45,7 @@ def test_a_name_is_one_harmless_file_name(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "support-bot", "qwen3-0.6b", "v1.2_final", "x" * 96])
 def test_good_names_pass(name: str) -> None:
-    """Names as people choose them are allowed."""
+    """Names that people choose are valid."""
     assert check_name(name) == name
 
 
@@ -72,20 +72,20 @@ def test_good_names_pass(name: str) -> None:
     ],
 )
 def test_bad_names_are_refused(name: str) -> None:
-    """Names that would mislead a file system or a reader are not allowed."""
+    """Names that would confuse a file system or a reader are not valid."""
     with pytest.raises(InputError):
         check_name(name)
 
 
 def test_a_bad_name_is_told_what_would_do() -> None:
-    """The message proposes the nearest name that is allowed."""
+    """The error proposes the nearest valid name."""
     with pytest.raises(InputError, match="such as 'my-bot'"):
         check_name("My Bot!")
 
 
 @given(NEAR_NAMES)
 def test_a_proposed_name_is_itself_allowed(text: str) -> None:
-    """The hint never proposes a name that would be refused in turn."""
+    """The error never proposes a name that is not valid itself."""
     try:
         check_name(text)
     except InputError as error:
@@ -95,7 +95,7 @@ def test_a_proposed_name_is_itself_allowed(text: str) -> None:
 
 @given(NEAR_PATHS | st.text(max_size=40))
 def test_a_relative_path_stays_in_its_folder(path: str) -> None:
-    """What passes as a relative path is already normal, and joined to a folder it is below it."""
+    """A valid relative path is normalized, and joined to a folder it is inside that folder."""
     if _is(check_relative_path, path):
         assert posixpath.normpath(path) == path
         assert posixpath.normpath(posixpath.join("/folder", path)).startswith("/folder/")
@@ -107,26 +107,26 @@ def test_a_relative_path_stays_in_its_folder(path: str) -> None:
     "path", ["config.json", "model-00001-of-00002.safetensors", "onnx/model.onnx", ".gitattributes"]
 )
 def test_good_paths_pass(path: str) -> None:
-    """Paths as models have them are allowed."""
+    """Paths of files that models have are valid."""
     assert check_relative_path(path) == path
 
 
 @pytest.mark.parametrize("path", ["", "/a", "../a", "a/../b", "a//b", "./a", "a/", "a\\b", "c:a", "a\x00", "a\x7f"])
 def test_bad_paths_are_refused(path: str) -> None:
-    """Paths that leave their folder, or that some system reads in another way, are not allowed."""
+    """Paths that leave their folder, or that some system reads differently, are not valid."""
     with pytest.raises(InputError):
         check_relative_path(path)
 
 
 @given(REFS)
 def test_a_reference_survives_being_written_and_read(ref: Ref) -> None:
-    """Parsing what a reference prints gives the reference back."""
+    """A reference that is printed and parsed is unchanged."""
     assert parse_ref(str(ref)) == ref
 
 
 @given(NEAR_NAMES)
 def test_whatever_parses_prints_as_it_was(text: str) -> None:
-    """Each reference has one spelling: what parses is printed unchanged."""
+    """Each reference has one spelling: text that parses is printed unchanged."""
     try:
         ref = parse_ref(text)
     except InputError:
@@ -136,6 +136,6 @@ def test_whatever_parses_prints_as_it_was(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a:", "a:0", "a:-1", "a:01", "a@", "@b", "a@b:1", "b3:", "b3:xyz1", "b3:12"])
 def test_bad_references_are_refused(text: str) -> None:
-    """What is no reference is refused, never read as something else."""
+    """Text that is not a reference is refused."""
     with pytest.raises(InputError):
         parse_ref(text)

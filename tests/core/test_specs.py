@@ -1,4 +1,4 @@
-"""Specs refuse what cannot be used where they are made."""
+"""Specs refuse invalid fields when they are created."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOOD = {"name": "mine", "summary": "Does it.", "impl": "my_package.module:functi
 
 @pytest.mark.parametrize("name", ["ia3", "prompt-response", "exact_match", "int8", "onnx"])
 def test_good_names(name: str) -> None:
-    """Names as the field writes them are allowed."""
+    """Names in common use are valid."""
     assert MethodSpec(**{**GOOD, "name": name}).name == name
 
 
@@ -48,12 +48,12 @@ def test_good_names(name: str) -> None:
     ],
 )
 def test_bad_fields(kind: type[Spec], field: str, value: Any) -> None:
-    """A field that would fail later, or be taken letter by letter, fails at once; the message shows the value."""
+    """An invalid field is refused at once, with its value in the message."""
     with pytest.raises(PluginError) as raised:
         kind(**{**GOOD, field: value})
     assert repr(value) in str(raised.value) or field in str(raised.value)
 
 
 def test_no_method_has_the_name_of_a_recipe_key() -> None:
-    """A method's settings stand under its name in the recipe, so every key of a recipe is reserved."""
+    """Every key of a recipe is reserved, since a method's settings are in a section with the method's name."""
     assert set(Recipe.model_fields) == MethodSpec.reserved

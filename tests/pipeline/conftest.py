@@ -1,4 +1,4 @@
-"""A registry with a small trained base, made once, for the tests of the pipeline."""
+"""Fixtures of the pipeline's tests: a registry with a small trained base, made once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUESTIONS = ("What colour is {}?", "colour of {}", "tell me the colour of {}", "
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty questions about four colours, as a JSONL file."""
+    """Write twenty questions about four colours as a JSONL file."""
     path = tmp_path_factory.mktemp("data") / "colours.jsonl"
     rows = [
         {"prompt": question.format(thing), "response": f"{thing} is {colour}", "thing": thing}
@@ -31,13 +31,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A registry that the tests of the pipeline share; they publish under names of their own."""
+    """Create a registry that the pipeline's tests share; each publishes under names of its own."""
     return Registry(tmp_path_factory.mktemp("registry"), host=PluginHost())
 
 
 @pytest.fixture(scope="session")
 def base(registry: Registry, rows: Path, model_folder: Callable[..., Path]) -> Version:
-    """A base that knows a little: 60 steps of full training on the colours, for parity to mean something."""
+    """Train a base for 60 steps on the colours, so that comparing models with it means something."""
     return train(
         {
             "name": "base",
@@ -52,7 +52,7 @@ def base(registry: Registry, rows: Path, model_folder: Callable[..., Path]) -> V
 
 @pytest.fixture(scope="session")
 def recipe(base: Version, rows: Path) -> Callable[..., dict]:
-    """A function that gives a quick recipe on the base, with changes: ``recipe("lora", name="x")``."""
+    """Return a function that makes a quick recipe on the base, with changes: ``recipe("lora", name="x")``."""
 
     def make(method: str, **changes: object) -> dict:
         return {
@@ -69,5 +69,5 @@ def recipe(base: Version, rows: Path) -> Callable[..., dict]:
 
 @pytest.fixture(scope="session")
 def adapter(registry: Registry, recipe: Callable[..., dict]) -> Version:
-    """A LoRA on the base."""
+    """Train a LoRA adapter on the base."""
     return train(recipe("lora", name="bot"), registry=registry)

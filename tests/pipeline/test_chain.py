@@ -15,12 +15,12 @@ from ftreg.core.types import Version
 
 @pytest.fixture(scope="module")
 def merged(registry: Registry, adapter: Version) -> Version:
-    """The adapter, merged."""
+    """Merge the adapter."""
     return merge(adapter.ref, registry=registry)
 
 
 def certificate(registry: Registry, version: Version) -> dict:
-    """The one certificate that a derived version has."""
+    """Return the one certificate of a derived version."""
     found = [record.body for record in registry.evidence(version.ref) if record.type == "certificate"]
     assert len(found) == 1
     return dict(found[0])
@@ -53,7 +53,7 @@ def test_training_keeps_its_curve_and_picture(registry: Registry, adapter: Versi
 def test_the_same_recipe_makes_the_same_version(
     registry: Registry, recipe: Callable[..., dict], adapter: Version
 ) -> None:
-    """On CPU a recipe with a seed gives the same bytes again, hence the same digest and the same version."""
+    """On CPU, a recipe with a seed gives the same files again, and therefore the same version."""
     again = train(recipe("lora", name="bot"), registry=registry)
     assert again.ref == adapter.ref
     other = train(recipe("lora", name="bot", train={"max_steps": 8, "seed": 1}), registry=registry)
@@ -61,7 +61,7 @@ def test_the_same_recipe_makes_the_same_version(
 
 
 def test_merge_equals_the_adapter(registry: Registry, merged: Version, adapter: Version) -> None:
-    """A merged version has adapter and base as parents, and its certificate says that it answers the same."""
+    """A merged version has adapter and base as parents, and a certificate that both give the same answers."""
     assert {(parent.role, parent.digest) for parent in merged.manifest.parents} == {
         ("adapter", adapter.digest),
         ("base", adapter.manifest.parent("base")),
@@ -96,7 +96,7 @@ def test_quantized_is_smaller_and_close(registry: Registry, merged: Version) -> 
 
 
 def test_pruned_has_the_sparsity(registry: Registry, merged: Version) -> None:
-    """A pruned version records the sparsity that was counted after reload."""
+    """A pruned version records the sparsity that was measured after it was loaded again."""
     version = prune(merged.ref, sparsity=0.25, registry=registry, accept=True)
     assert version.manifest.facts["sparsity"] == pytest.approx(0.25, abs=0.01)
 
@@ -123,7 +123,7 @@ def test_evaluation_is_kept_as_evidence(registry: Registry, adapter: Version, ba
 
 
 def test_failed_certificate_publishes_nothing(registry: Registry, merged: Version) -> None:
-    """A result that is too far from its source fails its step, unless it is accepted, which is recorded."""
+    """A result outside its tolerance fails its step, unless it is accepted, which is recorded."""
     before = len(registry.list(limit=1000))
     with pytest.raises(CertificateFailed, match="too far"):
         prune(merged.ref, sparsity=0.95, name="ruined", registry=registry)
@@ -136,7 +136,7 @@ def test_failed_certificate_publishes_nothing(registry: Registry, merged: Versio
 
 
 def test_recipe_runs_its_steps_and_reuses_them(registry: Registry, recipe: Callable[..., dict]) -> None:
-    """A recipe's steps each work on the newest result that they can take; running it again makes nothing new."""
+    """Each step of a recipe works on the newest result that it can use; a second run makes nothing new."""
     raw = recipe("lora", name="whole", then=["merge", {"quantize": {"scheme": "int8"}}, {"export": {"format": "onnx"}}])
     versions = run(raw, registry=registry, accept=True)
     assert [version.name for version in versions] == [
@@ -152,7 +152,7 @@ def test_recipe_runs_its_steps_and_reuses_them(registry: Registry, recipe: Calla
 
 
 def test_prefix_cannot_be_merged_and_nothing_starts(registry: Registry, recipe: Callable[..., dict]) -> None:
-    """A recipe that merges a prefix is refused before anything is trained."""
+    """A recipe that merges a prefix adapter is refused before anything is trained."""
     count = len(registry.list(limit=1000))
     with pytest.raises(InfeasiblePlan, match="mergeable"):
         run(recipe("prefix", name="never", then=["merge"]), registry=registry)
@@ -160,18 +160,18 @@ def test_prefix_cannot_be_merged_and_nothing_starts(registry: Registry, recipe: 
 
 
 def test_steps_refuse_what_they_cannot_take(registry: Registry, merged: Version, adapter: Version) -> None:
-    """A step on a version of the wrong kind, or without what it needs, is refused."""
-    with pytest.raises(InfeasiblePlan, match="needs an adapter; the result of step merge is a checkpoint"):
+    """A step on a version of the wrong kind, or without a capability that it needs, is refused."""
+    with pytest.raises(InfeasiblePlan, match="needs a mergeable adapter; the result of step merge is a checkpoint"):
         merge(merged.ref, registry=registry)
     with pytest.raises(
         InfeasiblePlan,
-        match=r"needs a checkpoint; the result of method lora is an adapter\s+Merge it first: ftreg merge",
+        match=r"needs a full-precision checkpoint; (.|\n)*Merge it first: ftreg merge",
     ):
         apply("onnx", adapter.ref, registry=registry)
 
 
 def test_failed_training_leaves_nothing(registry: Registry, recipe: Callable[..., dict], tmp_path: Path) -> None:
-    """When a method fails, neither its data nor anything else is registered."""
+    """If a method fails, nothing is registered, not even its data."""
     data = tmp_path / "fresh.jsonl"
     data.write_text('{"prompt": "a", "response": "b"}\n' * 1 + '{"prompt": "c", "response": "d"}\n', encoding="utf-8")
     raw = recipe("lora", name="never", data={"path": str(data), "validation": 0.0}, lora={"target_modules": ["nope"]})
@@ -183,7 +183,7 @@ def test_failed_training_leaves_nothing(registry: Registry, recipe: Callable[...
 
 
 def test_qlora_merges_onto_the_dequantized_base(registry: Registry, recipe: Callable[..., dict]) -> None:
-    """A QLoRA adapter merged onto the weights that it saw in training answers as the live adapter does."""
+    """A QLoRA adapter, merged into the weights that it was trained on, answers as the live adapter does."""
     adapter = train(recipe("qlora", name="four-bit"), registry=registry)
     version = merge(adapter.ref, onto="dequantized", registry=registry)
     assert version.kind == "checkpoint"

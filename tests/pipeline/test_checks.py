@@ -1,4 +1,4 @@
-"""Checks before work: a dry run refuses all that the run itself would refuse, with the same words."""
+"""Checks before work: a dry run refuses everything that the run would refuse, with the same message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ftreg.registry import Draft, Registry
 
 @pytest.fixture(params=["dry run", "run"])
 def attempt(request: pytest.FixtureRequest, registry: Registry) -> Callable[[dict], Any]:
-    """A function that does a recipe, dry or for real."""
+    """Return a function that previews a recipe or runs it."""
 
     def carry_out(raw: dict, where: Registry = registry) -> Any:
         context = Context(where)
@@ -44,15 +44,15 @@ def _absent_device() -> str:
 def test_the_base_must_be_of_a_kind_that_the_method_trains_on(
     attempt: Callable[[dict], Any], recipe: Callable[..., dict], adapter: Version
 ) -> None:
-    """A dataset, or an adapter, is not a base; an adapter is to be merged first."""
-    with pytest.raises(InfeasiblePlan, match="method lora trains on checkpoint, and colours is dataset"):
+    """A dataset and an adapter are refused as a base; for the adapter, the error proposes to merge it."""
+    with pytest.raises(InfeasiblePlan, match="method lora trains on a checkpoint; colours is a dataset"):
         attempt({**recipe("lora", name="x"), "base": "colours"})
     with pytest.raises(InfeasiblePlan, match="Merge it first: ftreg merge bot:1"):
         attempt({**recipe("lora", name="x"), "base": adapter.ref})
 
 
 def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
-    """A device, or a precision, that this machine does not have is refused."""
+    """A device or a precision that this machine does not have is refused."""
     device = _absent_device()
     with pytest.raises(InputError, match=f"there is no {device} device here"):
         attempt(recipe("lora", name="x", train={"max_steps": 1, "device": device}))
@@ -61,7 +61,7 @@ def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callab
 
 
 def test_early_stopping_needs_something_to_watch(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
-    """Without validation examples it is refused."""
+    """Early stopping without validation examples is refused."""
     with pytest.raises(InputError, match="early stopping needs validation examples"):
         attempt(recipe("lora", name="x", train={"max_steps": 1, "early_stopping_patience": 2}))
 
@@ -69,7 +69,7 @@ def test_early_stopping_needs_something_to_watch(attempt: Callable[[dict], Any],
 def test_the_template_must_take_the_data(
     attempt: Callable[[dict], Any], recipe: Callable[..., dict], tmp_path: Path
 ) -> None:
-    """A chat template that refuses the examples is found before a model is loaded."""
+    """A chat template that refuses the examples is refused before a model is loaded."""
     template = tmp_path / "strict.jinja"
     template.write_text("{{ raise_exception('no users, please') }}")
     raw = recipe("lora", name="x")
@@ -78,17 +78,17 @@ def test_the_template_must_take_the_data(
 
 
 def test_the_versions_to_combine_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
-    """A reference in ``with`` that names nothing, or a version that the step cannot take, is refused."""
+    """A reference in ``with`` to a version that does not exist, or that the step cannot use, is refused."""
     with pytest.raises(UnknownName, match="nobody"):
         attempt(recipe("lora", name="x", then=[{"merge": {"with": "nobody:1"}}]))
-    with pytest.raises(InfeasiblePlan, match="step merge needs an adapter"):
+    with pytest.raises(InfeasiblePlan, match="step merge needs a mergeable adapter"):
         attempt(recipe("lora", name="x", then=[{"merge": {"with": "base:1"}}]))
 
 
 def test_the_disk_must_have_room(
     attempt: Callable[[dict], Any], recipe: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole models that the plan makes are counted against what is free."""
+    """A plan whose whole models would not fit on the disk is refused."""
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 70_000))
     with pytest.raises(DiskFull, match=r"the disk has 0\.0 GB free"):
@@ -104,7 +104,7 @@ class _Gate:
 def test_the_gates_must_be_loaded(
     attempt: Callable[..., Any], recipe: Callable[..., dict], base: Version, registry: Registry, tmp_path: Path
 ) -> None:
-    """A registry whose gate is gone could not publish the result, so nothing is begun."""
+    """If a gate of the registry is not loaded, the plan is refused, since its result could not be published."""
     copy = tmp_path / "registry"
     shutil.copytree(registry.home, copy)
     host = PluginHost(only=())
@@ -121,5 +121,5 @@ def test_the_gates_must_be_loaded(
 
 
 def test_nothing_was_published(registry: Registry) -> None:
-    """None of the refusals above left a version behind."""
+    """The refusals in this module published nothing."""
     assert "x" not in {version.name for version in registry.list(limit=None)}

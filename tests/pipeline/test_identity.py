@@ -1,4 +1,4 @@
-"""What a version's digest stands for: content in its order, never paths; and what is reused because of it."""
+"""Identity: a digest depends on content and order, never on paths; and what is reused because of it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TRAIN = {"max_steps": 2, "batch_size": 8}
 
 @pytest.fixture(scope="module")
 def second(registry: Registry, recipe: Callable[..., dict]) -> Version:
-    """Another LoRA on the same base."""
+    """Train another LoRA adapter on the same base."""
     return train(recipe("lora", name="second", train={**TRAIN, "seed": 7}), registry=registry)
 
 
 def test_a_merge_keeps_its_adapters_in_order_with_their_weights(
     registry: Registry, adapter: Version, second: Version, base: Version
 ) -> None:
-    """A+B and B+A are two versions, each with both adapters as they were given, and A+A counts A twice."""
+    """Merges of A+B and of B+A are two versions with the adapters in the order given; A+A counts A twice."""
     one = merge(adapter.ref, others={second.ref: 0.25}, weight=0.5, name="ab", registry=registry)
     other = merge(second.ref, others={adapter.ref: 0.5}, weight=0.25, name="ba", registry=registry)
     edges = [(parent.role, parent.digest, parent.weight) for parent in one.manifest.parents]
@@ -47,7 +47,7 @@ def test_a_merge_keeps_its_adapters_in_order_with_their_weights(
 
 
 def test_recipes_combine_versions(registry: Registry, recipe: Callable[..., dict], second: Version) -> None:
-    """``with`` and ``weight`` in a step are inputs of the step, in order."""
+    """``with`` and ``weight`` of a step in a recipe become inputs of the step, in order."""
     then = [{"merge": {"with": {second.ref: 0.5}, "weight": 2, "name": "mixed"}}]
     trained, mixed = run(recipe("lora", name="third", train={**TRAIN, "seed": 8}, then=then), registry=registry)
     assert [(parent.digest, parent.weight) for parent in mixed.manifest.parents][:2] == [
@@ -59,7 +59,7 @@ def test_recipes_combine_versions(registry: Registry, recipe: Callable[..., dict
 def test_only_steps_that_combine_take_further_versions(
     registry: Registry, recipe: Callable[..., dict], adapter: Version
 ) -> None:
-    """Before any work, from Python and in a recipe; a weight that is not a number is refused too."""
+    """Further inputs for a step that takes one, and a weight that is not a number, are refused before any work."""
     with pytest.raises(InfeasiblePlan, match="step quantize works on one version, and cannot combine several"):
         run(recipe("full", name="no", then=[{"quantize": {"with": adapter.ref}}]), registry=registry)
     with pytest.raises(RecipeError, match="weight"):
@@ -68,7 +68,7 @@ def test_only_steps_that_combine_take_further_versions(
 
 
 def test_editing_a_template_trains_again(registry: Registry, recipe: Callable[..., dict], tmp_path: Path) -> None:
-    """A chat template counts by its text: the same text is reused from wherever it is read, another is not."""
+    """A chat template counts by its text: the same text in another file is reused, an edited file trains again."""
     path = tmp_path / "chat.jinja"
     path.write_text(CHAT_TEMPLATE, encoding="utf-8")
     moved = tmp_path / "elsewhere.jinja"
@@ -88,7 +88,7 @@ def test_editing_a_template_trains_again(registry: Registry, recipe: Callable[..
 
 
 def test_two_machines_make_the_same_digest(rows: Path, model_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """Base, data and template in folders of other names, in another registry, give the same versions."""
+    """Base, data and template in folders with other names, in another registry, give the same digests."""
     digests = []
     for machine in ("here", "there"):
         folder = tmp_path / machine
@@ -113,7 +113,7 @@ def test_two_machines_make_the_same_digest(rows: Path, model_folder: Callable[..
 
 
 def _install(site: Path, name: str, version: str, module: str) -> None:
-    """Put a distribution that brings ``module`` into ``site``."""
+    """Install a distribution that provides ``module`` into ``site``."""
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
@@ -123,7 +123,7 @@ def _install(site: Path, name: str, version: str, module: str) -> None:
 
 
 def test_packages_are_recorded_by_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module that another distribution brings is recorded under that one's name; an absent one as absent."""
+    """A distribution that provides a module is recorded under its own name; a missing one is recorded as None."""
     _install(tmp_path, "fastgraph-gpu", "3.1", "fastgraph")
     monkeypatch.syspath_prepend(str(tmp_path))
     needed = [Requirement("fastgraph", "fastgraph"), Requirement("no-such-thing", "ftreg[none]")]
@@ -134,7 +134,7 @@ def test_packages_are_recorded_by_distribution(tmp_path: Path, monkeypatch: pyte
 def test_what_runs_a_version_is_recorded_apart_from_what_made_it(
     registry: Registry, recipe: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 4-bit adapter names bitsandbytes as its own need, and evaluating it without that says so."""
+    """A 4-bit adapter records that it needs bitsandbytes, and evaluating it without that says so."""
     from ftreg import evaluate
 
     version = train(recipe("qlora", name="needy", train=TRAIN), registry=registry)

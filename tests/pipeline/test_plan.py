@@ -1,4 +1,4 @@
-"""Plans: what a recipe's steps work on, and what is refused before anything starts."""
+"""Plans: which result each step of a recipe works on, and what is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RAW = {"name": "bot", "base": "base:1", "data": "rows.jsonl", "method": "lora"}
 
 @pytest.fixture(scope="module")
 def host() -> PluginHost:
-    """The built-in plugins."""
+    """Create a host with the built-in plugins only."""
     return PluginHost(only=())
 
 
 def planned(host: PluginHost, *then: object, **changes: object) -> Plan:
-    """The plan of a recipe with these steps."""
+    """Plan a recipe with these steps."""
     return make_plan(host, parse_recipe({**RAW, "then": list(then), **changes}))
 
 
@@ -37,7 +37,7 @@ def planned(host: PluginHost, *then: object, **changes: object) -> Plan:
     ],
 )
 def test_a_step_takes_the_newest_result_that_it_can(host: PluginHost, then: list, sources: list[int]) -> None:
-    """Each step works on the newest result of the right kind and capabilities, or on the one that it names."""
+    """A step works on the newest result whose kind and capabilities fit, or on the one that it names."""
     assert [step.source for step in planned(host, *then).steps] == sources
 
 
@@ -54,7 +54,7 @@ def test_a_step_takes_the_newest_result_that_it_can(host: PluginHost, then: list
     ],
 )
 def test_impossible_steps_are_named(host: PluginHost, then: list, error: type[FtregError], message: str) -> None:
-    """A step that cannot be done, or is not spelt right, is refused with its place in the recipe."""
+    """An impossible or misspelt step is refused with its place in the recipe."""
     with pytest.raises(error, match=message):
         planned(host, *then)
 
@@ -69,13 +69,13 @@ def test_settings_are_typed_like_the_recipe() -> None:
 
 
 def test_section_of_another_method_is_refused() -> None:
-    """Settings for a method that is not the recipe's are an error, not ignored."""
+    """Settings for a method that the recipe does not use are refused."""
     with pytest.raises(RecipeError, match="unknown key 'prefix'"):
         parse_recipe({**RAW, "prefix": {"num_virtual_tokens": 4}})
 
 
 def test_paths_in_a_recipe_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data and base folders are found beside the recipe, wherever the command is run; references stay as they are."""
+    """Data and base folders are relative to the recipe's file, not to the current folder."""
     (tmp_path / "rows.jsonl").write_text("{}")
     (tmp_path / "recipe.yaml").write_text("name: bot\nbase: ./model\ndata: rows.jsonl\nmethod: lora\n")
     monkeypatch.chdir("/")

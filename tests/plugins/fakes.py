@@ -1,4 +1,4 @@
-"""Fake third-party distributions: a ``.dist-info`` folder and modules, found as installed ones are."""
+"""Fake third-party distributions: a ``.dist-info`` folder and modules, found like installed ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADER = "from ftreg.plugin import *\n"
 
 
 def distribution(folder: Path, name: str, modules: Mapping[str, str], *, version: str = "1.0") -> Path:
-    """Install a distribution into ``folder``: each of ``modules`` is a plugin of the same name; return ``folder``."""
+    """Install a distribution into ``folder``, with a plugin for each of ``modules``; return ``folder``."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
@@ -25,11 +25,11 @@ def distribution(folder: Path, name: str, modules: Mapping[str, str], *, version
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """The environment in which what ``folder`` holds is installed."""
+    """Return the environment in which the distributions in ``folder`` are installed."""
     return {"PYTHONPATH": str(folder), **variables}
 
 
 def listed(folder: Path, *options: str, **variables: str) -> dict[str, dict[str, Any]]:
-    """What ``ftreg plugins list --json`` says, by plugin name."""
+    """Return what ``ftreg plugins list --json`` prints, by plugin name."""
     done = ftreg(*options, "plugins", "list", "--json", env=environment(folder, **variables))
     return {plugin["name"]: plugin for plugin in json.loads(done.stdout)}

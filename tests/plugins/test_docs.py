@@ -1,4 +1,4 @@
-"""The pages about plugins are true: the reference is what the code says, and every example runs."""
+"""The pages about plugins: the reference matches the code, and every example runs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _generator():
 
 
 def test_the_reference_is_up_to_date() -> None:
-    """docs/hooks.md is what the code's docstrings and signatures generate."""
+    """docs/hooks.md is generated from the code's docstrings and signatures."""
     assert (DOCS / "hooks.md").read_text() == _generator().page(), "run: make docs"
 
 
 @pytest.mark.parametrize("hook", [name for name in vars(hookspecs) if name.startswith("ftreg_")])
 def test_every_hook_is_documented(hook: str) -> None:
-    """Each hook's docstring says when it is called, what its result means and since when, and shows an example."""
+    """Each hook's docstring says when it is called, what its result means and since when it exists, with an example."""
     documented = " ".join(getattr(hookspecs, hook).__doc__.split())
     assert "Called " in documented
     assert "eturns " in documented or "result is ignored" in documented
@@ -60,14 +60,14 @@ def test_the_check_fails_for_an_outdated_page(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_a_tested_plugin() -> None:
-    """The README's plugin is one of those on the page, to the letter."""
+    """The plugin that the README shows is one of the tested ones on the page."""
     shown = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", (DOCS.parent / "README.md").read_text(), flags=re.DOTALL)
     assert shown == [("last_layer", MODULES["last_layer"])]
 
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every example of docs/plugins.md is installed as a plugin."""
+    """Install every example of docs/plugins.md as a plugin."""
     folder = tmp_path_factory.mktemp("documented")
     distribution(folder, "documented", PLUGINS)
     for name, source in MODULES.items():
@@ -76,7 +76,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_example_is_a_sound_plugin(documented: Path) -> None:
-    """What the page shows loads, and provides what the page says."""
+    """Every example loads and provides what the page says."""
     listed = json.loads(ftreg("plugins", "list", "--json", env=environment(documented)).stdout)
     shown = {plugin["name"]: plugin for plugin in listed if plugin["distribution"] == "documented"}
     assert {name: plugin["reason"] for name, plugin in shown.items()} == dict.fromkeys(PLUGINS, "")
@@ -94,7 +94,7 @@ def test_every_example_is_a_sound_plugin(documented: Path) -> None:
 
 @pytest.fixture
 def registry(documented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A registry of this process, with the examples installed."""
+    """Open a registry of this process with the examples installed."""
     monkeypatch.syspath_prepend(documented)
     with Registry(tmp_path / "home", host=PluginHost()) as found:
         yield found
@@ -105,11 +105,11 @@ def registry(documented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_examples_do_what_the_page_says(
     registry: Registry, documented: Path, model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The method, the step, the engine, the format, the metric, the command, the gate and the observer all work."""
+    """The examples of method, step, engine, format, metric, command, gate and observer all work."""
     import torch
     from safetensors.torch import load_file
 
-    import ftreg
+    from ftreg.api import steps, training
     from ftreg.pipeline.evaluations import evaluate_version, held_out
 
     rows = [{"clue": f"Number {number}?", "answer": f"It is {number}."} for number in range(12)]
@@ -121,14 +121,14 @@ def test_the_examples_do_what_the_page_says(
         "method": "last-layer",
         "train": {"max_steps": 2, "learning_rate": 0.01},
     }
-    trained = ftreg.train(recipe, registry=registry)
+    trained = training.train(recipe, registry=registry)
     before = load_file(model_folder() / "model.safetensors")
     after = load_file(registry.source("trivia-bot").path / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(name.startswith("model.layers.1.") for name in moved)
 
-    half = ftreg.apply("half", "trivia-bot", registry=registry)
+    half = steps.apply("half", "trivia-bot", registry=registry)
     assert half.name == "trivia-bot-bf16"
     assert half.size < 0.6 * trained.size
 

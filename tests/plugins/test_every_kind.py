@@ -1,4 +1,4 @@
-"""A third-party distribution with every kind of plugin: whole, and broken in all ways that a contract can be."""
+"""A third-party distribution with every kind of plugin: working, and broken in every way a contract can be broken."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ Open = Callable[..., Registry]
 
 @pytest.fixture
 def open_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """A function that installs the distribution with changes to its source, and opens a registry beside it."""
+    """Return a function that installs the distribution, with changes to its source, and opens a registry."""
 
     def install(old: str = "", new: str = "") -> Registry:
         assert old in WHOLE
@@ -141,7 +141,7 @@ def open_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
 
 @pytest.fixture
 def recipe(tmp_path: Path, model_folder: Callable[..., Path]) -> dict:
-    """A recipe for the distribution's method, on data in its format."""
+    """Make a recipe for the distribution's method, with data in its format."""
     rows = [{"left": f"question {number}", "right": f"answer {number}"} for number in range(10)]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -150,7 +150,7 @@ def recipe(tmp_path: Path, model_folder: Callable[..., Path]) -> dict:
 
 
 def test_all_of_it_works(open_with: Open, recipe: dict) -> None:
-    """The method trains on rows of the format, the step and the engine work, the metric scores, the gate is asked."""
+    """Method, format, step, engine, metric and gate of the distribution all work together."""
     registry = open_with()
     version, step = training.run({**recipe, "copy": {"factor": 2}, "then": ["same"]}, registry=registry)
     assert version.manifest.facts == {"factor": 2.0}
@@ -172,7 +172,7 @@ BROKEN_METHODS = {
     "another kind": (
         'Artifact(kind="checkpoint", facts',
         'Artifact(kind="onnx", facts',
-        "method copy: it declares that it produces 'checkpoint', and produced 'onnx'",
+        "method copy: its spec says that it produces 'checkpoint', but it produced 'onnx'",
     ),
     "no files": ("    copy(job.base, job.staging)\n", "", "it wrote no files into job.staging"),
     "files that are not a model": (
@@ -228,7 +228,7 @@ BROKEN_METHODS = {
 
 @pytest.mark.parametrize("case", BROKEN_METHODS)
 def test_a_broken_method_or_format_is_named(case: str, open_with: Open, recipe: dict) -> None:
-    """One error names plugin, distribution, version and what is wrong, and nothing is published."""
+    """For a broken method or format, the error names plugin, distribution and version, and nothing is published."""
     old, new, said = BROKEN_METHODS[case]
     registry = open_with(old, new)
     with pytest.raises(PluginError) as caught:
@@ -247,7 +247,7 @@ BROKEN_STEPS = {
     "another kind": (
         '    copy(job.source.path, job.staging)\n    return Artifact(kind="checkpoint")',
         "    (job.staging / 'a').write_bytes(b'x')\n    return Artifact(kind=\"onnx\")",
-        "step same: it declares that it produces 'checkpoint', and produced 'onnx'",
+        "step same: its spec says that it produces 'checkpoint', but it produced 'onnx'",
     ),
     "a tolerance that is a number": (
         '    copy(job.source.path, job.staging)\n    return Artifact(kind="checkpoint")',
@@ -259,7 +259,7 @@ BROKEN_STEPS = {
 
 @pytest.mark.parametrize("case", BROKEN_STEPS)
 def test_a_broken_step_is_named(case: str, open_with: Open, recipe: dict) -> None:
-    """A step's breach is reported as a method's is, and nothing is published."""
+    """For a broken step, the error names plugin, distribution and version, and nothing is published."""
     old, new, said = BROKEN_STEPS[case]
     registry = open_with(old, new)
     trained = training.train(recipe, registry=registry)
@@ -295,7 +295,7 @@ BROKEN_ENGINES = {
 
 @pytest.mark.parametrize("case", BROKEN_ENGINES)
 def test_a_broken_engine_is_named(case: str, open_with: Open, recipe: dict) -> None:
-    """An engine that breaks while it is made, used or closed is named, with the function."""
+    """For an engine that breaks when it is loaded, used or closed, the error names the plugin and the function."""
     old, new, said = BROKEN_ENGINES[case]
     registry = open_with(old, new)
     trained = training.train(recipe, registry=registry)
@@ -316,7 +316,7 @@ def test_a_broken_engine_is_named(case: str, open_with: Open, recipe: dict) -> N
     ],
 )
 def test_a_broken_metric_costs_its_own_figure(returned: str, said: str, open_with: Open, recipe: dict) -> None:
-    """The evaluation goes on, has the other metrics, and says why one has no figure."""
+    """If a metric fails, the evaluation reports why, and has all other metrics."""
     registry = open_with("return 0.5", f"return {returned}")
     trained = training.train(recipe, registry=registry)
     found = evaluation.evaluate(trained.ref, registry=registry)
@@ -334,7 +334,7 @@ def test_a_broken_metric_costs_its_own_figure(returned: str, said: str, open_wit
     ],
 )
 def test_a_broken_command_is_named(old: str, new: str, said: str, tmp_path: Path) -> None:
-    """The error on the command line is the plugin's, with exit code 1, and the whole command works."""
+    """For a broken command, the error names its plugin, and the exit code is 1."""
     distribution(tmp_path / "whole", "fake-everything", {"whole": WHOLE})
     assert ftreg("greet", env=environment(tmp_path / "whole")).stdout == "greetings\n"
     distribution(tmp_path / "broken", "fake-everything", {"broken": WHOLE.replace(old, new)})
@@ -345,7 +345,7 @@ def test_a_broken_command_is_named(old: str, new: str, said: str, tmp_path: Path
 
 
 def test_what_the_machine_lacks_is_not_the_plugins_fault(open_with: Open, recipe: dict) -> None:
-    """A full disk in a method is reported as a full disk."""
+    """A full disk during a method is reported as a full disk, not as the plugin's fault."""
     import errno
 
     registry = open_with(
@@ -356,7 +356,7 @@ def test_what_the_machine_lacks_is_not_the_plugins_fault(open_with: Open, recipe
 
 
 def test_a_slow_plugin_is_named_with_its_cost(tmp_path: Path) -> None:
-    """A plugin whose import takes long is mentioned once, with the CPU seconds and what to do; the command works."""
+    """A plugin that is slow to import is named once, with its cost and what to do, and the command still works."""
     busy = "import time\nwhile time.process_time() < 1.5:\n    pass\n"
     distribution(tmp_path, "fake-slow", {"slow": busy + WHOLE})
     done = ftreg("plugins", "list", env=environment(tmp_path))

@@ -1,4 +1,4 @@
-"""Gates and observers of third-party plugins: on the command line, from Python, and when they are gone."""
+"""Gates and observers of third-party plugins: on the command line, from Python, and when they are missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _publish(registry: Registry, text: str = "{}") -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A registry with the version bot:1."""
+    """Create a registry with the version bot:1."""
     with Registry(tmp_path / "home") as registry:
         _publish(registry)
         return registry.home
@@ -50,12 +50,12 @@ def _aliases(home: Path) -> list[str]:
         ("raise SystemExit(0)", "the gate of plugin strict (fake-strict 1.0) failed: SystemExit: 0"),
         (
             "return True",
-            "the gate of plugin strict (fake-strict 1.0) failed: ftreg_check_promotion returned what is not a list of",
+            "the gate of plugin strict (fake-strict 1.0) failed: ftreg_check_promotion returned bool, not a list",
         ),
     ],
 )
 def test_a_gate_blocks(body: str, said: str, home: Path, tmp_path: Path) -> None:
-    """A gate's problem, and a gate that breaks, both block: exit 1, the reason is told, and nothing has moved."""
+    """A gate that refuses, and a gate that breaks, both block: the reason is printed and nothing is changed."""
     distribution(tmp_path, "fake-strict", {"strict": GATE.format(body)})
     failed = ftreg("models", "alias", "bot:1", "champion", home=home, env=environment(tmp_path), code=1)
     assert said in " ".join(failed.stderr.split())
@@ -64,7 +64,7 @@ def test_a_gate_blocks(body: str, said: str, home: Path, tmp_path: Path) -> None
 
 
 def test_an_observer_cannot_stop_anything(home: Path, tmp_path: Path) -> None:
-    """The alias moves, the other observer is told, and the failure is one line on standard error."""
+    """If an observer raises, the alias still moves, the other observer is called, and one line reports the failure."""
     broken = OBSERVER.format("raise ValueError('offline')")
     told = OBSERVER.format("print('told of', new)")
     distribution(tmp_path, "fake-observers", {"broken": broken, "told": told})
@@ -78,7 +78,7 @@ def test_an_observer_cannot_stop_anything(home: Path, tmp_path: Path) -> None:
 def test_python_asks_the_same_gates(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """``Registry(folder)`` and what is built on it ask the installed gates and tell the installed observers."""
+    """A registry that is opened from Python calls the installed gates and observers."""
     source = f"{GATE.format(REFUSE)}\n{OBSERVER.format('print(new)')}\n"
     source += "@hookimpl\ndef ftreg_check_version(version):\n    return [Problem('nothing new, please')]"
     monkeypatch.syspath_prepend(str(distribution(tmp_path / "site", "fake-strict", {"strict_gate": source})))
@@ -99,7 +99,7 @@ def test_python_asks_the_same_gates(
 
 @pytest.mark.parametrize("how", ["uninstalled", "broken", "left out", "without the hook"])
 def test_a_gate_that_is_gone_blocks(how: str, home: Path, tmp_path: Path) -> None:
-    """A gate that has guarded a registry and does not load blocks, with its name, the reason and the way out."""
+    """A gate on record that is not loaded blocks, and the error says which, why, and what to do."""
     site = tmp_path / "site"
     distribution(site, "fake-strict", {"strict": GATE.format("return []")})
     ftreg("models", "alias", "bot:1", "first", home=home, env=environment(site))
@@ -144,7 +144,7 @@ class _Strict:
 
 
 def test_the_record_of_gates_outlives_the_catalog(tmp_path: Path) -> None:
-    """A catalog that is rebuilt from the event log still knows its gates, and publication is refused without them."""
+    """A rebuilt catalog still has its gates on record, and publication is refused without them."""
     host = PluginHost(only=())
     host.register(_Strict())
     with Registry(tmp_path / "home", host=host) as registry:
@@ -166,7 +166,7 @@ def test_the_record_of_gates_outlives_the_catalog(tmp_path: Path) -> None:
 
 
 def test_a_gate_keeps_a_version_from_being_deployed(tmp_path: Path) -> None:
-    """Deployment asks its own gate, and that gate is written down like any other."""
+    """Deployment has a gate of its own, which is recorded like any other."""
     host = PluginHost(only=())
     host.register(_Strict())
     with Registry(tmp_path / "home", host=host) as registry:
@@ -181,7 +181,7 @@ def test_a_gate_keeps_a_version_from_being_deployed(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_failed_to_load_is_mentioned_when_gates_are_asked(home: Path, tmp_path: Path) -> None:
-    """A gate that never loaded cannot be known as one, so whoever publishes or promotes is told of it."""
+    """If a plugin failed to load, publishing and promoting warn that it may be a gate."""
     distribution(tmp_path, "fake-strict", {"strict": "import no_such_package"})
     done = ftreg("models", "alias", "bot:1", "champion", home=home, env=environment(tmp_path))
     assert "plugin strict (fake-strict 1.0) failed to load; if it is a gate, it is not asked" in done.stderr

@@ -1,4 +1,4 @@
-"""The example plugin, as its users have it: installed by pip, trained with, merged, and uninstalled."""
+"""The example plugin as users have it: installed with pip, trained, merged and uninstalled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = [{"prompt": f"Where is item {number}?", "response": f"On shelf {number % 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a throwaway environment on top of this one, so that nothing is installed into this one."""
+    """Create a throwaway environment on top of this one, and return its interpreter."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     inherit = f"import site; site.addsitedir({site.getsitepackages()[0]!r})\n"
@@ -30,7 +30,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
-    """Install the plugin into the throwaway environment; the value uninstalls it."""
+    """Install the plugin into the throwaway environment; the value is a function that uninstalls it."""
     copy = shutil.copytree(SOURCE, tmp_path_factory.mktemp("source") / "ftreg-ia3")
     _pip(environment, "install", "--no-index", "--no-deps", "--no-build-isolation", str(copy))
     return lambda: _pip(environment, "uninstall", "--yes", "ftreg-ia3")
@@ -45,7 +45,7 @@ def _pip(environment: Path, *arguments: str) -> None:
 def test_a_method_from_another_distribution(
     environment: Path, installed: Callable[[], None], model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """It is listed, trains, is recorded as the maker, and is merged; once uninstalled, only what it made remains."""
+    """The plugin is listed, trains, is recorded as producer, and is merged; its versions outlive its uninstallation."""
     home = tmp_path / "home"
     data = tmp_path / "items.jsonl"
     data.write_text("\n".join(map(json.dumps, ROWS)))
@@ -76,7 +76,7 @@ def test_a_method_from_another_distribution(
 
 
 def _check_merge(base: Path, home: Path, adapter: str, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """The merged version loads in plain transformers, equals PEFT's live adapter, and is not the base."""
+    """Check that the merged version equals PEFT's live adapter in plain transformers, and differs from the base."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""Broken third-party distributions, through the real command line: each is reported, and everything else works."""
+"""Broken third-party distributions, on the command line: each is reported, and everything else works."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ BROKEN = {
     "unknown-hook": ("@hookimpl\ndef entirely_else():\n    return []", "no hook is called 'entirely_else'"),
     "unmarked-hook": ("def ftreg_methods():\n    return []", "ftreg_methods is not marked with @hookimpl"),
     "no-hook": ("x = 1", "implements no hook"),
-    "wrapper": ("@hookimpl(wrapper=True)\ndef ftreg_methods():\n    return (yield)", "is a hook wrapper"),
+    "wrapper": (
+        "@hookimpl(wrapper=True)\ndef ftreg_methods():\n    return (yield)",
+        "is a hook wrapper",
+    ),
     "extra-argument": ("@hookimpl\ndef ftreg_check_version(version, mood):\n    return []", "mood"),
     "argument-to-none": ("@hookimpl\ndef ftreg_methods(config):\n    return []", "config"),
     "raises-in-hook": ("@hookimpl\ndef ftreg_methods():\n    raise RuntimeError('boom')", "RuntimeError: boom"),
@@ -41,16 +44,16 @@ BROKEN = {
     "returns-none": (METHOD + "None", "ftreg_methods returned NoneType, not a list of MethodSpec"),
     "returns-spec": (METHOD + SPEC.format("m"), "ftreg_methods returned MethodSpec, not a list"),
     "returns-generator": (METHOD + "(s for s in [])", "ftreg_methods returned generator, not a list"),
-    "returns-strings": (METHOD + "['lora2']", "ftreg_methods returned a str where MethodSpec is due"),
-    "returns-class": (METHOD + "[MethodSpec]", "ftreg_methods returned a type where MethodSpec is due"),
+    "returns-strings": (METHOD + "['lora2']", "ftreg_methods returned a str instead of a MethodSpec"),
+    "returns-class": (METHOD + "[MethodSpec]", "ftreg_methods returned a type instead of a MethodSpec"),
     "wrong-kind": (
         METHOD + "[StepSpec(name='x', summary='s', impl='m:f')]",
-        "ftreg_methods returned a StepSpec where MethodSpec is due",
+        "ftreg_methods returned a StepSpec instead of a MethodSpec",
     ),
-    "bad-import-string": (METHOD + "[MethodSpec(name='m', summary='s', impl='m.train')]", "'m.train' is no import"),
+    "bad-import-string": (METHOD + "[MethodSpec(name='m', summary='s', impl='m.train')]", "'m.train' is not an import"),
     "bad-config": (
         METHOD + "[MethodSpec(name='m', summary='s', impl='m:f', config='m/config:C')]",
-        "'m/config:C' is no import string",
+        "'m/config:C' is not an import string",
     ),
     "bad-name": (METHOD + f"[{SPEC.format('My Method')}]", "method 'My Method': a name is"),
     "reserved-name": (METHOD + f"[{SPEC.format('train')}]", "method 'train': the name means something else"),
@@ -72,7 +75,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_plugin_is_reported_and_harms_no_other(case: str, tmp_path: Path) -> None:
-    """The broken plugin is listed with distribution, version and reason; a good one beside it and ftreg's own work."""
+    """A broken plugin is listed with distribution, version and reason, and the other plugins work."""
     source, expected = BROKEN[case]
     distribution(tmp_path, "fake-broken", {"broken": source}, version="2.3")
     distribution(tmp_path, "fake-good", {"good": GOOD})
@@ -87,7 +90,7 @@ def test_a_broken_plugin_is_reported_and_harms_no_other(case: str, tmp_path: Pat
 
 
 def test_a_failed_plugin_is_shown_to_people(tmp_path: Path) -> None:
-    """The list and the info name the plugin, its distribution, its version and the reason, and exit with 0."""
+    """The list and the details show a failed plugin with its distribution, version and reason, and exit with 0."""
     distribution(tmp_path, "fake-broken", {"broken": "raise ValueError('[/b] bad [day]')"}, version="2.3")
     for arguments in (["plugins", "list"], ["plugins", "info", "broken"]):
         shown = ftreg(*arguments, env=environment(tmp_path)).stdout
@@ -96,7 +99,7 @@ def test_a_failed_plugin_is_shown_to_people(tmp_path: Path) -> None:
 
 
 def test_commands_do_not_mind_a_broken_plugin(tmp_path: Path) -> None:
-    """Help works, and a name that the broken plugin would have brought is explained."""
+    """With a broken plugin, help works, and an unknown name mentions the plugin that failed to load."""
     distribution(tmp_path, "fake-broken", {"ia4": "raise SystemExit"})
     assert "models" in ftreg("--help", env=environment(tmp_path)).stdout
     failed = ftreg("apply", "ia4", "m", home=tmp_path / "home", env=environment(tmp_path), code=2)
@@ -105,7 +108,7 @@ def test_commands_do_not_mind_a_broken_plugin(tmp_path: Path) -> None:
 
 
 def test_what_a_plugin_prints_does_not_spoil_the_facts(tmp_path: Path) -> None:
-    """A plugin that prints at import and in a hook leaves standard output valid JSON."""
+    """A plugin that prints while it loads leaves standard output valid JSON."""
     noisy = "print('hello')\n@hookimpl\ndef ftreg_methods():\n    print('again')\n    return []"
     distribution(tmp_path, "fake-noisy", {"noisy": noisy})
     done = ftreg("plugins", "list", "--json", env=environment(tmp_path))
@@ -115,7 +118,7 @@ def test_what_a_plugin_prints_does_not_spoil_the_facts(tmp_path: Path) -> None:
 
 
 def test_two_distributions_with_one_name(tmp_path: Path) -> None:
-    """The second to claim a name fails with both named; leaving the first out lets the second in."""
+    """The second distribution with the same name fails, with both named; without the first one it works."""
     for name in ("first", "second"):
         distribution(tmp_path, f"fake-{name}", {name: METHOD + f"[{SPEC.format('same')}]"})
     plugins = listed(tmp_path)
@@ -128,7 +131,7 @@ def test_two_distributions_with_one_name(tmp_path: Path) -> None:
 
 
 def test_a_plugin_named_like_a_built_in_one(tmp_path: Path) -> None:
-    """A plugin's name is a switch, so it is given once: the built-in keeps it."""
+    """If a plugin has the name of a built-in one, the built-in one keeps it."""
     folder = distribution(tmp_path, "fake-copy", {"methods": METHOD + f"[{SPEC.format('other')}]"})
     plugins = json.loads(ftreg("plugins", "info", "methods", "--json", env=environment(folder)).stdout)
     assert [(plugin["distribution"], plugin["state"]) for plugin in plugins] == [
@@ -139,7 +142,7 @@ def test_a_plugin_named_like_a_built_in_one(tmp_path: Path) -> None:
 
 
 def test_unreadable_entry_points_are_one_failed_plugin(tmp_path: Path) -> None:
-    """A distribution whose entry points are damaged is reported, and stops nothing."""
+    """A distribution with unreadable entry points is reported as one failed plugin."""
     distribution(tmp_path, "fake-damaged", {})
     (tmp_path / "fake_damaged-1.0.dist-info" / "entry_points.txt").write_text("[ftreg]\nno equals sign\n")
     plugin = listed(tmp_path)["fake-damaged"]
@@ -148,7 +151,7 @@ def test_unreadable_entry_points_are_one_failed_plugin(tmp_path: Path) -> None:
 
 
 def test_an_older_copy_further_down_the_path_does_not_count(tmp_path: Path) -> None:
-    """Where a distribution is found twice, the first on the path is the installed one."""
+    """If a distribution is on the path twice, the first copy counts."""
     new = distribution(tmp_path / "new", "fake-good", {"good": GOOD}, version="2.0")
     old = distribution(tmp_path / "old", "fake-good", {"gone": GOOD}, version="1.0")
     done = ftreg("plugins", "list", "--json", env={"PYTHONPATH": f"{new}:{old}"})

@@ -1,4 +1,4 @@
-"""Start-up stays light: what only lists or helps loads no heavy library."""
+"""Start-up time: commands that only list or print help import no heavy library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ finally:
 
 
 def _loaded(statement: str, home: Path) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after ``statement``."""
+    """Return the top-level modules that a fresh interpreter has imported after ``statement``."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE.format(statement=statement)],
         env={**os.environ, "FTREG_HOME": str(home)},
@@ -51,12 +51,12 @@ def _command(*arguments: str) -> str:
     ],
 )
 def test_light_commands_load_no_heavy_library(statement: str, tmp_path: Path) -> None:
-    """Neither the package, nor help, nor the lists import torch or what it brings with it."""
+    """Importing the package, help and lists import neither torch nor the libraries around it."""
     loaded = _loaded(statement, tmp_path)
     assert "ftreg" in loaded
     assert loaded & HEAVY == set()
 
 
 def test_help_loads_no_other_library_either(tmp_path: Path) -> None:
-    """Help needs click and pluggy alone: schemas, tables and the database wait until they are used."""
+    """Help imports none of pydantic, rich, sqlite3, yaml and blake3."""
     assert _loaded(_command("--help"), tmp_path) & {"pydantic", "rich", "sqlite3", "yaml", "blake3"} == set()

@@ -34,7 +34,7 @@ def greet(who):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two installed third-party distributions, one plugin each: red and blue."""
+    """Install two third-party distributions with one plugin each, red and blue."""
     for name in ("red", "blue"):
         distribution(tmp_path, f"fake-{name}", {name: STEP.format(name)})
     return tmp_path
@@ -45,7 +45,7 @@ def _active(plugins: dict) -> set[str]:
 
 
 def test_no_plugin_leaves_one_out(folder: Path) -> None:
-    """--no-plugin works for third-party and built-in plugins alike, and the list says what left them out."""
+    """--no-plugin leaves out third-party and built-in plugins, and the list says why."""
     plugins = listed(folder, "--no-plugin", "red", "--no-plugin", "metrics")
     assert {"blue", "methods"} <= _active(plugins)
     for name in ("red", "metrics"):
@@ -53,7 +53,7 @@ def test_no_plugin_leaves_one_out(folder: Path) -> None:
 
 
 def test_no_plugin_with_an_unknown_name(folder: Path) -> None:
-    """A plugin that is not there cannot be left out: the nearest names are proposed."""
+    """An unknown name for --no-plugin is refused, and the nearest name is proposed."""
     failed = ftreg("--no-plugin", "rad", "plugins", "list", env=environment(folder), code=2)
     assert "--no-plugin: no plugin is called 'rad'" in failed.stderr
     assert "Did you mean red" in failed.stderr
@@ -61,7 +61,7 @@ def test_no_plugin_with_an_unknown_name(folder: Path) -> None:
 
 
 def test_an_empty_ftreg_plugins_loads_no_third_party_plugin(folder: Path) -> None:
-    """FTREG_PLUGINS= leaves ftreg's own plugins alone."""
+    """An empty FTREG_PLUGINS leaves out third-party plugins and keeps ftreg's own."""
     plugins = listed(folder, FTREG_PLUGINS="")
     assert not {"red", "blue"} & _active(plugins)
     assert {"methods", "post", "formats", "engines", "metrics"} <= _active(plugins)
@@ -69,18 +69,18 @@ def test_an_empty_ftreg_plugins_loads_no_third_party_plugin(folder: Path) -> Non
 
 
 def test_ftreg_plugins_names_those_to_load(folder: Path) -> None:
-    """FTREG_PLUGINS=blue loads that one and no other."""
+    """FTREG_PLUGINS=blue loads that plugin and no other third-party one."""
     assert {"red", "blue"} & _active(listed(folder, FTREG_PLUGINS=" blue ,")) == {"blue"}
 
 
 def test_ftreg_plugins_with_an_unknown_name(folder: Path) -> None:
-    """A misspelt FTREG_PLUGINS is an error, not a plugin that is silently missing."""
+    """An unknown name in FTREG_PLUGINS is refused."""
     failed = ftreg("plugins", "list", env=environment(folder, FTREG_PLUGINS="bleu"), code=2)
     assert "FTREG_PLUGINS: no plugin is called 'bleu'" in failed.stderr
 
 
 def test_trace(folder: Path) -> None:
-    """FTREG_TRACE_PLUGINS=1 tells on standard error what each plugin is asked, answers, and takes; 0 does not."""
+    """FTREG_TRACE_PLUGINS=1 prints each call into a plugin, its result and its time; 0 prints nothing."""
     traced = ftreg("plugins", "list", "--json", env=environment(folder, FTREG_TRACE_PLUGINS="1"))
     assert "[plugin red] import red -> " in traced.stderr
     assert "[plugin red] ftreg_steps() -> [StepSpec(name='red-step'" in traced.stderr
@@ -91,7 +91,7 @@ def test_trace(folder: Path) -> None:
 
 
 def test_a_command_of_a_plugin(tmp_path: Path) -> None:
-    """A contributed command is in the help, with its own help, and runs; without its plugin it is unknown."""
+    """A plugin's command is in the help, has help of its own, and runs; without the plugin it is unknown."""
     distribution(tmp_path, "fake-greeter", {"greeter": COMMAND})
     installed = environment(tmp_path)
     assert "greet" in ftreg("--help", env=installed).stdout
@@ -105,7 +105,7 @@ def test_a_command_of_a_plugin(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "said"), [("broken", "no_such"), ("strange", "is a str, not a click.Command")])
 def test_a_command_that_cannot_be_run(name: str, said: str, tmp_path: Path) -> None:
-    """A command whose import string leads nowhere fails alone, in one clear message."""
+    """A command that cannot be imported fails with one clear message."""
     distribution(tmp_path, "fake-greeter", {"greeter": COMMAND})
     failed = ftreg(name, env=environment(tmp_path), code=1)
     assert said in failed.stderr

@@ -1,4 +1,4 @@
-"""A registry in a folder of its own."""
+"""Fixtures of the registry's tests: a registry in a folder of its own."""
 
 from __future__ import annotations
 

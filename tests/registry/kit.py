@@ -1,4 +1,4 @@
-"""What the registry's tests share: how to publish a few bytes, and how to look at the bare catalog."""
+"""Helpers of the registry's tests: publish a few bytes, and look into blobs and catalog."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def publish(
     producer: Producer = PRODUCER,
     facts: Mapping[str, Json] | None = None,
 ) -> Version:
-    """Publish ``files`` as a version of ``name``; its parents have the role ``base``."""
+    """Publish ``files`` as a version of ``name`` whose parents all have the role ``base``."""
     with registry.staging() as staging:
         write(staging.files, files)
         write(staging.report, report or {})
@@ -52,23 +52,23 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """All files of a folder by relative path."""
+    """Read all files of a folder, by relative path."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def blobs(registry: Registry) -> set[str]:
-    """The hashes of all stored blobs."""
+    """Return the hashes of all stored blobs."""
     return {path.name for path in (registry.home / "blobs").rglob("*") if path.is_file()}
 
 
 def blob_of(registry: Registry, version: Version, path: str) -> Path:
-    """Where the bytes of a version's file are stored."""
+    """Return where the content of a version's file is stored."""
     blake3 = next(entry.blake3 for entry in version.manifest.files if entry.path == path)
     return registry.home / "blobs" / "b3" / blake3[:2] / blake3
 
 
 def reachable(registry: Registry, versions: Iterable[Version]) -> set[str]:
-    """The hashes that ``versions``, what they were made from, and their evidence need."""
+    """Return the hashes of the files of ``versions`` and of all their ancestors."""
     hashes: set[str] = set()
     for version in versions:
         lineage = registry.lineage(version.digest)
@@ -83,7 +83,7 @@ def reachable(registry: Registry, versions: Iterable[Version]) -> set[str]:
 
 
 def dump(home: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything in the catalog's tables, but for the order of rows."""
+    """Read all tables of the catalog, without the order of their rows."""
     tables = {
         "events": "*", "models": "*", "manifests": "*", "edges": "*", "aliases": "*", "tags": "*", "evidence": "*",
         "versions": "name, number, digest, created",

@@ -1,14 +1,11 @@
-"""Starts the workers."""
+"""Starts the workers of ``tests.registry.worker`` as processes of their own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-
-from tests.registry.worker import GO
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +16,8 @@ def start(home: Path, work: str, *arguments: str, failpoint: str = "") -> subpro
         [sys.executable, "-m", "tests.registry.worker", str(home), work, *arguments],
         cwd=ROOT,
         env={**os.environ, "FTREG_FAILPOINT": failpoint},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -27,17 +26,20 @@ def start(home: Path, work: str, *arguments: str, failpoint: str = "") -> subpro
 def run(home: Path, work: str, *arguments: str, failpoint: str = "") -> int:
     """Run one worker to its end; return its exit status."""
     process = start(home, work, *arguments, failpoint=failpoint)
-    process.communicate(timeout=60)
+    process.communicate()
     return process.returncode
 
 
 def run_together(home: Path, works: list[tuple[str, ...]]) -> None:
-    """Run workers that wait for one another, and check that none failed."""
+    """Run workers that all begin once the last of them is ready, and check that none failed."""
     processes = [start(home, *work) for work in works]
-    deadline = time.monotonic() + 60
-    while len(list(home.parent.glob("ready-*"))) < len(works) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    (home.parent / GO).touch()
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate()
         assert process.returncode == 0, errors

@@ -1,4 +1,4 @@
-"""``ftreg models``, ``lineage``, ``verify`` and ``gc`` as they are typed."""
+"""The commands ``ftreg models``, ``lineage``, ``verify`` and ``gc``, as users type them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A registry with a base, two versions made from it, and a merge."""
+    """Create a registry with a base, two versions made from it, and a merge."""
     with Registry(tmp_path / "home") as registry:
         base = publish(registry, "base", {"a": b"base"}, tags={"license": "mit"})
         publish(registry, "bot", {"a": b"1"}, parents=[base], facts={"dtype": "float32"}, tags={"note": "[odd] one"})
@@ -46,7 +46,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
+    """Return a function that runs a command in this process."""
 
     def run_command(*arguments: str) -> Result:
         code: Any = 0
@@ -60,7 +60,7 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def test_list_shows_and_filters(run: Run) -> None:
-    """The newest first; JSON has the same facts."""
+    """``models list`` shows the newest version first, filters, and prints the same facts as JSON."""
     shown = run("models", "list").out
     assert shown.index("merged:1") < shown.index("bot:2") < shown.index("base:1")
     assert "@champion" in shown
@@ -76,7 +76,7 @@ def test_list_shows_and_filters(run: Run) -> None:
 
 
 def test_show_tells_everything(run: Run, home: Path) -> None:
-    """For people and for programs."""
+    """``models show`` prints everything about a version, as text and as JSON."""
     card = run("models", "show", "bot@champion").out
     for part in ("bot:2", "@champion", "base:1", "rank  8", "0.01", "loss.png", str(home / "views"), "20 entries"):
         assert part in card
@@ -89,7 +89,7 @@ def test_show_tells_everything(run: Run, home: Path) -> None:
 
 
 def test_show_of_a_damaged_version_says_so(run: Run, home: Path) -> None:
-    """And still tells the rest."""
+    """``models show`` of a version with a missing file says so and still prints the rest."""
     with Registry(home) as registry:
         blob_of(registry, registry.get("bot:1"), "a").unlink()
     card = run("models", "show", "bot:1")
@@ -98,7 +98,7 @@ def test_show_of_a_damaged_version_says_so(run: Run, home: Path) -> None:
 
 
 def test_tags_and_aliases_are_set_and_removed(run: Run) -> None:
-    """What is done is said on standard error; standard output stays for facts."""
+    """Setting and removing tags and aliases reports on standard error; standard output stays empty."""
     assert run("models", "tag", "bot:1", "stage=test", "a=b=c").out == ""
     assert json.loads(run("models", "show", "bot:1", "--json").out)["tags"]["a"] == "b=c"
     assert run("models", "tag", "bot:1", "--remove", "stage").code == 0
@@ -108,7 +108,7 @@ def test_tags_and_aliases_are_set_and_removed(run: Run) -> None:
 
 
 def test_the_log_is_readable(run: Run) -> None:
-    """All of it, of a name, and where aliases pointed at a date."""
+    """``models log`` shows the whole log, the log of one name, and where aliases pointed at a given time."""
     run("models", "alias", "bot:1", "champion")
     log = run("models", "log").out
     assert "became @champion after bot:2" in log
@@ -123,7 +123,7 @@ def test_the_log_is_readable(run: Run) -> None:
 
 
 def test_delete_and_gc(run: Run) -> None:
-    """Refused, forced, and freed."""
+    """``models delete`` refuses versions in use, and ``gc`` frees the files of a deleted one."""
     assert run("models", "delete", "bot:2").code == 2
     assert run("models", "delete", "base:1").code == 2
     assert run("models", "delete", "bot:1").code == 0
@@ -134,7 +134,7 @@ def test_delete_and_gc(run: Run) -> None:
 
 
 def test_verify_fails_with_the_damage_named(run: Run, home: Path) -> None:
-    """Exit code 1, where, what and what to do."""
+    """``verify`` exits with 1 and names the damaged file; ``--json`` reports the same damage."""
     assert json.loads(run("verify", "--json").out)["ok"] is True
     with Registry(home) as registry:
         blob_of(registry, registry.get("base"), "a").unlink()
@@ -147,7 +147,7 @@ def test_verify_fails_with_the_damage_named(run: Run, home: Path) -> None:
 
 
 def test_verify_can_rebuild_the_catalog(run: Run, home: Path) -> None:
-    """As every command advises where the catalog is lost."""
+    """``verify --rebuild`` restores a lost catalog, as the error of every other command suggests."""
     (home / "registry.db").unlink()
     lost = run("models", "list")
     assert lost.code == 1
@@ -157,7 +157,7 @@ def test_verify_can_rebuild_the_catalog(run: Run, home: Path) -> None:
 
 
 def test_lineage_in_three_formats(run: Run) -> None:
-    """The same graph as a tree, a Mermaid chart and JSON."""
+    """``lineage`` shows the same graph as a tree, as a Mermaid chart and as JSON."""
     tree = run("lineage", "bot:2").out
     assert tree.index("made from") < tree.index("base:1") < tree.index("made into") < tree.index("merged:1")
     chart = run("lineage", "bot:2", "--mermaid").out
@@ -191,7 +191,7 @@ def test_lineage_in_three_formats(run: Run) -> None:
     ],
 )
 def test_bad_input_is_one_message_and_code_2(run: Run, home: Path, arguments: tuple[str, ...]) -> None:
-    """And the registry is what it was."""
+    """Bad input exits with 2 and one message, and changes nothing in the registry."""
     with Registry(home) as registry:
         before = len(registry.events())
         result = run(*arguments)
@@ -201,7 +201,7 @@ def test_bad_input_is_one_message_and_code_2(run: Run, home: Path, arguments: tu
 
 
 def test_listing_loads_no_heavy_library(home: Path) -> None:
-    """Neither torch nor anything that brings it, nor pydantic, nor numpy."""
+    """``models list`` imports neither torch nor any other heavy library."""
     script = (
         f"import sys; from ftreg.cli.main import main; main(['--home', {str(home)!r}, 'models', 'list']); "
         "heavy = {'torch', 'transformers', 'peft', 'bentoml', 'onnxruntime', 'numpy', 'pydantic', 'yaml'}; "

@@ -1,4 +1,4 @@
-"""Many processes on one registry."""
+"""Several processes that work on one registry at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROCESSES = 8
 
 
 def test_eight_processes_open_a_fresh_home_and_register_at_once(tmp_path: Path) -> None:
-    """Each sets up the home or waits for it; no version is lost, and the numbers are dense."""
+    """Each process sets up the home or waits for it; no version is lost, and the numbers have no gaps."""
     home = tmp_path / "home"
     run_together(home, [("register", str(worker), "5") for worker in range(PROCESSES)])
     with Registry(home) as registry:
@@ -30,7 +30,7 @@ def test_eight_processes_open_a_fresh_home_and_register_at_once(tmp_path: Path) 
 
 
 def test_gc_among_writers_takes_nothing_that_they_need(tmp_path: Path) -> None:
-    """Writers publish what was just deleted and is being collected; every version stays whole."""
+    """While ``gc`` runs, writers publish the files that it is about to free; every version stays complete."""
     home = tmp_path / "home"
     Registry(home).close()
     run_together(home, [*(("churn", str(worker), "16") for worker in range(3)), ("collect_often", "40")])
@@ -42,7 +42,7 @@ def test_gc_among_writers_takes_nothing_that_they_need(tmp_path: Path) -> None:
 
 
 def test_gc_gives_up_where_a_writer_does_not_finish(registry: Registry) -> None:
-    """It says that the registry is busy and changes nothing."""
+    """If a writer holds the lock, ``gc`` raises ``RegistryBusy`` and changes nothing."""
     publish(registry)
     with Home(registry.home).lock(), pytest.raises(RegistryBusy, match="writing"):
         registry.gc(grace=0, timeout=0.05)
@@ -50,7 +50,7 @@ def test_gc_gives_up_where_a_writer_does_not_finish(registry: Registry) -> None:
 
 
 def test_a_dry_run_does_not_wait_for_writers(registry: Registry) -> None:
-    """What could be freed can be asked for at any time."""
+    """A dry run of ``gc`` works while a writer holds the lock."""
     publish(registry)
     with Home(registry.home).lock():
         assert registry.gc(grace=0, dry_run=True, timeout=0.05).blobs == 0

@@ -1,4 +1,4 @@
-"""Killed with SIGKILL at every failpoint, the registry is whole when it is next opened."""
+"""A registry whose process was killed with SIGKILL, at any failpoint, is intact when it is next opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.registry.processes import run
 
 @pytest.mark.parametrize("failpoint", COMMIT)
 def test_a_killed_commit_leaves_a_whole_version_or_none(tmp_path: Path, failpoint: str) -> None:
-    """Before the transaction ends there is no trace of the version; after it the version is complete."""
+    """Killed before the transaction ends, a commit leaves no version; killed after it, a complete one."""
     home = tmp_path / "home"
     with Registry(home) as registry:
         publish(registry, "base", {"base.bin": b"base"})
@@ -42,7 +42,7 @@ def test_a_killed_commit_leaves_a_whole_version_or_none(tmp_path: Path, failpoin
         assert not list((home / "tmp").iterdir())
         assert registry.verify().ok
 
-        # Nothing stands in the way of doing it again, and the number was not used up.
+        # The same commit can be made again, and its number was not used up.
         assert run(home, "commit") == 0
         assert registry.get("bot").ref == "bot:1"
         publish(registry, "bot", {"other.bin": b"other"})
@@ -52,7 +52,7 @@ def test_a_killed_commit_leaves_a_whole_version_or_none(tmp_path: Path, failpoin
 
 @pytest.mark.parametrize("failpoint", COMMIT[:6])
 def test_gc_frees_all_that_a_killed_commit_left(tmp_path: Path, failpoint: str) -> None:
-    """Killed before the transaction, a commit leaves only bytes that the next gc frees."""
+    """Killed before the transaction, a commit leaves only files that the next ``gc`` frees."""
     home = tmp_path / "home"
     with Registry(home) as registry:
         base = publish(registry, "base", {"base.bin": b"base"})
@@ -64,7 +64,7 @@ def test_gc_frees_all_that_a_killed_commit_left(tmp_path: Path, failpoint: str) 
 
 @pytest.mark.parametrize("failpoint", COLLECT)
 def test_a_killed_gc_can_be_run_again(tmp_path: Path, failpoint: str) -> None:
-    """Killed while it frees, gc leaves nothing that is needed damaged, and nothing that it cannot free later."""
+    """Killed while it frees files, ``gc`` damages nothing, and the next ``gc`` frees the rest."""
     home = tmp_path / "home"
     with Registry(home) as registry:
         kept = publish(registry, "kept", {"a.bin": b"kept", "same.bin": b"same"})
@@ -82,37 +82,41 @@ def test_a_killed_gc_can_be_run_again(tmp_path: Path, failpoint: str) -> None:
 
 
 def test_everything_is_durable_before_the_catalog_says_so(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order that survives a power cut: bytes, then their name, then the name's folder, then the transaction."""
+    """Each file is synced, then renamed, then its folder is synced, and only then the version becomes visible."""
     publish(registry, "bot", {"old.bin": b"stored before"})
-    done: list[tuple[str, str]] = []
+    before: list[tuple[str, str]] = []  # what is done before another process can see the version
     real_fsync, real_rename = os.fsync, Path.rename
 
+    def note(*what: str) -> None:
+        with Registry(registry.home) as observer:
+            if observer.count() == 1:
+                before.append(what)
+
     def fsync(file: int) -> None:
-        done.append(("fsync", str(Path(f"/proc/self/fd/{file}").readlink())))
+        note("fsync", str(Path(f"/proc/self/fd/{file}").readlink()))
         real_fsync(file)
 
     def rename(self: Path, target: Path) -> Path:
-        done.append(("rename", f"{self} {target}"))
+        note("rename", f"{self} {target}")
         return real_rename(self, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Path, "rename", rename)
-    registry._catalog._db.set_trace_callback(lambda statement: done.append(("sql", statement)))
     version = publish(registry, "bot", {"new.bin": b"new", "old.bin": b"stored before"})
 
-    commit = done.index(("sql", "COMMIT"))
-    renames = [what.split() for kind, what in done if kind == "rename"]
+    renames = [what.split() for kind, what in before if kind == "rename"]
     assert len(renames) == 2  # new.bin and the manifest
     for source, target in renames:
-        renamed = done.index(("rename", f"{source} {target}"))
-        assert ("fsync", source) in done[:renamed]
-        assert ("fsync", str(Path(target).parent)) in done[renamed:commit]
-    # The folder of a blob that was there is synced too: who stored it may have died before that.
-    assert ("fsync", str(blob_of(registry, version, "old.bin").parent)) in done[:commit]
+        renamed = before.index(("rename", f"{source} {target}"))
+        assert ("fsync", source) in before[:renamed]
+        assert ("fsync", str(Path(target).parent)) in before[renamed:]
+    # The folder of a blob that existed is synced too: the process that stored it may have been killed before it did.
+    assert ("fsync", str(blob_of(registry, version, "old.bin").parent)) in before
+    assert ("fsync", str(registry.home / "events.jsonl")) not in before  # the journal follows the catalog
 
 
 def test_staging_of_a_killed_process_goes_and_that_of_a_live_one_stays(registry: Registry) -> None:
-    """Gc tells them apart by the lease, whatever the grace."""
+    """``gc`` removes the staging of a killed process and never that of a live one, whatever the grace period."""
     assert run(registry.home, "abandon") == -signal.SIGKILL
     with registry.staging() as staging:
         (staging.files / "work.bin").write_bytes(b"work")

@@ -1,4 +1,4 @@
-"""The home: where it is, and when it is refused."""
+"""The registry's home: how it is found, how it is set up, and when it is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.registry.kit import FILES, blobs, publish, read, write
 
 
 def test_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An argument wins over the environment, that over the nearest .ftreg, that over the user's data folder."""
+    """The argument has priority over the environment, then comes the nearest .ftreg, then the user's data folder."""
     monkeypatch.delenv("FTREG_HOME", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "project" / "deep").mkdir(parents=True)
@@ -32,7 +32,7 @@ def test_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
-    """A registry does not spread among someone's files."""
+    """A folder that holds other files is refused and left as it is."""
     write(tmp_path / "documents", {"letter.txt": b"dear"})
     with pytest.raises(InputError, match=r"letter\.txt"):
         Registry(tmp_path / "documents")
@@ -40,14 +40,14 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
-    """With an error that says so."""
+    """A file in the place of the home is refused."""
     (tmp_path / "home").write_bytes(b"")
     with pytest.raises(InputError, match="is a file"):
         Registry(tmp_path / "home")
 
 
 def test_an_interrupted_set_up_is_finished(tmp_path: Path) -> None:
-    """FORMAT is written last; without it, everything is done again."""
+    """A home without FORMAT, which is written last, is set up again."""
     Registry(tmp_path / "home").close()
     (tmp_path / "home" / "FORMAT").unlink()
     with Registry(tmp_path / "home") as registry:
@@ -55,14 +55,14 @@ def test_an_interrupted_set_up_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(registry: Registry) -> None:
-    """Before anything is read."""
+    """A home whose format is newer is refused."""
     (registry.home / "FORMAT").write_text("ftreg-registry 2\n")
     with pytest.raises(FtregError, match="Upgrade ftreg"):
         Registry(registry.home)
 
 
 def test_a_newer_schema_is_refused(registry: Registry) -> None:
-    """The catalog stays as it is."""
+    """A catalog whose schema is newer is refused."""
     with sqlite3.connect(registry.home / "registry.db") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
@@ -71,7 +71,7 @@ def test_a_newer_schema_is_refused(registry: Registry) -> None:
 
 
 def test_an_older_schema_is_migrated_or_left_alone(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A migration is run once, in one transaction: one that fails leaves nothing behind."""
+    """A migration is run once, in one transaction: a failing one changes nothing."""
     publish(registry)
     migrations = [*_migrations(), "CREATE TABLE extra (a) STRICT; INSERT INTO nowhere VALUES (1)"]
     monkeypatch.setattr("ftreg.registry.catalog.MIGRATIONS", migrations)
@@ -92,7 +92,7 @@ def _migrations() -> tuple[str, ...]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB, where this process may make one."""
+    """Mount a file system of 2 MB; skip the test if this process may not."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
@@ -103,7 +103,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_publishes_nothing_and_damages_nothing(small_disk: Path) -> None:
-    """Wherever the room ends; when there is room again, everything goes on."""
+    """A full disk, wherever it strikes, publishes nothing and damages nothing; with space again, everything works."""
     with Registry(small_disk / "home") as registry:
         publish(registry, "before", {"a": b"before"})
         filler = small_disk / "filler"
@@ -127,14 +127,14 @@ def test_a_full_disk_publishes_nothing_and_damages_nothing(small_disk: Path) -> 
 
 
 def _fill(disk: Path, filler: Path, *, leave: int) -> None:
-    """Leave so many bytes of a disk."""
+    """Fill a disk so that ``leave`` bytes stay free."""
     filler.unlink(missing_ok=True)
     free = os.statvfs(disk)
     filler.write_bytes(b"\0" * max(0, free.f_bavail * free.f_bsize - leave))
 
 
 def test_every_failing_fsync_publishes_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full at the first, second, third … call: the version is all there or not at all."""
+    """If any fsync fails for lack of space, the version is either complete or not there at all."""
     real = os.fsync
     left = 0
 
@@ -155,8 +155,8 @@ def test_every_failing_fsync_publishes_nothing(registry: Registry, monkeypatch: 
             failures += 1
             assert registry.count() == 0
             assert registry.verify().ok
-    # Each file, each folder of a blob, their folder, the manifest and its folder. Last of all comes the journal: there
-    # the version was committed, so it stands, and the next change catches up.
+    # Two files, the folders of their blobs, the folder of those, the manifest and its folder. The journal comes last:
+    # by then the version is committed, and the next change brings the journal up to date.
     assert failures == 7
     monkeypatch.undo()
     registry.tag("bot", "k", "v")
@@ -165,20 +165,29 @@ def test_every_failing_fsync_publishes_nothing(registry: Registry, monkeypatch: 
     assert len(blobs(registry)) == len(FILES)
 
 
-def test_a_full_database_is_a_full_disk(registry: Registry) -> None:
-    """SQLite's own error becomes the same one; nothing is half written."""
-    publish(registry, "before", {"a": b"1"})
-    registry._catalog._db.execute("PRAGMA max_page_count = 1")
-    with pytest.raises(DiskFull, match="nothing was published"):
-        publish(registry, "bot", {"a": b"2"}, evidence=[("run", {"text": "x" * 500_000})])
-    assert registry.count() == 1
-    registry._catalog._db.execute("PRAGMA max_page_count = 1000000")
-    assert registry.verify().ok
-    assert publish(registry, "after", {"a": b"2"}).ref == "after:1"
+def test_a_full_database_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that cannot grow is reported as a full disk, and the version is not there."""
+    connections: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def keep(*arguments: object, **options: object) -> sqlite3.Connection:
+        connections.append(connect(*arguments, **options))
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", keep)
+    with Registry(tmp_path / "home") as registry:
+        publish(registry, "before", {"a": b"1"})
+        connections[-1].execute("PRAGMA max_page_count = 1")
+        with pytest.raises(DiskFull, match="nothing was published"):
+            publish(registry, "bot", {"a": b"2"}, evidence=[("run", {"text": "x" * 500_000})])
+        assert registry.count() == 1
+        connections[-1].execute("PRAGMA max_page_count = 1000000")
+        assert registry.verify().ok
+        assert publish(registry, "after", {"a": b"2"}).ref == "after:1"
 
 
 def test_a_read_only_home_is_named(small_disk: Path) -> None:
-    """Neither opening nor creating one ends in a riddle."""
+    """Opening a read-only registry, or creating one on a read-only disk, says that it is read-only."""
     with Registry(small_disk / "home") as registry:
         publish(registry)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -190,7 +199,7 @@ def test_a_read_only_home_is_named(small_disk: Path) -> None:
 
 
 def test_a_forbidden_home_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system refuses to make it."""
+    """A home that the operating system forbids to create is named in the error."""
 
     def refuse(self: Path, *arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))

@@ -1,4 +1,4 @@
-"""Importing foreign folders: plain files come in, everything else stays out."""
+"""Copying folders into staging: plain files are copied, everything else is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.registry.kit import read, write
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A folder as a user may have it."""
+    """Create a folder as a user may have it."""
     folder = tmp_path / "foreign"
     write(
         folder, {"config.json": b"{}", "sub/model.safetensors": b"weights", "notes.txt": b"n", ".git/config": b"secret"}
@@ -26,13 +26,13 @@ def foreign(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """Where it is copied to."""
+    """Create the folder to copy to."""
     (tmp_path / "target").mkdir()
     return tmp_path / "target"
 
 
 def test_plain_files_are_copied(foreign: Path, target: Path) -> None:
-    """Hidden folders are left out, the original is left alone, and no bytes are shared."""
+    """Hidden folders are left out, the original stays as it is, and no bytes are shared with it."""
     copy_in(foreign, target)
     assert read(target) == {"config.json": b"{}", "sub/model.safetensors": b"weights", "notes.txt": b"n"}
     (target / "config.json").write_bytes(b"changed")
@@ -40,13 +40,13 @@ def test_plain_files_are_copied(foreign: Path, target: Path) -> None:
 
 
 def test_patterns_choose_files(foreign: Path, target: Path) -> None:
-    """By name, at any depth."""
+    """Patterns choose files by name, at any depth."""
     copy_in(foreign, target, patterns=("*.json", "*.safetensors"))
     assert set(read(target)) == {"config.json", "sub/model.safetensors"}
 
 
 def test_a_link_within_the_folder_becomes_a_file(foreign: Path, target: Path) -> None:
-    """What it points at is copied."""
+    """The target of a link is copied, not the link."""
     (foreign / "link.json").symlink_to("config.json")
     copy_in(foreign, target)
     assert (target / "link.json").read_bytes() == b"{}"
@@ -54,7 +54,7 @@ def test_a_link_within_the_folder_becomes_a_file(foreign: Path, target: Path) ->
 
 
 def test_links_may_point_into_a_named_folder(foreign: Path, target: Path, tmp_path: Path) -> None:
-    """As those of a download cache do, which keeps its blobs beside its snapshots."""
+    """Links may point into the folder given as ``within``, such as the blobs of a download cache."""
     write(tmp_path / "blobs", {"1234": b"cached"})
     (foreign / "link.bin").symlink_to("../blobs/1234")
     with pytest.raises(InputError, match="outside"):
@@ -64,7 +64,7 @@ def test_links_may_point_into_a_named_folder(foreign: Path, target: Path, tmp_pa
 
 
 def bind_socket(path: Path) -> None:
-    """Make a socket; its path must be short, hence relative."""
+    """Create a socket; the path must be short, so it is relative."""
     here = Path.cwd()
     os.chdir(path.parent)
     with socket.socket(socket.AF_UNIX) as server:
@@ -73,7 +73,7 @@ def bind_socket(path: Path) -> None:
 
 
 def make_device(path: Path) -> None:
-    """Make /dev/zero under another name."""
+    """Create a device like /dev/zero."""
     try:
         os.mknod(path, 0o020666, os.makedev(1, 5))
     except PermissionError:
@@ -95,7 +95,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_everything_else_is_refused(foreign: Path, target: Path, kind: str) -> None:
-    """Without waiting for a pipe, and without a byte from elsewhere."""
+    """Links that lead out, pipes, sockets and devices are refused at once, and nothing is copied from elsewhere."""
     ODD[kind](foreign / "evil")
     with pytest.raises(InputError, match="evil"):
         copy_in(foreign, target)
@@ -103,7 +103,7 @@ def test_everything_else_is_refused(foreign: Path, target: Path, kind: str) -> N
 
 
 def test_a_link_to_a_link_that_leaves_is_refused(foreign: Path, target: Path) -> None:
-    """Where it ends counts, not where it points first."""
+    """The final target of a chain of links decides, not the first one."""
     (foreign / "first").symlink_to("sub/second")
     (foreign / "sub" / "second").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="outside"):

@@ -1,4 +1,4 @@
-"""Aliases, tags, evidence and the event log."""
+"""Aliases, tags, evidence, the event log, and the gates that guard them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.registry.kit import publish, write
 
 
 def test_an_alias_moves_and_is_removed(registry: Registry) -> None:
-    """It belongs to a name and points at one version of it."""
+    """An alias belongs to a name, points to one version, moves, and is removed."""
     for number in range(2):
         publish(registry, "bot", {"a": str(number).encode()})
     registry.set_alias("bot:1", "champion")
@@ -32,7 +32,7 @@ def test_an_alias_moves_and_is_removed(registry: Registry) -> None:
 
 
 def test_setting_an_alias_where_it_is_says_nothing_new(registry: Registry) -> None:
-    """The log holds changes only."""
+    """Setting an alias to the version that it points to already records no event."""
     publish(registry)
     registry.set_alias("bot:1", "champion")
     events = len(registry.events())
@@ -41,7 +41,7 @@ def test_setting_an_alias_where_it_is_says_nothing_new(registry: Registry) -> No
 
 
 def test_the_log_says_what_was_champion_when(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For any moment, before, between and after the moves."""
+    """``alias_at`` finds the version of an alias before, between and after its moves."""
     start = datetime.fromisoformat("2026-03-01T00:00:00+00:00")
     day = iter(range(100))
 
@@ -68,7 +68,7 @@ def test_the_log_says_what_was_champion_when(registry: Registry, monkeypatch: py
 
 
 def test_events_say_who_where_and_what(registry: Registry) -> None:
-    """Of one version, of a name, of everything; newest first."""
+    """Events of a version, of a name and of the whole registry come newest first, with time, user and host."""
     publish(registry, "bot", {"a": b"1"}, tags={"k": "v"})
     publish(registry, "bot", {"a": b"2"}, evidence=[("certificate", {"kl": 0.0})])
     publish(registry, "other", {"a": b"3"})
@@ -98,7 +98,7 @@ def test_events_say_who_where_and_what(registry: Registry) -> None:
 
 @pytest.mark.parametrize("statement", ["UPDATE events SET user = 'x'", "DELETE FROM events"])
 def test_the_event_log_cannot_be_changed(registry: Registry, statement: str) -> None:
-    """Not even with SQL, unless one means to."""
+    """SQL that changes or deletes events is refused by the database."""
     publish(registry)
     with (
         sqlite3.connect(registry.home / "registry.db") as database,
@@ -109,7 +109,7 @@ def test_the_event_log_cannot_be_changed(registry: Registry, statement: str) -> 
 
 
 def test_evidence_is_kept_in_order_with_its_files(registry: Registry, tmp_path: Path) -> None:
-    """Foreign files are copied, those of a run come with the version."""
+    """Evidence comes back in order with its files; files from other folders are copied."""
     publish(registry, report={"metrics.json": b"{}"}, evidence=[("certificate", {"kl": 0.1})])
     write(tmp_path / "answers", {"answers.jsonl": b"{}\n"})
     registry.add_evidence("bot", "evaluation", {"loss": 2.0}, files=tmp_path / "answers")
@@ -125,7 +125,7 @@ def test_evidence_is_kept_in_order_with_its_files(registry: Registry, tmp_path: 
 
 
 def test_evidence_is_of_the_digest(registry: Registry) -> None:
-    """Whatever other names it goes by."""
+    """Evidence belongs to the digest, so every version with that digest has it."""
     publish(registry, "one")
     publish(registry, "two")
     registry.add_evidence("one:1", "evaluation", {"loss": 1.0})
@@ -133,7 +133,7 @@ def test_evidence_is_of_the_digest(registry: Registry) -> None:
 
 
 def test_a_digest_of_two_names_cannot_be_tagged(registry: Registry) -> None:
-    """Tags and aliases are of a name, so it must be said which."""
+    """A digest that two names share must be named by one of them to be tagged."""
     version = publish(registry, "one")
     publish(registry, "two")
     with pytest.raises(InputError, match="two:1 and one:1"):
@@ -141,7 +141,7 @@ def test_a_digest_of_two_names_cannot_be_tagged(registry: Registry) -> None:
 
 
 class Gates:
-    """A plugin that refuses untagged versions and unproven champions, and keeps what it observed."""
+    """A plugin that refuses untagged versions and champions without evaluation, and records what it observes."""
 
     def __init__(self) -> None:
         self.seen: list[object] = []
@@ -168,20 +168,20 @@ class Gates:
 
 @pytest.fixture
 def gates() -> Gates:
-    """The plugin."""
+    """Create the plugin."""
     return Gates()
 
 
 @pytest.fixture
 def gated(tmp_path: Path, gates: Gates) -> Registry:
-    """A registry whose only plugin are the gates."""
+    """Create a registry whose only plugin is ``gates``."""
     host = PluginHost(only=())
     host.register(gates)
     return Registry(tmp_path / "home", host=host)
 
 
 def test_a_gate_keeps_a_version_out(gated: Registry, gates: Gates) -> None:
-    """Nothing is published or stored, and nobody is told."""
+    """If a gate refuses a version, nothing is published, and observers are not called."""
     with pytest.raises(FtregError, match="no licence tag") as caught:
         publish(gated)
     assert "add license" in str(caught.value)
@@ -195,7 +195,7 @@ def test_a_gate_keeps_a_version_out(gated: Registry, gates: Gates) -> None:
 
 
 def test_a_gate_keeps_an_alias_from_moving(gated: Registry, gates: Gates) -> None:
-    """Until there is the evidence that it asks for; then observers hear of the move."""
+    """An alias moves once the evidence that the gate wants is there, and observers are told."""
     version = publish(gated, tags={"license": "mit"})
     with pytest.raises(FtregError, match="never evaluated"):
         gated.set_alias("bot:1", "champion")
@@ -207,7 +207,7 @@ def test_a_gate_keeps_an_alias_from_moving(gated: Registry, gates: Gates) -> Non
 
 
 def test_observers_that_raise_are_ignored(tmp_path: Path) -> None:
-    """What is published stays published."""
+    """An observer that raises does not undo the publication."""
 
     class Broken:
         @hookimpl

@@ -1,4 +1,4 @@
-"""What holds for any input: round trips, and a registry that behaves like a simple model of one."""
+"""Properties: round trips for any input, and a registry that behaves like a simple model of one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,9}[a-z0-9])?", fullmatch=True)
 
 
 def is_name(text: str) -> bool:
-    """Whether the validator lets it pass."""
+    """Return True if ``check_name`` accepts ``text``."""
     try:
         return check_name(text) == text
     except InputError:
@@ -42,7 +42,7 @@ def is_name(text: str) -> bool:
 
 
 def is_file_tree(files: dict[str, bytes]) -> bool:
-    """Whether a file system can hold all the paths: none is also a folder, none another where case does not count."""
+    """Return True if a file system can hold all the paths: no path is also a folder, and none differ only by case."""
     folded = [path.casefold() for path in files]
     folders = {"/".join(path.split("/")[:depth]) for path in folded for depth in range(1, path.count("/") + 1)}
     return len(set(folded)) == len(folded) and not folders & set(folded)
@@ -63,7 +63,7 @@ MANIFESTS = st.builds(
 
 @given(MAPPINGS)
 def test_canonical_json_is_read_back_and_does_not_depend_on_order(value: dict[str, object]) -> None:
-    """Two equal values are written alike."""
+    """Canonical JSON is read back unchanged, and equal values are written alike, whatever the order of their keys."""
     data = canonical_json(value)
     assert json.loads(data) == value
     assert canonical_json(dict(reversed(value.items()))) == data
@@ -71,14 +71,14 @@ def test_canonical_json_is_read_back_and_does_not_depend_on_order(value: dict[st
 
 @given(MANIFESTS)
 def test_a_manifest_is_read_back(manifest: Manifest) -> None:
-    """And written again, it is the same bytes."""
+    """A manifest is read back unchanged, and written again it is the same bytes."""
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
     assert Manifest.from_bytes(manifest.to_bytes()).to_bytes() == manifest.to_bytes()
 
 
 @given(st.data())
 def test_a_reference_is_read_back(data: st.DataObject) -> None:
-    """Every form of it."""
+    """Every form of reference is parsed back from what it prints."""
     name = data.draw(NAMES.filter(is_name))
     ref = data.draw(
         st.one_of(
@@ -93,7 +93,7 @@ def test_a_reference_is_read_back(data: st.DataObject) -> None:
 
 @given(st.text(max_size=20))
 def test_a_path_that_passes_stays_inside(path: str) -> None:
-    """Whatever the validator lets through is below the folder that it is joined to."""
+    """A path that the validator accepts is below the folder that it is joined to."""
     try:
         check_relative_path(path)
     except InputError:
@@ -105,7 +105,7 @@ def test_a_path_that_passes_stays_inside(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """One registry for many examples."""
+    """Open one registry for many examples."""
     return Registry(tmp_path_factory.mktemp("shared") / "home")
 
 
@@ -118,7 +118,7 @@ def test_any_files_come_back_byte_for_byte(
     body: dict[str, object],
     report: dict[str, bytes],
 ) -> None:
-    """With their facts, evidence and report."""
+    """Any files, facts, evidence and report come back as they were published."""
     before = shared.count()
     version = publish(shared, "bot", files, facts=facts, evidence=[("run", body)], report=report)
     assert read(shared.source(version.ref).path) == files
@@ -130,7 +130,7 @@ def test_any_files_come_back_byte_for_byte(
 
 
 class Machine(RuleBasedStateMachine):
-    """Publish, tag, alias, delete and collect in any order, against a model in three dictionaries."""
+    """Publish, tag, alias, delete and collect in any order, compared with a model in dictionaries."""
 
     published = Bundle("published")
 

@@ -1,4 +1,4 @@
-"""Publishing: identity, deduplication, numbers, and what is refused."""
+"""Publishing: identity, deduplication, numbers, and refusals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from ftreg.core.errors import CorruptRegistry, FtregError, InputError
 from ftreg.core.manifest import FileEntry, Manifest, Parent, Producer
-from ftreg.registry import Draft, Registry, production_key
+from ftreg.registry import Draft, Registry, cache_key
 from tests.registry.kit import FILES, PRODUCER, blob_of, blobs, publish, read, write
 
 
 def test_a_version_comes_back_as_it_was_published(registry: Registry) -> None:
-    """Files, tags, parents and numbers are what they were."""
+    """A published version comes back with its files, tags, parents, facts and number."""
     base = publish(registry, "base", {"b.bin": b"base"})
     version = publish(registry, "bot", FILES, parents=[base], tags={"stage": "test"}, facts={"rank": (1, 2)})
     again = registry.get("bot")
@@ -29,13 +29,13 @@ def test_a_version_comes_back_as_it_was_published(registry: Registry) -> None:
 
 
 def test_the_same_work_is_the_same_digest_anywhere(registry: Registry, tmp_path: Path) -> None:
-    """Time, place and name are not part of the identity."""
+    """The digest does not depend on time, place or name."""
     with Registry(tmp_path / "other") as other:
         assert publish(registry, "one").digest == publish(other, "two").digest
 
 
 def test_publishing_twice_returns_the_version_that_is_there(registry: Registry) -> None:
-    """Nothing is added but the tags that are new."""
+    """Publishing the same version again returns the existing one and adds only new tags."""
     first = publish(registry, tags={"a": "1"}, report={"loss.png": b"1"})
     events = len(registry.events())
     second = publish(registry, tags={"a": "1", "b": "2"}, report={"loss.png": b"2"})
@@ -46,7 +46,7 @@ def test_publishing_twice_returns_the_version_that_is_there(registry: Registry) 
 
 
 def test_two_names_share_one_digest_and_its_bytes(registry: Registry) -> None:
-    """The bytes are stored once; each name has numbers of its own."""
+    """Two names with the same digest share the stored files, and each has its own numbers."""
     one, two = publish(registry, "one"), publish(registry, "two")
     assert (one.digest, one.number, two.number) == (two.digest, 1, 1)
     assert len(blobs(registry)) == len(FILES)
@@ -54,7 +54,7 @@ def test_two_names_share_one_digest_and_its_bytes(registry: Registry) -> None:
 
 
 def test_numbers_are_never_given_again(registry: Registry) -> None:
-    """Neither after a deletion nor when the same bytes come again."""
+    """A number is not used again after a deletion, not even for the same files."""
     publish(registry, "bot", {"a": b"1"})
     registry.delete("bot:1")
     assert publish(registry, "bot", {"a": b"1"}).number == 2
@@ -64,7 +64,7 @@ def test_numbers_are_never_given_again(registry: Registry) -> None:
 
 
 def test_own_files_are_moved_not_copied(registry: Registry) -> None:
-    """The stored blob is the very file that was staged, now read-only."""
+    """A staged file is moved: the stored blob is the same file, now read-only."""
     with registry.staging() as staging:
         write(staging.files, {"a.bin": b"a"})
         inode = (staging.files / "a.bin").stat().st_ino
@@ -76,7 +76,7 @@ def test_own_files_are_moved_not_copied(registry: Registry) -> None:
 
 
 def test_a_staged_file_with_another_name_gets_bytes_of_its_own(registry: Registry, tmp_path: Path) -> None:
-    """Who holds a hard link to what was staged cannot change the blob through it."""
+    """A staged file with a second hard link is copied, so that the blob cannot be changed through that link."""
     outside = tmp_path / "outside.bin"
     outside.write_bytes(b"published")
     with registry.staging() as staging:
@@ -87,7 +87,7 @@ def test_a_staged_file_with_another_name_gets_bytes_of_its_own(registry: Registr
 
 
 def test_publishing_again_puts_a_missing_blob_back(registry: Registry) -> None:
-    """That is how a damaged version is healed."""
+    """Publishing a damaged version again restores its missing file."""
     version = publish(registry)
     blob_of(registry, version, "config.json").unlink()
     assert not registry.verify().ok
@@ -96,7 +96,7 @@ def test_publishing_again_puts_a_missing_blob_back(registry: Registry) -> None:
 
 
 def test_staging_is_removed_whatever_happens(registry: Registry) -> None:
-    """An exception in the block leaves nothing behind."""
+    """Staging is removed when its block ends with an exception."""
 
     def fail() -> None:
         with registry.staging() as staging:
@@ -122,7 +122,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_no_plain_file_with_a_safe_name_is_refused(registry: Registry, kind: str) -> None:
-    """Nothing is published, and nothing is stored."""
+    """Links, pipes, unsafe names and empty folders are refused, and nothing is stored."""
     with registry.staging() as staging:
         ODD[kind](staging.files)
         with pytest.raises(FtregError):
@@ -134,29 +134,29 @@ def test_what_is_no_plain_file_with_a_safe_name_is_refused(registry: Registry, k
 
 @pytest.mark.parametrize("name", ["", "Bot", "../bot", "a b", "con", "bot:1", "bot@x", "b3", "x" * 97])
 def test_bad_names_are_refused(registry: Registry, name: str) -> None:
-    """Every name passes the one validator."""
+    """A name that the validator does not accept is refused."""
     with pytest.raises(InputError):
         publish(registry, name)
 
 
 @pytest.mark.parametrize("tags", [{"A": "x"}, {"a": ""}, {"a": "x\ny"}, {"a": "x" * 600}])
 def test_bad_tags_are_refused(registry: Registry, tags: dict[str, str]) -> None:
-    """Keys are names, values are printable and short; nothing is published with a bad one."""
+    """Tags with a key that is not a name, or with an empty, long or unprintable value, are refused with the version."""
     with pytest.raises(InputError):
         publish(registry, tags=tags)
     assert registry.count() == 0
 
 
 def test_a_folder_outside_of_staging_is_refused(registry: Registry, tmp_path: Path) -> None:
-    """Publishing moves files, so it must not be pointed at the user's own."""
+    """A folder outside staging is refused and left as it is, since publishing moves files."""
     write(tmp_path / "mine", FILES)
-    with pytest.raises(FtregError, match="not in this registry's staging"):
+    with pytest.raises(FtregError, match="not in a staging folder of this registry"):
         registry.publish("bot", Draft(folder=tmp_path / "mine", kind="adapter", producer=PRODUCER))
     assert read(tmp_path / "mine") == FILES
 
 
 def test_a_parent_that_is_not_there_is_refused(registry: Registry) -> None:
-    """A lineage never points at nothing; what was stored is left to gc."""
+    """A version whose parent is not in the registry is refused, and ``gc`` frees its files."""
     with registry.staging() as staging:
         write(staging.files, FILES)
         parents = [Parent("base", "b3:" + "0" * 64)]
@@ -170,44 +170,44 @@ def test_a_parent_that_is_not_there_is_refused(registry: Registry) -> None:
 
 @pytest.mark.parametrize("facts", [{"loss": float("nan")}, {"model": object()}])
 def test_facts_that_json_cannot_hold_are_refused(registry: Registry, facts: dict[str, Any]) -> None:
-    """The manifest must have one way to be written."""
+    """Facts that JSON cannot hold are refused."""
     with pytest.raises(FtregError, match="JSON"):
         publish(registry, facts=facts)
 
 
 def test_the_newest_version_that_a_step_made_is_found_by_its_key(registry: Registry) -> None:
-    """The key is of producer, parents and environment; other files do not matter, other settings do."""
+    """The cache key covers producer, parents and environment, and the newest version with the key is found."""
     base = publish(registry, "base", {"b": b"base"})
     made = publish(registry, "bot", {"a": b"1"}, parents=[base])
     environment = made.manifest.environment
-    assert registry.find_produced(production_key(PRODUCER, [Parent("base", base.digest)], environment)) == made
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("base", base.digest)], environment)) == made
     other = Producer("method", "lora", "methods", "ftreg", "0.1.0", {"rank": 16})
-    assert registry.find_produced(production_key(other, [Parent("base", base.digest)], environment)) is None
-    assert registry.find_produced(production_key(PRODUCER, [Parent("init", base.digest)], environment)) is None
-    assert registry.find_produced(production_key(PRODUCER, [Parent("base", base.digest)], {"torch": "2.14.0"})) is None
+    assert registry.find_produced(cache_key(other, [Parent("base", base.digest)], environment)) is None
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("init", base.digest)], environment)) is None
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("base", base.digest)], {"torch": "2.14.0"})) is None
     newer = publish(registry, "bot", {"a": b"2"}, parents=[base])
-    assert registry.find_produced(production_key(PRODUCER, [Parent("base", base.digest)], environment)) == newer
+    assert registry.find_produced(cache_key(PRODUCER, [Parent("base", base.digest)], environment)) == newer
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a/../../b", "a\\b", "C:x", ""])
 def test_a_manifest_with_an_unsafe_path_is_not_used(registry: Registry, path: str) -> None:
-    """Even one whose digest is right: nothing is written outside of the view."""
+    """A manifest that lists an unsafe path is refused, even if its digest is right."""
     data = Manifest("adapter", "t", (FileEntry(path, 1, "0" * 64),), (), PRODUCER).to_bytes()
     _slip_in(registry, data)
-    with pytest.raises(CorruptRegistry, match="unsafe"):
+    with pytest.raises(CorruptRegistry, match="unsafe file"):
         registry.source("bot")
 
 
 def test_a_manifest_with_an_unsafe_hash_is_not_used(registry: Registry) -> None:
-    """A hash becomes a path too."""
+    """A manifest whose hash would lead out of the blobs' folder is refused."""
     data = Manifest("adapter", "t", (FileEntry("a", 1, "../../../../etc/passwd"),), (), PRODUCER).to_bytes()
     _slip_in(registry, data)
-    with pytest.raises(CorruptRegistry, match="no BLAKE3"):
+    with pytest.raises(CorruptRegistry, match="not a BLAKE3 hash"):
         registry.source("bot")
 
 
 def _slip_in(registry: Registry, data: bytes) -> None:
-    """Bring a manifest in past publish(), as a foreign bundle might."""
+    """Bring a manifest into the registry without ``publish``, as an imported bundle might."""
     from ftreg.registry.blobs import store_manifest
     from ftreg.registry.catalog import Catalog
     from ftreg.registry.home import Home

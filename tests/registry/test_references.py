@@ -1,4 +1,4 @@
-"""References: what names a version, and what is said where nothing does."""
+"""References: what each form names, and what the error proposes if it names nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.registry.kit import PRODUCER, publish
 
 
 def test_every_kind_of_reference_finds_its_version(registry: Registry) -> None:
-    """The name alone is the newest."""
+    """A name, a number, an alias, a digest and a digest prefix each find their version."""
     one, two = publish(registry, "bot", {"a": b"1"}), publish(registry, "bot", {"a": b"2"})
     registry.set_alias("bot:1", "champion")
     assert registry.get("bot").ref == "bot:2"
@@ -34,7 +34,7 @@ def test_every_kind_of_reference_finds_its_version(registry: Registry) -> None:
     ],
 )
 def test_an_unknown_reference_gets_the_nearest(registry: Registry, ref: str, expected: str) -> None:
-    """The error names what was asked for and what is near."""
+    """The error names the unknown reference and proposes the nearest known one."""
     publish(registry)
     registry.set_alias("bot:1", "champion")
     with pytest.raises(UnknownName) as caught:
@@ -45,13 +45,13 @@ def test_an_unknown_reference_gets_the_nearest(registry: Registry, ref: str, exp
 
 @pytest.mark.parametrize("ref", ["", "bot:", "bot:0", "bot:x", "bot@", "b3:", "b3:xyz", "../bot", "Bot"])
 def test_what_is_no_reference_is_refused(registry: Registry, ref: str) -> None:
-    """It is bad input, not a miss."""
+    """Text that is not a reference is refused as bad input."""
     with pytest.raises(InputError):
         registry.get(ref)
 
 
 def test_an_ambiguous_digest_lists_its_candidates(registry: Registry) -> None:
-    """Two contents whose digests begin alike are found by trying, without publishing them all."""
+    """A prefix that two digests share is refused, and the error lists both versions."""
     seen: dict[str, bytes] = {}
     for number in itertools.count():
         data = str(number).encode()
@@ -64,14 +64,14 @@ def test_an_ambiguous_digest_lists_its_candidates(registry: Registry) -> None:
     publish(registry, "bot", {"a": seen[prefix]})
     version = publish(registry, "bot", {"a": data})
     assert version.digest.startswith(prefix)
-    with pytest.raises(InputError, match="beginning of several digests") as caught:
+    with pytest.raises(InputError, match="several digests start with") as caught:
         registry.get(prefix)
     assert "bot:1" in str(caught.value)
     assert "bot:2" in str(caught.value)
 
 
 def test_lists_filter_by_name_kind_and_tag(registry: Registry) -> None:
-    """Newest first, with a limit; all that is given must hold."""
+    """Lists are filtered by name, kind and tags together, newest first, up to the limit."""
     for number in range(3):
         publish(registry, "bot", {"a": str(number).encode()}, tags={"odd": str(number % 2), "all": "yes"})
     publish(registry, "other", {"b": b""})
@@ -85,7 +85,7 @@ def test_lists_filter_by_name_kind_and_tag(registry: Registry) -> None:
 
 
 def test_the_lineage_holds_all_generations(registry: Registry) -> None:
-    """Both ways, with the roles; unrelated versions are not in it."""
+    """The lineage holds all ancestors and descendants with their edges, and no other versions."""
     base = publish(registry, "base", {"a": b"base"})
     tuned = publish(registry, "tuned", {"a": b"tuned"}, parents=[base])
     merged = publish(registry, "merged", {"a": b"merged"}, parents=[base, tuned])

@@ -1,4 +1,4 @@
-"""Delete, gc, verify and rebuild."""
+"""Upkeep of a registry: delete, gc, verify and rebuild."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.registry.kit import FILES, blob_of, blobs, dump, publish, write
 
 
 def test_delete_needs_a_number(registry: Registry) -> None:
-    """What a name or alias means changes, so it is not enough to delete by."""
+    """Deleting by a name or an alias is refused; it takes a number."""
     publish(registry)
-    with pytest.raises(InputError, match="say which version"):
+    with pytest.raises(InputError, match="which version to delete"):
         registry.delete("bot")
     registry.set_alias("bot:1", "champion")
-    with pytest.raises(InputError, match="say which version"):
+    with pytest.raises(InputError, match="which version to delete"):
         registry.delete("bot@champion")
 
 
 def test_delete_is_refused_while_an_alias_points_there(registry: Registry) -> None:
-    """Force does not help; moving the alias does."""
+    """A version with an alias cannot be deleted, not even by force, until the alias is removed."""
     publish(registry)
     registry.set_alias("bot:1", "champion")
     for force in (False, True):
@@ -39,10 +39,10 @@ def test_delete_is_refused_while_an_alias_points_there(registry: Registry) -> No
 
 
 def test_a_deleted_parent_stays_for_its_children(registry: Registry) -> None:
-    """Only with force; its bytes go when the last child does."""
+    """A parent is deleted only by force, and its files stay until its last child is gone."""
     base = publish(registry, "base", {"base.bin": b"base"}, report={"loss.png": b"base curve"})
     child = publish(registry, "child", {"child.bin": b"child"}, parents=[base])
-    with pytest.raises(InputError, match="child:1 was made from it"):
+    with pytest.raises(InputError, match="made from it: child:1"):
         registry.delete("base:1")
     registry.delete("base:1", force=True)
     assert registry.gc(grace=0).size == 0
@@ -58,7 +58,7 @@ def test_a_deleted_parent_stays_for_its_children(registry: Registry) -> None:
 
 
 def test_gc_keeps_the_young_and_says_how_much_waits(registry: Registry) -> None:
-    """The grace period counts from when a file was stored or viewed; a dry run changes nothing."""
+    """``gc`` keeps unreferenced files within the grace period, and a dry run frees nothing."""
     publish(registry)
     registry.delete("bot:1")
     size = sum(map(len, FILES.values()))
@@ -74,7 +74,7 @@ def test_gc_keeps_the_young_and_says_how_much_waits(registry: Registry) -> None:
 
 
 def test_gc_counts_young_orphans_as_waiting(registry: Registry) -> None:
-    """A blob that no manifest lists is freed when the grace is over."""
+    """An unreferenced blob counts as waiting until the grace period is over, and is freed then."""
     orphan = registry.home / "blobs" / "b3" / "00" / ("0" * 64)
     orphan.parent.mkdir()
     orphan.write_bytes(b"orphan")
@@ -85,7 +85,7 @@ def test_gc_counts_young_orphans_as_waiting(registry: Registry) -> None:
 
 
 def test_gc_removes_views_of_what_is_gone(registry: Registry) -> None:
-    """Those of live versions stay."""
+    """``gc`` removes the views of deleted versions and keeps those of others."""
     publish(registry, "kept", {"a": b"kept"})
     publish(registry, "gone", {"a": b"gone"}, report={"loss.png": b"curve"})
     kept, gone = registry.source("kept").path, registry.source("gone").path
@@ -98,7 +98,7 @@ def test_gc_removes_views_of_what_is_gone(registry: Registry) -> None:
 
 
 def test_gc_frees_nothing_where_a_manifest_is_damaged(registry: Registry) -> None:
-    """It cannot know what is still needed."""
+    """``gc`` frees nothing while a manifest cannot be read."""
     version = publish(registry, "bot", {"a": b"1"})
     publish(registry, "gone", {"a": b"2"})
     registry.delete("gone:1")
@@ -117,7 +117,7 @@ def overwrite(path: Path, data: bytes) -> None:
 
 
 def replace_by_link(path: Path) -> None:
-    """Keep the bytes, but elsewhere."""
+    """Move a file elsewhere and put a link to it in its place."""
     moved = path.with_name("elsewhere")
     path.rename(moved)
     path.symlink_to(moved)
@@ -134,7 +134,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_verify_finds_a_damaged_blob(registry: Registry, damage: str, quick: bool) -> None:
-    """Quick or full, it says which file of which version, and opening the version fails too."""
+    """``verify``, quick or full, names the damaged file and its version, and opening the version fails too."""
     version = publish(registry)
     blob = blob_of(registry, version, "weights/model.bin")
     DAMAGES[damage](blob)
@@ -148,7 +148,7 @@ def test_verify_finds_a_damaged_blob(registry: Registry, damage: str, quick: boo
 
 
 def test_only_a_full_verify_finds_a_change_that_hides_itself(registry: Registry) -> None:
-    """A writer who puts size, mode and time back, or a disk that rots, is found by hashing alone."""
+    """A change that restores size, mode and time is found by a full ``verify`` only."""
     blob = blob_of(registry, publish(registry), "weights/model.bin")
     DAMAGES["changed"](blob)
     blob.chmod(0o444)
@@ -158,7 +158,7 @@ def test_only_a_full_verify_finds_a_change_that_hides_itself(registry: Registry)
 
 
 def test_a_broken_seal_over_whole_bytes_is_put_back(registry: Registry) -> None:
-    """A copy of the registry that lost its times is no damage."""
+    """A file whose mode and time changed, but not its content, is sealed again and not reported."""
     blob = blob_of(registry, publish(registry), "config.json")
     blob.chmod(0o644)
     blob.touch()
@@ -168,7 +168,7 @@ def test_a_broken_seal_over_whole_bytes_is_put_back(registry: Registry) -> None:
 
 
 def test_verify_of_one_version_looks_at_what_it_was_made_from(registry: Registry) -> None:
-    """And at nothing else."""
+    """``verify`` of one version checks its ancestors too, and no other versions."""
     base = publish(registry, "base", {"a": b"base"})
     publish(registry, "child", {"a": b"child"}, parents=[base])
     other = publish(registry, "other", {"a": b"other"})
@@ -180,7 +180,7 @@ def test_verify_of_one_version_looks_at_what_it_was_made_from(registry: Registry
 
 
 def test_verify_finds_a_damaged_or_missing_manifest(registry: Registry) -> None:
-    """Both are damage of the version, and children of a missing one are named."""
+    """A changed manifest and a missing one are both reported with the version's name."""
     base = publish(registry, "base", {"a": b"base"})
     publish(registry, "child", {"a": b"child"}, parents=[base])
     path = registry.home / "manifests" / f"{base.digest[3:]}.json"
@@ -203,7 +203,7 @@ def test_verify_finds_a_damaged_or_missing_manifest(registry: Registry) -> None:
     ],
 )
 def test_verify_finds_a_catalog_that_says_otherwise(registry: Registry, statement: str, where: str) -> None:
-    """What was changed behind the registry's back shows against the manifests."""
+    """Rows of the catalog that were changed from outside are reported."""
     base = publish(registry, "base", {"a": b"base"})
     publish(registry, "bot", {"a": b"child"}, parents=[base])
     with sqlite3.connect(registry.home / "registry.db") as database:
@@ -213,21 +213,23 @@ def test_verify_finds_a_catalog_that_says_otherwise(registry: Registry, statemen
 
 
 def test_verify_compares_the_journal(registry: Registry) -> None:
-    """A line that was changed by hand is damage, and so is a catalog that is older than the journal."""
+    """A changed line of the journal is reported, and so is a catalog that is older than the journal."""
     publish(registry)
     registry.tag("bot", "k", "v")
     journal = registry.home / "events.jsonl"
     text = journal.read_text()
     journal.write_text(text.replace('"value":"v"', '"value":"w"'))
-    assert [damage.problem for damage in registry.verify().damages] == ["event 2 is not what the catalog says"]
+    assert [damage.problem for damage in registry.verify().damages] == ["event 2 differs from the catalog's"]
     journal.write_text(text + text.splitlines()[-1].replace('"id":2', '"id":3') + "\n")
-    assert [damage.problem for damage in registry.verify().damages] == ["the catalog has 2 events, the event log 3"]
+    assert [damage.problem for damage in registry.verify().damages] == [
+        "the catalog has 2 events and the journal has 3"
+    ]
     journal.write_text("not json\n" + text)
     assert "cannot be read" in registry.verify().damages[0].problem
 
 
 def test_a_torn_line_in_the_journal_is_cut_off(registry: Registry) -> None:
-    """The next change writes it whole; until then nothing is wrong."""
+    """An incomplete last line of the journal is not damage, and the next change completes it."""
     publish(registry)
     journal = registry.home / "events.jsonl"
     whole = journal.read_bytes()
@@ -239,7 +241,7 @@ def test_a_torn_line_in_the_journal_is_cut_off(registry: Registry) -> None:
 
 
 def test_a_deleted_journal_is_written_anew(registry: Registry) -> None:
-    """With the next change, from the catalog; lines longer than one block included."""
+    """A deleted journal is written again with the next change, even if a line is longer than one block."""
     publish(registry, evidence=[("run", {"curve": ["x" * 1000] * 100})])
     journal = registry.home / "events.jsonl"
     whole = journal.read_bytes()
@@ -252,7 +254,7 @@ def test_a_deleted_journal_is_written_anew(registry: Registry) -> None:
 
 
 def fill(registry: Registry) -> None:
-    """Let most things happen that can."""
+    """Do most things that change a registry."""
     base = publish(registry, "base", {"a": b"base"}, tags={"license": "mit"})
     for number in range(3):
         publish(registry, "bot", {"a": str(number).encode()}, parents=[base], report={"loss.png": b"p"})
@@ -271,7 +273,7 @@ def fill(registry: Registry) -> None:
 
 @pytest.mark.parametrize("loss", ["removed", "garbage"])
 def test_the_catalog_can_be_rebuilt(registry: Registry, loss: str) -> None:
-    """From the manifests and the event log, to the last row; until then every command says so."""
+    """A lost or damaged catalog is rebuilt row for row from the manifests and the journal."""
     fill(registry)
     before = dump(registry.home)
     registry.close()
@@ -293,7 +295,7 @@ def test_the_catalog_can_be_rebuilt(registry: Registry, loss: str) -> None:
 
 
 def test_a_rebuild_under_an_open_registry_loses_nothing(registry: Registry) -> None:
-    """Its next change goes into the new catalog."""
+    """A registry that is open during a rebuild writes its next change into the new catalog."""
     fill(registry)
     Registry.rebuild(registry.home)
     registry.tag("bot:3", "after", "rebuild")
@@ -303,7 +305,7 @@ def test_a_rebuild_under_an_open_registry_loses_nothing(registry: Registry) -> N
 
 
 def test_a_rebuild_says_which_versions_are_lost(registry: Registry) -> None:
-    """Those without a manifest; their numbers stay taken, and no alias points anywhere else instead."""
+    """A rebuild names the versions whose manifest is lost; their numbers and aliases are not used for others."""
     publish(registry, "bot", {"a": b"1"})
     lost = publish(registry, "bot", {"a": b"2"}, evidence=[("run", {})])
     registry.set_alias("bot:1", "champion")
@@ -320,15 +322,15 @@ def test_a_rebuild_says_which_versions_are_lost(registry: Registry) -> None:
 
 
 def test_a_rebuild_needs_an_event_log(registry: Registry, tmp_path: Path) -> None:
-    """Manifests alone do not say what they are called."""
-    with pytest.raises(CorruptRegistry, match="no event log"):
+    """Without a journal, or without a registry, a rebuild is refused."""
+    with pytest.raises(CorruptRegistry, match="no journal"):
         Registry.rebuild(registry.home)
-    with pytest.raises(InputError, match="is no registry"):
+    with pytest.raises(InputError, match="not a registry"):
         Registry.rebuild(tmp_path / "nowhere")
 
 
 def test_an_unfinished_view_is_damage_and_is_made_again(registry: Registry) -> None:
-    """Verify says so, opening the version repairs it."""
+    """``verify`` reports an incomplete view, and opening the version repairs it."""
     publish(registry)
     view = registry.source("bot").path
     (view / "config.json").unlink()

@@ -17,7 +17,7 @@ from tests.registry.kit import FILES, PRODUCER, blob_of, publish, read
 
 
 def test_a_view_costs_no_space(registry: Registry) -> None:
-    """Its files are clones of, or links to, the blobs; opening it again makes nothing anew."""
+    """A view's files are clones of, or hard links to, the blobs, and opening it again creates nothing."""
     version = publish(registry)
     view = registry.source("bot").path
     inodes = {path.name: path.stat().st_ino for path in view.rglob("*")}
@@ -28,7 +28,7 @@ def test_a_view_costs_no_space(registry: Registry) -> None:
 
 
 def test_a_views_files_are_real_files(registry: Registry) -> None:
-    """Resolving one does not lead to the blob, so what replaces it there replaces the view's file only."""
+    """A view holds no symbolic links, so replacing a file of the view does not replace the blob."""
     publish(registry)
     view = registry.source("bot").path
     for path in view.rglob("*"):
@@ -39,7 +39,7 @@ def test_a_views_files_are_real_files(registry: Registry) -> None:
 
 
 def test_a_replaced_file_of_a_view_leaves_the_blob_alone(registry: Registry, tmp_path: Path) -> None:
-    """The next opening puts the view right."""
+    """A file that was replaced in a view is restored when the view is next opened."""
     version = publish(registry)
     view = registry.source("bot").path
     (tmp_path / "evil").write_bytes(b"evil")
@@ -49,13 +49,13 @@ def test_a_replaced_file_of_a_view_leaves_the_blob_alone(registry: Registry, tmp
 
 
 def test_a_write_through_a_view_is_noticed(registry: Registry) -> None:
-    """Where it reaches the blob at all, neither opening nor verifying passes over it."""
+    """A write through a hard link into the blob is found by opening and by verifying the version."""
     version = publish(registry)
     target = registry.source("bot").path / "weights" / "model.bin"
     target.chmod(0o644)
     target.write_bytes(b"\xff" * target.stat().st_size)
     if blob_of(registry, version, "weights/model.bin").samefile(target):
-        with pytest.raises(CorruptRegistry, match="other content"):
+        with pytest.raises(CorruptRegistry, match="does not have the content"):
             registry.source("bot")
         assert not registry.verify(quick=True).ok
     else:  # a file system that clones
@@ -66,7 +66,7 @@ def test_a_write_through_a_view_is_noticed(registry: Registry) -> None:
 def test_a_view_is_copied_where_links_are_refused(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    """Too many links, or a file system without them."""
+    """If hard links are refused, the files of a view are copies."""
 
     def refuse(*arguments: Any) -> None:
         raise OSError(error, "refused")
@@ -80,7 +80,7 @@ def test_a_view_is_copied_where_links_are_refused(
 
 
 def test_the_whole_views_folder_may_be_deleted(registry: Registry) -> None:
-    """It holds nothing that cannot be made anew."""
+    """The folder of all views can be deleted; views are created again on use."""
     import shutil
 
     publish(registry)
@@ -91,7 +91,7 @@ def test_the_whole_views_folder_may_be_deleted(registry: Registry) -> None:
 
 
 def test_a_source_opens_its_parents(registry: Registry) -> None:
-    """By role, over generations."""
+    """A source opens its parents by role."""
     base = publish(registry, "base", {"a": b"base"})
     publish(registry, "tuned", {"a": b"tuned"}, parents=[base])
     source = registry.source("tuned")
@@ -101,7 +101,7 @@ def test_a_source_opens_its_parents(registry: Registry) -> None:
 
 
 def test_transformers_loads_a_view(registry: Registry, model_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """Model and tokenizer, from safetensors; and a copy can be saved elsewhere."""
+    """Transformers loads model and tokenizer from a view, and can save a copy elsewhere."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with registry.staging() as staging:
@@ -116,7 +116,7 @@ def test_transformers_loads_a_view(registry: Registry, model_folder: Callable[..
 
 
 def test_onnxruntime_loads_a_view_with_external_data(registry: Registry) -> None:
-    """Weights in a file of their own, as exporters write them."""
+    """ONNX Runtime loads a model from a view when its weights are in a file of their own."""
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     import numpy as np
