@@ -76,7 +76,7 @@ def command(
     version = training.train(source, settings=wanted, resume=resume, **session.api_arguments)
     figures = training.training_figures(version.ref, registry=session.registry)
     following = _next_commands(version, figures)
-    if left_out:
+    if left_out and recipe is not None:
         following.insert(0, (_run_command(recipe, wanted), f"the steps that were left out: {', '.join(left_out)}"))
     if as_json:
         session.json(
