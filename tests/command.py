@@ -15,7 +15,6 @@ def ftreg(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     code: int | None = 0,
-    timeout: float = 240,
     python: str | Path = sys.executable,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``ftreg`` with ``arguments``, and fail the test if it exits with another code than ``code`` (None: any)."""
@@ -29,7 +28,6 @@ def ftreg(
         env={**environment, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=timeout,
         stdin=subprocess.DEVNULL,
     )
     if code is not None:

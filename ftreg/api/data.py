@@ -88,6 +88,7 @@ def check(
     format: str = "auto",  # noqa: A002
     base: str | None = None,
     max_length: int | None = None,
+    columns: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     host: PluginHost | None = None,
     registry: Registry | None = None,
@@ -100,6 +101,7 @@ def check(
         format: The row format; ``auto`` detects it.
         base: A registry reference or a folder: also check what its tokenizer and chat template make of the rows.
         max_length: Tokens per sequence, as in ``train.max_length``.
+        columns: For fields of the row format, the columns of the file to read them from: ``{"prompt": "Question"}``.
         settings: Keys of a recipe's data section, such as ``{"group_by": "intent"}``.
         host: The plugins whose row formats are known; by default those of the environment.
         registry: Where to find ``base``; by default the default registry.
@@ -111,7 +113,7 @@ def check(
     from ftreg.data import read_data
     from ftreg.data.check import check_content, check_tokens
 
-    config = _config(path, settings)
+    config = _config(path, columns, settings)
     data = read_data(Path(path), format=format, columns=config.columns, host=host or PluginHost.from_environment())
     findings, bad = check_content(data, config), list(data.bad)
     if base is not None:
@@ -128,6 +130,7 @@ def stats(
     format: str = "auto",  # noqa: A002
     base: str | None = None,
     max_length: int | None = None,
+    columns: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     host: PluginHost | None = None,
     registry: Registry | None = None,
@@ -142,7 +145,7 @@ def stats(
     from ftreg.data.check import repeated
     from ftreg.data.stats import characters, measure
 
-    config = _config(path, settings)
+    config = _config(path, columns, settings)
     examples, name = load_examples(
         Path(path), format=format, columns=config.columns, host=host or PluginHost.from_environment()
     )
@@ -164,6 +167,7 @@ def preview(
     rows: int = 3,
     format: str = "auto",  # noqa: A002
     max_length: int | None = None,
+    columns: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     host: PluginHost | None = None,
     registry: Registry | None = None,
@@ -173,7 +177,7 @@ def preview(
     from ftreg.data import read_data
     from ftreg.data.preview import preview as tokens_of
 
-    config = _config(path, settings)
+    config = _config(path, columns, settings)
     with opened(registry, progress) as context:
         encoder = _encoder(context, base, max_length, config)
     data = read_data(Path(path), format=format, columns=config.columns, host=host or PluginHost.from_environment())
@@ -192,8 +196,9 @@ def write_stdlib(out: str | Path) -> int:
     return len(examples)
 
 
-def _config(path: str | Path, settings: Mapping[str, Any] | None) -> DataConfig:
-    return validate(DataConfig, {**apply_settings({}, settings or {}), "path": str(path)}, where="data")
+def _config(path: str | Path, columns: Mapping[str, str] | None, settings: Mapping[str, Any] | None) -> DataConfig:
+    raw = apply_settings({"columns": dict(columns or {})}, settings or {})
+    return validate(DataConfig, {**raw, "path": str(path)}, where="data")
 
 
 def _encoder(context: Context, base: str, max_length: int | None, config: DataConfig) -> Encoder:

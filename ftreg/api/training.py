@@ -160,9 +160,9 @@ def training_figures(ref: str, *, registry: Registry | None = None) -> TrainingF
     return TrainingFigures(
         steps=body["steps"],
         loss=body["final_training_loss"],
-        validation_loss=body["final_validation_loss"],
-        best_validation_loss=body["best_validation_loss"],
-        best_step=body["best_validation_step"],
+        validation_loss=body.get("final_validation_loss"),
+        best_validation_loss=body.get("best_validation_loss"),
+        best_step=body.get("best_validation_step"),
         plot=runs[-1].files.get("loss.png"),
     )
 

@@ -35,7 +35,7 @@ def complete_plugins(what: str) -> Completer:
     """Return a completer of the contributions of one kind: ``method``, ``step``, ``engine``, ``format``."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
-        from ftreg.core.host import KINDS
+        from ftreg.core.registration import KINDS
 
         (kind,) = (kind for kind in KINDS.values() if kind.what == what)
         found = [CompletionItem(spec.name, help=spec.summary) for spec in _host(ctx).specs(kind)]

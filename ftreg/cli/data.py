@@ -56,15 +56,10 @@ def _base_option(*, required: bool) -> Callable[[CommandT], CommandT]:
     )
 
 
-def _arguments(session: Session, base: str | None, **options: Any) -> dict[str, Any]:
-    """The arguments of a function of ``ftreg.api.data``; the registry only if a base may have to be found in it."""
-    columns, settings = options.pop("columns"), options.pop("settings")
-    return options | {
-        "settings": ({"columns": columns} if columns else {}) | settings,
-        "host": session.host,
-        "registry": session.registry if base is not None else None,
-        "progress": session.progress,
-    }
+def _where(session: Session, base: str | None) -> dict[str, Any]:
+    """The arguments of all functions of ``ftreg.api.data``; the registry only if a base may have to be found in it."""
+    registry = session.registry if base is not None else None
+    return {"host": session.host, "registry": registry, "progress": session.progress}
 
 
 @command.command(
@@ -83,7 +78,7 @@ def check(session: Session, /, path: Path, base: str | None, as_json: bool, **op
     """
     from ftreg.api import data
 
-    report = data.check(path, base=base, **_arguments(session, base, **options))
+    report = data.check(path, base=base, **options, **_where(session, base))
     if as_json:
         session.json({**asdict(report), "path": str(path)})
     else:
@@ -110,7 +105,7 @@ def stats(session: Session, /, path: Path, base: str | None, as_json: bool, **op
     """Summarize PATH: rows, lengths, repeated rows, and the sizes of its splits. With --base, lengths in tokens too."""
     from ftreg.api import data
 
-    facts = asdict(measured := data.stats(path, base=base, **_arguments(session, base, **options)))
+    facts = asdict(measured := data.stats(path, base=base, **options, **_where(session, base)))
     facts["path"] = str(path)
     if as_json:
         session.json(facts)
@@ -135,7 +130,7 @@ def preview(session: Session, /, path: Path, base: str, as_json: bool, **options
     """Show the tokens of PATH's first rows as --base will see them: which are labelled, and which are masked."""
     from ftreg.api import data
 
-    shown = data.preview(path, base, **_arguments(session, base, **options))
+    shown = data.preview(path, base, **options, **_where(session, base))
     if as_json:
         session.json([asdict(row) for row in shown])
         return

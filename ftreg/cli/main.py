@@ -11,7 +11,7 @@ from ftreg.cli.command import Group
 from ftreg.cli.commands import COMMANDS
 from ftreg.cli.session import Session
 from ftreg.core.errors import FtregError
-from ftreg.core.host import resolve_import
+from ftreg.core.guard import resolve_import
 from ftreg.core.signals import Terminated, raising_on_sigterm
 from ftreg.core.specs import CommandSpec
 

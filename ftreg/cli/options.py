@@ -71,7 +71,9 @@ def _read_columns(ctx: click.Context, param: click.Parameter, values: tuple[str,
     return columns
 
 
-def read_weights(texts: Sequence[str], *, where: str, default: float | None = None) -> dict[str, float]:
+def read_weights(
+    texts: Sequence[str], *, where: str, default: float | None = None, smallest: float = 0.0
+) -> dict[str, float]:
     """Read several ``REF=WEIGHT``; a reference alone has the weight ``default``, if there is one."""
     weights: dict[str, float] = {}
     for text in texts:
@@ -80,7 +82,7 @@ def read_weights(texts: Sequence[str], *, where: str, default: float | None = No
             weight = float(number) if equals or default is None else default
         except ValueError:
             weight = math.nan
-        if not ref or not math.isfinite(weight) or weight < 0:
+        if not ref or not math.isfinite(weight) or weight < smallest:
             raise InputError(
                 f"{text!r} gives no weight", where=where, hint="Write REF=WEIGHT, such as support-bot:1=80"
             )

@@ -10,8 +10,10 @@ import click
 
 from ftreg.cli.command import Group
 from ftreg.cli.session import Session, json_option
+from ftreg.core.discovery import PluginInfo
 from ftreg.core.errors import FtregError, UnknownName
-from ftreg.core.host import KINDS, PluginHost, PluginInfo
+from ftreg.core.host import PluginHost
+from ftreg.core.registration import KINDS
 from ftreg.core.specs import MethodSpec, Spec, StepSpec
 
 

@@ -23,7 +23,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no pro
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedAnswer:
     """The answer to one request, which variant gave it, and whether it is right."""
 
     user: str
@@ -40,38 +40,38 @@ def server(name: str, port: int, log: Path) -> AbstractContextManager[str]:
     return run_server(command, port, log=log, environment=environment, timeout=_START_TIMEOUT)
 
 
-def ask_questions(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[Answer]:
+def ask_questions(url: str, name: str, rows: Sequence[tuple[str, str]]) -> list[ServedAnswer]:
     """Send ``REQUESTS`` requests of ``USERS`` users; ``rows`` are questions with their expected answers."""
 
-    def ask(number: int) -> Answer:
+    def ask(number: int) -> ServedAnswer:
         question, expected = rows[number % len(rows)]
         user = f"user-{number % USERS}"
         body = {"model": name, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 64}
         headers, answer = post(f"{url}/v1/chat/completions", body, {"X-User-ID": user})
         text = answer["choices"][0]["message"]["content"]
         right = " ".join(text.split()) == " ".join(expected.split())
-        return Answer(user, headers["X-Ftreg-Variant"], headers["X-Request-ID"], text, right)
+        return ServedAnswer(user, headers["X-Ftreg-Variant"], headers["X-Request-ID"], text, right)
 
     with ThreadPoolExecutor(CLIENTS) as clients:
         return list(clients.map(ask, range(REQUESTS)))
 
 
-def send_feedback(url: str, answers: Sequence[Answer]) -> None:
+def send_feedback(url: str, answers: Sequence[ServedAnswer]) -> None:
     """Score each answer on the server: 1 if it was right, else 0."""
 
-    def tell(answer: Answer) -> None:
+    def tell(answer: ServedAnswer) -> None:
         post(f"{url}/v1/feedback", {"request_id": answer.request_id, "score": float(answer.right)})
 
     with ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(tell, answers))
 
 
-def split(answers: Sequence[Answer]) -> dict[str, int]:
+def split(answers: Sequence[ServedAnswer]) -> dict[str, int]:
     """Return how many users each variant answered."""
     return dict(Counter(variant for variants in _variants_by_user(answers).values() for variant in variants))
 
 
-def returning_users(answers: Sequence[Answer]) -> tuple[int, int]:
+def returning_users(answers: Sequence[ServedAnswer]) -> tuple[int, int]:
     """Return how many users asked more than once, and how many of them met more than one variant."""
     requests = Counter(answer.user for answer in answers)
     variants = _variants_by_user(answers)
@@ -91,7 +91,7 @@ def post(url: str, body: Any, headers: dict[str, str] | None = None) -> tuple[An
         raise FtregError(f"the server answered {error.code}: {error.read().decode(errors='replace')[:300]}") from None
 
 
-def _variants_by_user(answers: Sequence[Answer]) -> dict[str, set[str]]:
+def _variants_by_user(answers: Sequence[ServedAnswer]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for answer in answers:
         found[answer.user].add(answer.variant)

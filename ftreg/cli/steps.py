@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,8 @@ def step_options(command: CommandT) -> CommandT:
 
 
 def _read_others(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, float]:  # noqa: ARG001
-    return read_weights(texts, where="--with")
+    # A negative weight takes an update away: task arithmetic.
+    return read_weights(texts, where="--with", default=1.0, smallest=-math.inf)
 
 
 def with_option(command: CommandT) -> CommandT:
@@ -45,11 +47,11 @@ def with_option(command: CommandT) -> CommandT:
     return click.option(
         "--with",
         "others",
-        metavar="REF=WEIGHT",
+        metavar="REF[=WEIGHT]",
         multiple=True,
         callback=_read_others,
         shell_complete=complete_weights,
-        help="A further version to combine with REF, and its weight; may be given again.",
+        help="A further version to combine with REF, and its weight, by default 1; may be given again.",
     )(command)
 
 

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     "--base", help="Base model: a reference, a folder, or hf:org/name[@revision].", shell_complete=complete_refs
 )
 @click.option("--data", help="Training data: a file, or a dataset in the registry.")
-@column_option
 @click.option("--method", help="Training method, such as full, lora, qlora or prefix; by default lora.",
               shell_complete=complete_plugins("method"))  # fmt: skip
 @click.option("--name", help="Name of the result; by default made of the data's and the method's.")
+@column_option
 @set_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be done.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run.")
@@ -63,7 +63,6 @@ def command(
     from ftreg.api import training
 
     given = {("data.path" if flag == "data" else flag): value for flag, value in flags.items() if value is not None}
-    given |= {f"data.columns.{field}": column for field, column in columns.items()}
     if recipe is None and not (flags["base"] and flags["data"]):
         missing = " and ".join(f"--{flag}" for flag in ("base", "data") if not flags[flag])
         raise InputError(f"{missing} missing", where="ftreg train", hint="Give both, or a RECIPE file.")
@@ -77,7 +76,7 @@ def command(
     version = training.train(source, settings=wanted, resume=resume, **session.api_arguments)
     figures = training.training_figures(version.ref, registry=session.registry)
     following = _next_commands(version, figures)
-    if left_out:
+    if left_out and recipe is not None:
         following.insert(0, (_run_command(recipe, wanted), f"the steps that were left out: {', '.join(left_out)}"))
     if as_json:
         session.json(

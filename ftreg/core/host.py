@@ -10,22 +10,18 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import pluggy
-
-from ftreg.core import hookspecs
-from ftreg.core.discovery import DISTRIBUTION, GROUP, IN_PROCESS, Candidate, PluginInfo, candidates
+from ftreg.core.discovery import DISTRIBUTION, IN_PROCESS, Candidate, PluginInfo, candidates
 from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
 from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
+from ftreg.core.registration import Registrations
 from ftreg.core.requirements import Requirement
-from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, Spec, StepSpec
+from ftreg.core.specs import EngineSpec, MethodSpec, Spec, StepSpec
 from ftreg.core.types import Problem
-
-__all__ = ["DISTRIBUTION", "GROUP", "KINDS", "PluginHost", "PluginInfo", "resolve_import"]
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,16 +31,6 @@ logger = logging.getLogger("ftreg.plugins")
 _SLOW_IMPORT = 0.3  # CPU seconds; ftreg --help takes about 0.1 without plugins
 
 SpecT = TypeVar("SpecT", bound=Spec)
-
-KINDS: Mapping[str, type[Spec]] = {
-    "ftreg_methods": MethodSpec,
-    "ftreg_steps": StepSpec,
-    "ftreg_engines": EngineSpec,
-    "ftreg_formats": FormatSpec,
-    "ftreg_metrics": MetricSpec,
-    "ftreg_commands": CommandSpec,
-}
-"""The hooks that contribute, each with the type of spec that it returns."""
 
 
 class PluginHost:
@@ -71,13 +57,9 @@ class PluginHost:
         self._disabled = frozenset(disabled)
         self._only = None if only is None else frozenset(only)
         self._guard = PluginGuard(trace=trace)
-        self._commands = frozenset(commands)
-        self._manager = pluggy.PluginManager("ftreg")
-        self._manager.add_hookspecs(hookspecs)
-        self._specs: dict[tuple[type[Spec], str], tuple[Spec, PluginInfo]] = {}
-        self.plugins: list[PluginInfo] = []
+        self._registered = Registrations(self._guard, commands)
         for candidate in candidates():
-            self.plugins.append(self._admit(candidate))
+            self._admit(candidate)
         self._refuse_unknown(self._disabled, "--no-plugin")
         self._refuse_unknown(self._only or frozenset(), "FTREG_PLUGINS")
 
@@ -95,142 +77,56 @@ class PluginHost:
     def register(self, module: object) -> PluginInfo:
         """Register a plugin that this process defines; it is checked and guarded like an installed one."""
         name = getattr(module, "__name__", type(module).__name__)
-        info = self._register(module, Candidate(name, name, IN_PROCESS, ""))
-        self.plugins.append(info)
-        return info
+        return self._registered.add(module, Candidate(name, name, IN_PROCESS, ""))
+
+    @property
+    def plugins(self) -> list[PluginInfo]:
+        """All plugins that were found, those that failed or are disabled included."""
+        return self._registered.plugins
+
+    def plugin(self, name: str) -> PluginInfo:
+        """Return the plugin called ``name``; raise ``UnknownName`` if there is none."""
+        return self._registered.plugin(name)
 
     def _refuse_unknown(self, names: frozenset[str], where: str) -> None:
         known = [plugin.name for plugin in self.plugins]
         for name in sorted(names.difference(known)):
             raise UnknownName("plugin", name, known, where=where)
 
-    def _admit(self, candidate: Candidate) -> PluginInfo:
-        """Load one plugin, and keep its contributions if all of them are valid."""
-        if candidate.name in self._disabled:
-            return candidate.info("disabled", "by --no-plugin")
-        if self._only is not None and candidate.distribution != DISTRIBUTION and candidate.name not in self._only:
-            return candidate.info("disabled", "by FTREG_PLUGINS")
-        if candidate.fault:
-            return candidate.info("failed", candidate.fault)
-        started = time.process_time()
-        try:
-            module = self._guard.run(
-                candidate.info("failed"), f"import {candidate.module}", lambda: resolve_import(candidate.module)
-            )
-        except FtregError as error:
-            return candidate.info("failed", f"import failed: {describe(error.__cause__ or error)}")
-        seconds = time.process_time() - started
-        if seconds > _SLOW_IMPORT:
-            logger.warning(
-                "plugin %s (%s %s) takes %.1f s of CPU to import, in every command; its module should import heavy "
-                "libraries only inside its implementations. --no-plugin %s leaves it out.",
-                candidate.name,
-                candidate.distribution,
-                candidate.version,
-                seconds,
-                candidate.name,
-            )
-        return self._register(module, candidate)
-
-    def _register(self, module: object, candidate: Candidate) -> PluginInfo:
-        """Register a loaded plugin; if it breaks its contract, leave it out and return the reason."""
-        plugin = candidate.info("failed")
-        try:
-            specs, info = self._guard.run(plugin, "register", lambda: self._enter(module, candidate))
-        except FtregError as error:
-            return candidate.info("failed", describe(error.__cause__ or error))
-        for spec in specs:
-            self._specs[type(spec), spec.name] = (spec, info)
-        return info
-
-    def _enter(self, module: object, candidate: Candidate) -> tuple[list[Spec], PluginInfo]:
-        """Register a plugin with pluggy and collect its contributions; undo this, and raise, if anything is wrong."""
-        self._refuse_taken(candidate, module)
-        self._manager.register(module, name=candidate.name)
-        try:
-            self._check_hooks(module)
-            specs = self._collect(module, candidate.info("failed"))
-            info = candidate.info("active", provides=self._provides(module, specs))
-            self._refuse_duplicates(specs, info)
-        except BaseException:
-            self._manager.unregister(name=candidate.name)
-            raise
-        return specs, info
-
-    def _refuse_taken(self, candidate: Candidate, module: object) -> None:
-        """Raise if another plugin has the same name or is the same module."""
-        if self._manager.has_plugin(candidate.name):
-            other = self.plugin(candidate.name)
-            raise PluginError(
-                f"a plugin {candidate.name!r} is provided by both {other.distribution} and {candidate.distribution}; "
-                "rename one of the entry points"
-            )
-        if taken_by := self._manager.get_name(module):
-            raise PluginError(f"{candidate.module} is already loaded as plugin {taken_by!r}")
-
-    def _check_hooks(self, module: object) -> None:
-        """Raise if a hook of the module would silently never be called."""
-        callers = self._manager.get_hookcallers(module) or []
-        for caller in callers:
-            for impl in caller.get_hookimpls():
-                if impl.plugin is not module:
-                    continue
-                if not caller.has_spec() and not impl.optionalhook:
-                    raise PluginError(str(UnknownName("hook", caller.name, _hook_names())))
-                if impl.wrapper or impl.hookwrapper:
-                    raise PluginError(f"{caller.name} is a hook wrapper, which ftreg does not support")
-        for name in _hook_names():
-            if callable(hook := getattr(module, name, None)) and not hasattr(hook, "ftreg_impl"):
-                raise PluginError(f"{name} is not marked with @hookimpl")
-        if not callers:
-            raise PluginError("implements no hook; mark its hooks with @hookimpl")
-
-    def _collect(self, module: object, plugin: PluginInfo) -> list[Spec]:
-        """Ask one plugin for its contributions; raise if any of them has the wrong type."""
-        specs: list[Spec] = []
-        for hook, kind in KINDS.items():
-            for impl in self._implementations(hook):
-                if impl.plugin is not module:
-                    continue
-                returned = self._call(plugin, hook, impl)
-                if not isinstance(returned, list | tuple):
-                    raise PluginError(f"{hook} returned {type(returned).__name__}, not a list of {kind.__name__}")
-                for spec in returned:
-                    if type(spec) is not kind:
-                        raise PluginError(f"{hook} returned a {type(spec).__name__} instead of a {kind.__name__}")
-                specs.extend(returned)
-        return specs
-
-    def _provides(self, module: object, specs: Sequence[Spec]) -> list[str]:
-        hooks = sorted(caller.name for caller in self._manager.get_hookcallers(module) or [])
-        return [f"{spec.what} {spec.name}" for spec in specs] + [name for name in hooks if name not in KINDS]
-
-    def _refuse_duplicates(self, specs: Sequence[Spec], info: PluginInfo) -> None:
-        """Raise if a contribution's name is taken already; the error names both distributions."""
-        seen: set[tuple[type[Spec], str]] = set()
-        for spec in specs:
-            key = (type(spec), spec.name)
-            if key in seen:
-                raise PluginError(f"provides {spec.what} {spec.name!r} twice")
-            seen.add(key)
-            if isinstance(spec, CommandSpec) and spec.name in self._commands:
-                raise PluginError(f"command {spec.name!r} is one of ftreg's own")
-            if key in self._specs:
-                other = self._specs[key][1]
-                raise PluginError(
-                    f"{spec.what} {spec.name!r} is provided by both {other.distribution} (plugin {other.name}) and "
-                    f"{info.distribution} (plugin {info.name}); disable one with --no-plugin"
+    def _admit(self, candidate: Candidate) -> None:
+        """Load one plugin if it is wanted, and keep its contributions if all of them are valid."""
+        state, reason = self._obstacle(candidate)
+        if not state:
+            started = time.process_time()
+            try:
+                module = self._guard.run(
+                    candidate.info("failed"), f"import {candidate.module}", lambda: resolve_import(candidate.module)
                 )
+            except FtregError as error:
+                state, reason = "failed", f"import failed: {describe(error.__cause__ or error)}"
+            else:
+                _warn_if_slow(candidate, time.process_time() - started)
+                self._registered.add(module, candidate)
+        if state:
+            self._registered.leave_out(candidate, state, reason)
+
+    def _obstacle(self, candidate: Candidate) -> tuple[str, str]:
+        """Return the state and the reason of a plugin that is not to be imported; empty if it is."""
+        if candidate.name in self._disabled:
+            return "disabled", "by --no-plugin"
+        if self._only is not None and candidate.distribution != DISTRIBUTION and candidate.name not in self._only:
+            return "disabled", "by FTREG_PLUGINS"
+        return ("failed", candidate.fault) if candidate.fault else ("", "")
 
     def specs(self, kind: type[SpecT]) -> list[SpecT]:
         """Return all contributions of one kind: ftreg's own first, then by name, so that plugins change no default."""
-        found = [(spec, plugin) for spec, plugin in self._specs.values() if isinstance(spec, kind)]
+        found = [(spec, plugin) for spec, plugin in self._registered.specs.values() if isinstance(spec, kind)]
         found.sort(key=lambda pair: (pair[1].distribution != DISTRIBUTION, pair[0].name))
         return [spec for spec, _ in found]
 
     def get(self, kind: type[SpecT], name: str, *, where: str | None = None) -> SpecT:
         """Return the contribution called ``name``; raise ``UnknownName`` if there is none."""
-        entry = self._specs.get((kind, name))
+        entry = self._registered.specs.get((kind, name))
         if entry is None:
             error = UnknownName(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
             if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
@@ -243,14 +139,7 @@ class PluginHost:
 
     def provider(self, spec: Spec) -> PluginInfo:
         """Return the plugin that contributed ``spec``."""
-        return self._specs[type(spec), spec.name][1]
-
-    def plugin(self, name: str) -> PluginInfo:
-        """Return the plugin called ``name``; raise ``UnknownName`` if there is none."""
-        for info in self.plugins:
-            if info.name == name:
-                return info
-        raise UnknownName("plugin", name, [info.name for info in self.plugins])
+        return self._registered.specs[type(spec), spec.name][1]
 
     def missing(self, spec: Spec) -> list[Requirement]:
         """Return the requirements of ``spec`` that are not installed."""
@@ -343,9 +232,9 @@ class PluginHost:
             FtregError: A plugin raised it on purpose; it is passed on unchanged.
             PluginError: A plugin raised anything else, or returned something that is not a path.
         """
-        for impl in self._implementations("ftreg_resolve_base"):
+        for impl in self._registered.implementations("ftreg_resolve_base"):
             plugin = self.plugin(impl.plugin_name)
-            answer = self._call(plugin, "ftreg_resolve_base", impl, uri=uri)
+            answer = self._registered.call(plugin, "ftreg_resolve_base", impl, uri=uri)
             if isinstance(answer, Path):
                 return answer
             if answer is not None:
@@ -354,15 +243,15 @@ class PluginHost:
 
     def gates(self, hook: str) -> list[PluginInfo]:
         """Return the plugins that implement the gate ``hook``."""
-        return [self.plugin(impl.plugin_name) for impl in self._implementations(hook)]
+        return [self.plugin(impl.plugin_name) for impl in self._registered.implementations(hook)]
 
     def gate(self, hook: str, **arguments: Any) -> list[Problem]:
         """Call every gate; one that raises, or does not return a list of problems, counts as a problem itself."""
         problems: list[Problem] = []
-        for impl in self._implementations(hook):
+        for impl in self._registered.implementations(hook):
             plugin = self.plugin(impl.plugin_name)
             try:
-                returned = self._call(plugin, hook, impl, **arguments)
+                returned = self._registered.call(plugin, hook, impl, **arguments)
             except FtregError as error:
                 problems.append(_failed(plugin, describe(error.__cause__ or error)))
                 continue
@@ -374,9 +263,9 @@ class PluginHost:
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call every observer; what one raises is logged and ignored."""
-        for impl in self._implementations(hook):
+        for impl in self._registered.implementations(hook):
             try:
-                self._call(self.plugin(impl.plugin_name), hook, impl, **arguments)
+                self._registered.call(self.plugin(impl.plugin_name), hook, impl, **arguments)
             except FtregError as error:
                 logger.warning(
                     "plugin %s: %s failed and was ignored: %s",
@@ -386,16 +275,6 @@ class PluginHost:
                     exc_info=logger.isEnabledFor(logging.DEBUG),
                 )
 
-    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        """Return the implementations of ``hook`` in pluggy's order."""
-        caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
-        return caller.get_hookimpls()[::-1]
-
-    def _call(self, plugin: PluginInfo, hook: str, impl: pluggy.HookImpl, **arguments: Any) -> Any:
-        """Call one plugin's hook with the arguments that it declares."""
-        given = [arguments[name] for name in impl.argnames]
-        return self._guard.run(plugin, f"{hook}({', '.join(impl.argnames)})", lambda: impl.function(*given))
-
 
 def _failed(plugin: PluginInfo, reason: str) -> Problem:
     """Return the problem to report for a gate that does not work."""
@@ -403,5 +282,13 @@ def _failed(plugin: PluginInfo, reason: str) -> Problem:
     return Problem(f"the gate of {plugin.origin} failed: {reason}", hint=hint)
 
 
-def _hook_names() -> list[str]:
-    return [name for name in vars(hookspecs) if name.startswith("ftreg_")]
+def _warn_if_slow(candidate: Candidate, seconds: float) -> None:
+    """Log a warning about a plugin whose import takes so long that every command is slow."""
+    if seconds > _SLOW_IMPORT:
+        logger.warning(
+            "%s takes %.1f s of CPU to import, in every command; its module should import heavy libraries only inside "
+            "its implementations. --no-plugin %s leaves it out.",
+            candidate.info("active").origin,
+            seconds,
+            candidate.name,
+        )

@@ -1,11 +1,11 @@
 """Evaluation: a model's quality on held-out data, and how much two models differ."""
 
-from ftreg.evaluation.evaluate import Answer, Evaluation, evaluate, held_out_loss
+from ftreg.evaluation.evaluate import AnsweredPrompt, Evaluation, evaluate, held_out_loss
 from ftreg.evaluation.parity import Parity, check, measure_parity
 from ftreg.evaluation.probe import Probe, make_probe
 
 __all__ = [
-    "Answer",
+    "AnsweredPrompt",
     "Evaluation",
     "Parity",
     "Probe",

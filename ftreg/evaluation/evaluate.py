@@ -17,7 +17,7 @@ _LONGEST_ANSWER = 512  # tokens
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnsweredPrompt:
     """What a model answered to one example.
 
     Attributes:
@@ -49,7 +49,7 @@ class Evaluation:
     tokens: int
     metrics: Mapping[str, float]
     failed_metrics: Mapping[str, str]
-    answers: tuple[Answer, ...]
+    answers: tuple[AnsweredPrompt, ...]
 
 
 def evaluate(
@@ -123,8 +123,8 @@ def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progres
 
 def _answers(
     engine: Engine, encoder: Encoder, examples: Sequence[Example], max_new_tokens: int | None, progress: Progress
-) -> tuple[Answer, ...]:
-    """Answer the prompts of ``examples`` greedily."""
+) -> tuple[AnsweredPrompt, ...]:
+    """AnsweredPrompt the prompts of ``examples`` greedily."""
     if not examples:
         return ()
     prompts = [encoder.prompt(example) for example in examples]
@@ -134,12 +134,12 @@ def _answers(
     progress.begin("answering held-out prompts", len(prompts), unit="prompts")
     # A prompt that leaves no room for its answer loses its beginning.
     room = max(1, engine.tokenizer.model_max_length - max_new_tokens)
-    answers: dict[int, Answer] = {}
+    answers: dict[int, AnsweredPrompt] = {}
     for batch in batches([len(ids) for ids, _ in prompts], 1, largest=32):
         written = engine.generate([prompts[index][0][-room:] for index in batch], max_new_tokens=max_new_tokens)
         for index, tokens in zip(batch, written, strict=True):
             ids, reference = prompts[index]
-            answers[index] = Answer(
+            answers[index] = AnsweredPrompt(
                 prompt=engine.tokenizer.decode(ids, skip_special_tokens=True).strip(),
                 reference=reference,
                 answer=engine.tokenizer.decode(tokens, skip_special_tokens=True),

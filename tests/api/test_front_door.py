@@ -23,7 +23,9 @@ def registry(tmp_path: Path) -> ftreg.Registry:
     registry = ftreg.Registry(tmp_path / "home")
     base = publish(registry, "base", {"a": b"base"})
     for number in (b"1", b"2"):
-        publish(registry, "bot", {"a": number}, parents=[base], evidence=[("run", {"steps": 3, "loss": 0.5})])
+        publish(
+            registry, "bot", {"a": number}, parents=[base], evidence=[("run", {"steps": 3, "final_training_loss": 0.5})]
+        )
     registry.set_alias("bot:2", "champion")
     return registry
 

@@ -50,7 +50,7 @@ def check_experiment(home: Path, shown: str) -> None:
 
 def test_smoke(tmp_path: Path) -> None:
     """With a few training steps, the whole chain runs, and every step is shown as a command."""
-    done = ftreg("quickstart", "--folder", tmp_path / "home", "--smoke", timeout=280)
+    done = ftreg("quickstart", "--folder", tmp_path / "home", "--smoke")
     check_registry(tmp_path / "home")
     for command in ("init stdlib-init", "run recipes/support-bot-2.yaml", "merge support-bot:2", "export", "verify",
                     "deploy support-bot", "experiment report support-bot"):  # fmt: skip
@@ -61,11 +61,10 @@ def test_smoke(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_full(tmp_path: Path) -> None:
     """In full, both fine-tuned versions beat the base and answer most held-out paraphrases; again reuses all."""
     home = tmp_path / "home"
-    ftreg("quickstart", "--folder", home, timeout=1200, env={"OMP_NUM_THREADS": ""})
+    ftreg("quickstart", "--folder", home, env={"OMP_NUM_THREADS": ""})
     check_registry(home)
     refs = ("stdlib-base:1", "support-bot:1", "support-bot:2")
     figures = json.loads(ftreg("compare", *refs, "--json", cwd=home).stdout)
@@ -78,6 +77,6 @@ def test_full(tmp_path: Path) -> None:
     assert exact[2] > 0.7
     with Registry(home / ".ftreg") as registry:
         before = [version.ref for version in registry.list()]
-    ftreg("quickstart", "--folder", home, timeout=600)
+    ftreg("quickstart", "--folder", home)
     with Registry(home / ".ftreg") as registry:
         assert [version.ref for version in registry.list()] == before

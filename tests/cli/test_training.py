@@ -73,7 +73,7 @@ def test_an_interrupt_says_what_was_published(trained: str, folder: Path) -> Non
     """Versions that were durable before the interrupt are named; only without any it says that there is none."""
     env = environment(folder / "site")
     stopped = ftreg("run", "stop.yaml", home=folder / "other", cwd=folder, env=env, code=130)
-    assert "interrupted; published before: " in stopped.stderr
+    assert "interrupted; published before that: " in stopped.stderr
     assert "bot:1" in stopped.stderr
     assert "bot-merged:1" in stopped.stderr
     with Registry(folder / "other") as registry:

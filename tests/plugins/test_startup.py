@@ -26,7 +26,6 @@ def _loaded(statement: str, home: Path) -> set[str]:
         env={**os.environ, "FTREG_HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stderr.rsplit("loaded: ", 1)[1].split())

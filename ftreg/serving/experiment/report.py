@@ -69,7 +69,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """A challenger compared with the control.
 
     Attributes:
@@ -126,7 +126,7 @@ class Report:
     arms: tuple[Arm, ...]
     apart: tuple[VariantUsage, ...]
     sample_ratio: SampleRatio
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[ArmComparison, ...]
     verdict: Verdict
 
 
@@ -194,11 +194,11 @@ def _sample_ratio(history: History, shares: Shares) -> SampleRatio:
     return SampleRatio(p, failed=p < _SPLIT_ALPHA)
 
 
-def _compare(history: History, control: Arm, challenger: Arm, alpha: float) -> Comparison:
+def _compare(history: History, control: Arm, challenger: Arm, alpha: float) -> ArmComparison:
     pair = (control.usage.ref, challenger.usage.ref)
     difference = _difference(history.scores, pair, alpha)
     errors = _difference([(unit.ref, float(unit.failed)) for unit in history.units], pair, alpha)
-    return Comparison(
+    return ArmComparison(
         ref=pair[1],
         difference=difference,
         errors=errors,
@@ -237,7 +237,7 @@ def _verdict_of(ref: str, difference: Estimate | None, errors: Estimate | None) 
     return Verdict(INCONCLUSIVE, None, f"{ref} may score higher or lower than the control: {_signed(difference)}")
 
 
-def _verdict(ratio: SampleRatio, comparisons: Sequence[Comparison]) -> Verdict:
+def _verdict(ratio: SampleRatio, comparisons: Sequence[ArmComparison]) -> Verdict:
     """Return the verdict on the experiment: promote the clearest winner; roll back if all challengers have lost."""
     if not comparisons:
         return Verdict(INCONCLUSIVE, None, "there is only one variant, so there is nothing to compare")
