@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow lint format docs clean
+.PHONY: quickstart test test-slow lint format docs transcript clean
 
 quickstart: $(READY)
 	$(BIN)/ftreg quickstart
@@ -26,9 +26,13 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# docs/hooks.md is written from the code; a test fails while it is out of date.
+# The references in docs/ are written from the code; a test fails while one is out of date.
 docs: $(READY)
 	$(BIN)/python docs/generate.py
+
+# Runs the quickstart and writes what it prints into docs/quickstart.md and the README.
+transcript: $(READY)
+	$(BIN)/python docs/transcript.py
 
 # The stamp makes a second call install nothing; it is renewed when the dependencies change.
 $(READY): pyproject.toml constraints.txt

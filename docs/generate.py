@@ -1,127 +1,67 @@
-"""Writes docs/hooks.md from the docstrings and signatures of the code: ``python docs/generate.py [--check]``."""
+"""Writes the generated parts of the pages in docs/ from the code: ``python docs/generate.py [--check] [PAGE ...]``.
+
+Such a part stands between two comments, and everything around it is written by hand::
+
+    <!-- generated: settings lora -->
+    ...
+    <!-- generated: end -->
+
+The first word names a writer, and the words after it are its arguments.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from textwrap import dedent
-from typing import Any
 
-from ftreg.core import hookspecs, specs, types
+from reference import commands, functions, hooks, settings
 
-PAGE = Path(__file__).with_name("hooks.md")
-HEAD = """\
-# Hooks, specs and jobs
+FOLDER = Path(__file__).resolve().parent
+PART = re.compile(r"(<!-- generated: (?!end)([^>]+) -->\n).*?(<!-- generated: end -->)", re.DOTALL)
 
-Written by `python docs/generate.py` from the code; edit the docstrings there, not this page. How to write a plugin is
-told in [plugins.md](plugins.md). Everything named here is imported from `ftreg.plugin`, or from `ftreg.core.types`.
-"""
-SPECS = (
-    specs.MethodSpec,
-    specs.StepSpec,
-    specs.EngineSpec,
-    specs.FormatSpec,
-    specs.MetricSpec,
-    specs.CommandSpec,
-    specs.Requirement,
-)
-RECORDS = (
-    types.TrainJob,
-    types.StepJob,
-    types.Artifact,
-    types.Tolerance,
-    types.Source,
-    types.Example,
-    types.Message,
-    types.Version,
-    types.RunInfo,
-    types.Problem,
-)
-PROTOCOLS = (types.Method, types.Step, types.Engine, types.Format, types.Metric, types.Progress)
+WRITERS: Mapping[str, Callable[..., str]] = {
+    "commands": commands.all_commands,
+    "errors": functions.errors,
+    "functions": functions.public_functions,
+    "hooks": hooks.all_hooks,
+    "methods-of": functions.methods_of,
+    "protocols": hooks.protocols,
+    "record": functions.record,
+    "records": hooks.records,
+    "settings": settings.settings_of,
+    "specs": hooks.specs_of_hooks,
+}
 
 
-def page() -> str:
-    """The whole page."""
-    hooks = [function for name, function in vars(hookspecs).items() if name.startswith("ftreg_")]
-    parts = [HEAD, "## Hooks\n", _markdown(inspect.getdoc(hookspecs) or "").split("\n\n", 1)[1] + "\n"]
-    parts += [_function(hook) for hook in hooks]
-    parts += ["## Specs: what contributing hooks return\n", *(_record(spec) for spec in SPECS)]
-    parts += ["## Jobs and records: what plugins are given and give back\n", *(_record(record) for record in RECORDS)]
-    parts += ["## Protocols: what an `impl` is\n", *(_protocol(protocol) for protocol in PROTOCOLS)]
-    return "\n".join(parts)
+def generated(page: str) -> str:
+    """Return the text of a page with its generated parts as the code has them now."""
+
+    def write(part: re.Match[str]) -> str:
+        writer, *arguments = part[2].split()
+        return f"{part[1]}\n{WRITERS[writer](*arguments).strip()}\n\n{part[3]}"
+
+    return PART.sub(write, page)
 
 
-def signature(function: Callable[..., Any]) -> str:
-    """A function's exact signature, annotations as they are written in the source."""
-    found = inspect.signature(function)
-    text = f"{function.__name__}{found.replace(return_annotation=inspect.Signature.empty)}"
-    text = re.sub(r": '([^']*)'", r": \1", text)
-    return f"{text} -> {found.return_annotation}"
+def outdated(pages: Sequence[Path]) -> dict[Path, str]:
+    """Return the new text of each page that differs from what the code says."""
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    return {page: generated(text) for page, text in texts.items() if generated(text) != text}
 
 
-def _function(function: Callable[..., Any]) -> str:
-    return f"### `{signature(function)}`\n\n{_markdown(inspect.getdoc(function) or '')}\n"
-
-
-def _record(record: type) -> str:
-    """A dataclass: its fields with types, defaults and what its docstring says of them."""
-    described = _attributes(record)
-    rows = [
-        f"| `{field.name}` | `{str(field.type).replace('|', chr(92) + '|')}` | {_default(field)} "
-        f"| {described.get(field.name, '').replace('|', chr(92) + '|')} |"
-        for field in dataclasses.fields(record)
-    ]
-    summary = re.split(r"\n\n(?:Attributes|Raises):", inspect.getdoc(record) or "")[0]
-    table = ["| field | type | default | |", "|---|---|---|---|", *rows]
-    return f"### `{record.__name__}`\n\n{_markdown(summary)}\n\n" + "\n".join(table) + "\n"
-
-
-def _protocol(protocol: type) -> str:
-    """A protocol: its methods with their exact signatures and docstrings."""
-    methods = [
-        f"- `{signature(function)}`: {' '.join((inspect.getdoc(function) or '').split()).replace('``', '`')}"
-        for name, function in vars(protocol).items()
-        if inspect.isfunction(function) and (not name.startswith("_") or name == "__call__")
-    ]
-    return f"### `{protocol.__name__}`\n\n{_markdown(inspect.getdoc(protocol) or '')}\n\n" + "\n".join(methods) + "\n"
-
-
-def _attributes(record: type) -> dict[str, str]:
-    """What the docstrings of a class and of those it inherits from say of each attribute."""
-    found: dict[str, str] = {}
-    for cls in reversed(record.__mro__):
-        section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2].split("\n\n")[0]
-        for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE):
-            found[name] = " ".join(text.split()).replace("``", "`")
-    return found
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is not dataclasses.MISSING:
-        return f"`{field.default!r}`"
-    if field.default_factory is not dataclasses.MISSING:
-        return "empty"
-    return "(required)"
-
-
-def _markdown(docstring: str) -> str:
-    """A docstring as Markdown: single backquotes, and fences around the examples that follow a double colon."""
-    text = docstring.replace("``", "`") + "\n"
-    example = re.compile(r"::\n\n((?:(?: {4}.*)?\n)+)")
-    return example.sub(lambda found: f":\n\n```python\n{dedent(found[1]).strip()}\n```\n\n", text).strip()
-
-
-def main() -> int:
-    """Write the page; with ``--check`` only say whether it is up to date."""
-    if "--check" in sys.argv[1:]:
-        return 0 if PAGE.exists() and PAGE.read_text(encoding="utf-8") == page() else 1
-    PAGE.write_text(page(), encoding="utf-8")
+def main(arguments: Sequence[str]) -> int | str:
+    """Write the pages, by default all of docs/; with ``--check`` only report which are out of date."""
+    check = "--check" in arguments
+    pages = [Path(page) for page in arguments if page != "--check"] or sorted(FOLDER.glob("*.md"))
+    found = outdated(pages)
+    if check and found:
+        return f"out of date: {', '.join(page.name for page in found)}; run: make docs"
+    for page, text in found.items():
+        page.write_text(text, encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ _MODELS: Mapping[str, tuple[str, str]] = {
     "deployment": ("ftreg.serving.planning", "Request"),
 }
 
+_BOUNDS: Mapping[str, str] = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -26,7 +29,7 @@ class Setting:
 
     Attributes:
         key: How it is written, such as ``train.epochs``.
-        type: What it may be: ``integer``, ``number or null``, ``int8 | nf4``.
+        type: What it may be: ``integer > 0``, ``number or null``, ``int8 | nf4``.
         default: Its default as a recipe would write it; None if it has to be given.
         description: What it does.
     """
@@ -75,7 +78,7 @@ def describe(schema: Mapping[str, Any], prefix: str = "") -> Iterator[Setting]:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """The type of a setting in a few words: ``integer``, ``number or null``, ``int8 | nf4``, ``list of string``."""
+    """The type of a setting in a few words: ``integer > 0``, ``number or null``, ``int8 | nf4``, ``list of string``."""
     if "enum" in schema:
         return " | ".join(_value(value) for value in schema["enum"])
     if "const" in schema:
@@ -86,11 +89,18 @@ def _type(schema: Mapping[str, Any]) -> str:
         return str(schema["$ref"]).rsplit("/", 1)[-1]
     if schema.get("type") == "array" and "items" in schema:
         return f"list of {_type(schema['items'])}"
-    return str(schema.get("type", "any"))
+    if schema.get("type") == "object":
+        return "mapping"
+    bounds = [f"{sign} {_value(schema[bound])}" for bound, sign in _BOUNDS.items() if bound in schema]
+    return " ".join([str(schema.get("type", "any")), " and ".join(bounds)]).strip()
 
 
 def _value(value: Any) -> str:
     """A value as a recipe would write it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value)
     return str(value)

@@ -301,7 +301,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
     if not isinstance(raw, dict):
-        raise RecipeError("a recipe is a mapping of keys to values", where=str(path), hint="See README: A recipe.")
+        raise RecipeError("a recipe is a mapping of keys to values", where=str(path), hint="See docs/recipe.md.")
     return raw
 
 
