@@ -14,7 +14,11 @@ import pytest
 
 from ftreg.core.errors import FtregError, MissingExtra
 from ftreg.core.faults import disk_full, fault_of
+from ftreg.core.host import PluginHost
+from ftreg.registry import Registry
 from tests.docs.pages import DOCS
+from tests.plugins.fakes import distribution
+from tests.registry.kit import publish
 
 TROUBLESHOOTING = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 
@@ -55,6 +59,19 @@ def test_messages_that_cannot_be_provoked_on_the_page(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/data/.ftreg")
     assert message("disk-full") == str(fault_of(full, tmp_path)) == str(disk_full("/data/.ftreg"))
     assert message("extra") == str(MissingExtra("ftreg merge", "torch", "ftreg[train]"))
+
+
+def test_the_message_of_a_missing_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate that has guarded a registry and is not installed any more has the message that the page shows."""
+    gate = "@hookimpl\ndef ftreg_check_promotion(alias):\n    return []"
+    monkeypatch.syspath_prepend(distribution(tmp_path, "acme-licences", {"licences": gate}))
+    with Registry(tmp_path / "home", host=PluginHost()) as registry:
+        publish(registry, "bot", {"a": b"1"})
+        registry.set_alias("bot:1", "champion")
+    monkeypatch.undo()
+    with Registry(tmp_path / "home", host=PluginHost()) as registry, pytest.raises(FtregError) as raised:
+        registry.set_alias("bot:1", "stable")
+    assert str(raised.value) == message("gate")
 
 
 def test_the_message_of_a_busy_run(tmp_path: Path) -> None:
