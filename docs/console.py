@@ -2,9 +2,9 @@
 
     python docs/console.py [--check]
 
-In a block of ``console``, each line that starts with ``$`` is followed by what the command prints: standard output and, if
-it fails, its error. The commands of both pages run one after the other in one folder, which has a tiny untrained model
-and the files of ``write_files``.
+In a block of ``console``, each line that starts with ``$`` is followed by what the command prints: standard output and,
+if it fails, its error. The commands of both pages run one after the other in one folder, which has a tiny untrained
+model and the files of ``write_files``.
 """
 
 from __future__ import annotations
