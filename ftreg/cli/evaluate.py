@@ -97,6 +97,8 @@ def _show_answers(session: Session, comparison: Comparison, count: int) -> None:
             given = result.answers[position]
             rows.append([ref, _line(given.answer), "as expected" if given.as_expected else "differs"])
         session.print("")
-        session.table(
-            ["", f"example {position + 1}", ""], [[who, " ".join(text.split()), mark] for who, text, mark in rows]
-        )
+        session.table(["", f"example {position + 1}", ""], rows)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
