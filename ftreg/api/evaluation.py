@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,24 @@ class Comparison:
     dataset: str
     split: str
     results: Mapping[str, Evaluation]
+
+    def telling_examples(self, count: int) -> list[int]:
+        """Return the positions of up to ``count`` answered examples that show how the versions differ.
+
+        Examples are grouped by which versions answer as expected. One of the largest group in which the versions differ
+        comes first, then one of the largest in which the last version fails, then one of each other group by size; then
+        second ones, in the same order.
+        """
+        answers = [[each.as_expected for each in result.answers] for result in self.results.values()]
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for position, outcome in enumerate(zip(*answers, strict=True)):
+            groups.setdefault(outcome, []).append(position)
+        by_size = sorted(groups, key=lambda outcome: -len(groups[outcome]))
+        differing = [outcome for outcome in by_size if any(outcome) and not all(outcome)]
+        failing = [outcome for outcome in by_size if not outcome[-1]]
+        order = list(dict.fromkeys([*differing[:1], *failing[:1], *by_size]))
+        rounds = zip_longest(*(groups[outcome] for outcome in order))
+        return [position for taken in rounds for position in taken if position is not None][:count]
 
 
 def evaluate(

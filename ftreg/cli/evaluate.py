@@ -13,6 +13,7 @@ from ftreg.cli.completion import complete_plugins, complete_refs
 from ftreg.cli.session import Session, human_size, json_option
 
 if TYPE_CHECKING:
+    from ftreg.api.evaluation import Comparison
     from ftreg.evaluation import Evaluation
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -72,7 +73,7 @@ def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json:
         return
     session.print(f"{comparison.split} split of {comparison.dataset}")
     _show_figures(session, comparison.results)
-    _show_answers(session, comparison.results, answers)
+    _show_answers(session, comparison, answers)
 
 
 def _show_figures(session: Session, results: Mapping[str, Evaluation]) -> None:
@@ -87,12 +88,17 @@ def _show_figures(session: Session, results: Mapping[str, Evaluation]) -> None:
     )
 
 
-def _show_answers(session: Session, results: Mapping[str, Evaluation], count: int) -> None:
-    """Print what each version answers to a few questions, taken from all over the examples."""
-    first = next(iter(results.values())).answers
-    count = min(count, len(first))
-    for index in (number * len(first) // count for number in range(count)):
-        rows = [["question", first[index].prompt], ["expected", first[index].reference]]
-        rows += [[ref, result.answers[index].answer] for ref, result in results.items()]
+def _show_answers(session: Session, comparison: Comparison, count: int) -> None:
+    """Print what each version answers to a few questions that show how the versions differ."""
+    first = next(iter(comparison.results.values())).answers
+    for position in comparison.telling_examples(count):
+        rows = [["question", _line(first[position].prompt), ""], ["expected", _line(first[position].reference), ""]]
+        for ref, result in comparison.results.items():
+            given = result.answers[position]
+            rows.append([ref, _line(given.answer), "as expected" if given.as_expected else "differs"])
         session.print("")
-        session.table(["", f"example {index + 1}"], [[who, " ".join(text.split())] for who, text in rows])
+        session.table(["", f"example {position + 1}", ""], rows)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

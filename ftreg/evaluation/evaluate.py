@@ -30,6 +30,11 @@ class AnsweredPrompt:
     reference: str
     answer: str
 
+    @property
+    def as_expected(self) -> bool:
+        """Whether the answer is the reference, apart from white space."""
+        return self.answer.split() == self.reference.split()
+
 
 @dataclass(frozen=True)
 class Evaluation:

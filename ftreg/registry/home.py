@@ -30,7 +30,7 @@ FORMAT = "ftreg-registry 1\n"
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PARTS = frozenset(
     {"FORMAT", "lock", "registry.db", "registry.db-wal", "registry.db-shm", "registry.db-journal", "events.jsonl"}
-    | {"blobs", "manifests", "tmp", "views"}
+    | {"blobs", "manifests", "runs", "tmp", "views"}
 )
 _POLL_SECONDS = 0.02
 
