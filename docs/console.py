@@ -25,7 +25,7 @@ PAGES = (DOCS / "own-model.md", DOCS / "troubleshooting.md")
 
 _BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 _MASKS = (
-    (re.compile(r"b3:[0-9a-f]+|evidence-[0-9a-f]+"), "DIGEST"),
+    (re.compile(r"b3:[0-9a-f]+|\b[0-9a-f]{16,}\b"), "DIGEST"),
     (re.compile(r"[-+]?\d[\d.,:e-]*"), "N"),
     (re.compile(r"\s+"), " "),
 )
@@ -71,7 +71,7 @@ def run(line: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
 
 
-def rerun(text: str, folder: Path) -> str:
+def rerun(page: Path, folder: Path) -> str:
     """Return a page's text with the outputs that its commands have now, run in ``folder``."""
 
     def write(found: re.Match[str]) -> str:
@@ -80,7 +80,7 @@ def rerun(text: str, folder: Path) -> str:
         shown = [f"$ {command}\n{output}".strip() for command, output in zip(commands, outputs, strict=True)]
         return found[1] + "\n\n".join(shown) + "\n" + found[3]
 
-    return _BLOCK.sub(write, text)
+    return _BLOCK.sub(write, page.read_text(encoding="utf-8"))
 
 
 def masked(text: str) -> str:
@@ -107,15 +107,21 @@ def workplace() -> Iterator[Path]:
 
 
 def main() -> int | str:
-    """Write the pages; with ``--check`` only report whether they show what the commands print."""
+    """Write the pages; with ``--check`` only report where they do not show what the commands print."""
     with workplace() as folder:
-        texts = {page: rerun(page.read_text(encoding="utf-8"), folder) for page in PAGES}
-    if "--check" in sys.argv[1:]:
-        old = [page.name for page, text in texts.items() if masked(page.read_text(encoding="utf-8")) != masked(text)]
-        return f"out of date: {', '.join(old)}; run: python docs/console.py" if old else 0
-    for page, text in texts.items():
-        page.write_text(text, encoding="utf-8")
-    return 0
+        texts = {page: (page.read_text(encoding="utf-8"), rerun(page, folder)) for page in PAGES}
+    if "--check" not in sys.argv[1:]:
+        for page, (_, new) in texts.items():
+            page.write_text(new, encoding="utf-8")
+        return 0
+    changed = [command for old, new in texts.values() for command in _changed(old, new)]
+    return "\n".join(["these print something else now; run: python docs/console.py", *changed]) if changed else 0
+
+
+def _changed(old: str, new: str) -> list[str]:
+    """Return the commands of a page, with their new outputs, whose outputs differ in more than what is masked."""
+    parts = zip(old.split("\n$ "), new.split("\n$ "), strict=True)
+    return [after for before, after in parts if masked(before) != masked(after)]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +14,11 @@ import pytest
 
 from ftreg.core.errors import FtregError, MissingExtra
 from ftreg.core.faults import disk_full, fault_of
+from ftreg.core.host import PluginHost
+from ftreg.registry import Registry
 from tests.docs.pages import DOCS
+from tests.plugins.fakes import distribution
+from tests.registry.kit import publish
 
 TROUBLESHOOTING = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 
@@ -29,12 +35,15 @@ def script(name: str) -> ModuleType:
 
 def test_outputs_are_those_of_the_commands() -> None:
     """Each command of the pages prints what they show, but for numbers and digests."""
-    console = script("console")
-    with console.workplace() as folder:
-        for page in console.PAGES:
-            text = page.read_text(encoding="utf-8")
-            again = console.rerun(text, folder)
-            assert console.masked(again).split(" $ ") == console.masked(text).split(" $ "), page.name
+    done = subprocess.run([sys.executable, DOCS / "console.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_masks_leave_what_matters() -> None:
+    """Numbers, digests and widths of columns are masked; words and what commands say of them are not."""
+    masked = script("console").masked
+    assert masked("bot:1  b3:12ab  1.5 kB") == masked("bot:2 b3:ffff 31.25 kB")
+    assert masked("bot:1 is fine") != masked("bot:1 is damaged")
 
 
 def message(name: str) -> str:
@@ -50,6 +59,19 @@ def test_messages_that_cannot_be_provoked_on_the_page(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/data/.ftreg")
     assert message("disk-full") == str(fault_of(full, tmp_path)) == str(disk_full("/data/.ftreg"))
     assert message("extra") == str(MissingExtra("ftreg merge", "torch", "ftreg[train]"))
+
+
+def test_the_message_of_a_missing_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate that has guarded a registry and is not installed any more has the message that the page shows."""
+    gate = "@hookimpl\ndef ftreg_check_promotion(alias):\n    return []"
+    monkeypatch.syspath_prepend(distribution(tmp_path, "acme-licences", {"licences": gate}))
+    with Registry(tmp_path / "home", host=PluginHost()) as registry:
+        publish(registry, "bot", {"a": b"1"})
+        registry.set_alias("bot:1", "champion")
+    monkeypatch.undo()
+    with Registry(tmp_path / "home", host=PluginHost()) as registry, pytest.raises(FtregError) as raised:
+        registry.set_alias("bot:1", "stable")
+    assert str(raised.value) == message("gate")
 
 
 def test_the_message_of_a_busy_run(tmp_path: Path) -> None:
