@@ -121,7 +121,7 @@ def main() -> int | str:
 def _changed(old: str, new: str) -> list[str]:
     """Return the commands of a page, with their new outputs, whose outputs differ in more than what is masked."""
     parts = zip(old.split("\n$ "), new.split("\n$ "), strict=True)
-    return [after for before, after in parts if masked(before) != masked(after)]
+    return [after.split("\n```")[0] for before, after in parts if masked(before) != masked(after)]
 
 
 if __name__ == "__main__":

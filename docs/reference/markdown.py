@@ -53,9 +53,15 @@ def signature(function: Callable[..., Any], name: str | None = None) -> str:
     for before, parameter in zip([None, *found.parameters.values()], found.parameters.values(), strict=False):
         if parameter.kind is parameter.KEYWORD_ONLY and (before is None or before.kind < parameter.VAR_POSITIONAL):
             written.append("*")
-        written.append(re.sub(r": '([^']*)'", r": \1", str(parameter)))
+        written.append(_parameter(parameter))
     line = f"{name}({', '.join(written)}){result}"
     return line if len(line) <= WIDTH else "\n".join([f"{name}(", *(f"    {one}," for one in written), f"){result}"])
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """A parameter as the source writes it: its annotation without quotes, its default with double ones."""
+    written = re.sub(r": '([^']*)'", r": \1", str(parameter))
+    return re.sub(r" = '([^'\"]*)'$", r' = "\1"', written)
 
 
 def _line(text: str) -> str:
