@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.api.opening import opened
+from ftreg.context import Context
 from ftreg.core.errors import InputError
 from ftreg.core.names import check_name
 from ftreg.core.recipe import apply_settings
@@ -54,13 +55,14 @@ def apply(
     """
     with opened(registry, progress) as context:
         spec = context.host.get(StepSpec, step, where="step")
-        checked = context.host.configure(spec, apply_settings(config, settings or {}), where=step)
+        given = apply_settings(config, settings or {})
+        if isinstance(section := given.pop(step, {}), Mapping):  # `--set prune.sparsity=0.2`, as in a recipe
+            given |= section
+        checked = context.host.configure(spec, given, where=step)
         if name is not None:
             check_name(name, where="name")
-        if merge and ADAPTER not in spec.accepts and context.registry.source(ref).kind == ADAPTER:
-            merging = context.host.get(StepSpec, "merge")
-            defaults = context.host.configure(merging, {}, where="merge")
-            ref = apply_step(context, merging, [(ref, 1.0)], defaults, reuse=True).ref
+        if merge and ADAPTER not in spec.accepts:
+            ref = _merged(context, ref)
         inputs = [(ref, weight), *(others or {}).items()]
         return apply_step(context, spec, inputs, checked, name=name, accept=accept)
 
@@ -93,12 +95,21 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
         raise InputError("exists already", where=f"to: {to}", hint="Name a folder that does not exist yet.")
     with opened(options.pop("registry", None), options.pop("progress", None)) as context:
         if to is not None and format is None:
-            version = context.registry.get(ref)
+            version = context.registry.get(_merged(context, ref) if options.get("merge") else ref)
         else:
             version = apply(format or "onnx", ref, registry=context.registry, progress=context.progress, **options)
         if to is not None:
             _copy_out(context.registry.source(version.digest).path, Path(to))
         return version
+
+
+def _merged(context: Context, ref: str) -> str:
+    """Return ``ref``, or the merged version if it is an adapter; a merge that was made before is reused."""
+    if context.registry.source(ref).kind != ADAPTER:
+        return ref
+    merging = context.host.get(StepSpec, "merge")
+    defaults = context.host.configure(merging, {}, where="merge")
+    return apply_step(context, merging, [(ref, 1.0)], defaults, reuse=True).ref
 
 
 def _copy_out(source: Path, target: Path) -> None:

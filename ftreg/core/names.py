@@ -82,8 +82,10 @@ class Ref:
         return f"{self.name}@{self.alias}" if self.alias else str(self.name)
 
 
-def parse_ref(text: str) -> Ref:
+def parse_ref(text: object) -> Ref:
     """Parse a reference; raise ``InputError`` if ``text`` is not one."""
+    if not isinstance(text, str):
+        raise InputError(f"{text!r} is not a reference", hint="Write name, name:3, name@alias or b3:<digest>.")
     if text.startswith("b3:"):
         if not _DIGEST_PREFIX.fullmatch(text):
             raise InputError(f"{text!r} is not a digest", hint="A digest is b3: and 4 to 64 of 0-9 a-f.")

@@ -236,22 +236,36 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
 def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Turn a recipe's raw mapping into a ``Recipe``; raise ``RecipeError`` if it does not validate.
 
-    The method is ``lora`` by default, and the name is made of the data's and the method's: ``faq-lora`` for
-    ``faq.jsonl``.
+    The method is ``lora`` by default, and the name consists of the data's and the method's: ``faq-lora`` for
+    ``faq.jsonl``. A section under the name of a step holds settings for the steps of that name under ``then``.
     """
     raw = dict(values)
     method = raw.setdefault("method", "lora")
     if isinstance(method, str) and method not in Recipe.model_fields:
-        section = raw.pop(method, None)
-        if section is not None and not isinstance(section, Mapping):
-            raise RecipeError("must be a mapping of settings", where=f"{where}.{method}")
-        raw["method_config"] = dict(section or {})
-    raw["then"] = [_parse_call(item, f"{where}.then[{index}]") for index, item in enumerate(_list(raw, "then", where))]
+        raw["method_config"] = _section(raw, method, where)
+    calls = [_parse_call(item, f"{where}.then[{index}]") for index, item in enumerate(_list(raw, "then", where))]
+    raw["then"] = calls
+    # Settings of a step under its name, as --set prune.sparsity=0.2 puts them.
+    for name in {call.step for call in calls}.intersection(raw).difference(Recipe.model_fields):
+        section = _section(raw, name, where)
+        raw["then"] = [_with_settings(call, section) if call.step == name else call for call in raw["then"]]
     if isinstance(raw.get("data"), str):
         raw["data"] = {"path": raw["data"]}
     if "name" not in raw and isinstance(raw.get("data"), Mapping) and isinstance(raw["data"].get("path"), str):
         raw["name"] = nearest_name(f"{Path(raw['data']['path']).stem.split(':')[0]}-{method}")
     return validate(Recipe, raw, where=where)
+
+
+def _section(raw: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Take a section of settings out of ``raw``; empty if there is none."""
+    section = raw.pop(name, None)
+    if section is not None and not isinstance(section, Mapping):
+        raise RecipeError("must be a mapping of settings", where=f"{where}.{name}")
+    return dict(section or {})
+
+
+def _with_settings(call: StepCall, settings: Mapping[str, Any]) -> StepCall:
+    return call.model_copy(update={"config": {**call.config, **settings}})
 
 
 def _list(raw: Mapping[str, Any], key: str, where: str) -> list[Any]:

@@ -128,7 +128,8 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
             where=str(path),
             hint=f"Name the one that is meant with `format`, such as {fitting[0]}; in a recipe, under data.",
         )
-    raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.")
+    mapping = "If only the names differ: --column prompt=Question, or columns: {prompt: Question} in a recipe's data."
+    raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.\n  {mapping}")
 
 
 def _count_matches(host: PluginHost, name: str, rows: Sequence[Row]) -> int:

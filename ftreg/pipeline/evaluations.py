@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftreg.context import Context
-from ftreg.core.errors import InputError
+from ftreg.core.errors import InputError, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.recipe import DataConfig
 from ftreg.core.specs import MetricSpec
@@ -23,6 +23,9 @@ from ftreg.pipeline.inputs import dataset_of, open_data
 
 if TYPE_CHECKING:
     from ftreg.evaluation import Evaluation
+
+
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def held_out(context: Context, refs: Sequence[str], *, data: str | None = None, 
         UnknownName: There is no such version.
         InputError: There are no such examples.
     """
+    if split is not None and split not in _SPLITS:
+        raise UnknownName("split", split, _SPLITS, where="split")
     if data is not None:
         return _named(context, data, split)
     sources = [context.registry.source(ref) for ref in refs]
@@ -92,6 +97,8 @@ def evaluate_version(
     """Measure ``ref`` on ``data`` and store the figures as evidence on its digest."""
     from ftreg.evaluation import evaluate  # imports numpy, which is not always installed
 
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}, which leaves no example", where="limit", hint="Give at least 1.")
     source = context.registry.source(ref)
     if source.kind == DATASET:
         raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")

@@ -27,7 +27,7 @@ def resolve_device(train: TrainConfig) -> torch.device:
     if train.device == "auto":
         return torch.device(next(name for name, there in available.items() if there))
     if not available[train.device]:
-        raise InputError(f"there is no {train.device} device here", where="train.device", hint="Set it to auto.")
+        raise InputError(f"this machine has no {train.device} device", where="train.device", hint="Set it to auto.")
     return torch.device(train.device)
 
 

@@ -54,7 +54,7 @@ def test_the_base_must_be_of_a_kind_that_the_method_trains_on(
 def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
     """A device or a precision that this machine does not have is refused."""
     device = _absent_device()
-    with pytest.raises(InputError, match=f"there is no {device} device here"):
+    with pytest.raises(InputError, match=f"this machine has no {device} device"):
         attempt(recipe("lora", name="x", train={"max_steps": 1, "device": device}))
     with pytest.raises(InputError, match="fp16 trains on CUDA devices only"):
         attempt(recipe("lora", name="x", train={"max_steps": 1, "device": "cpu", "precision": "fp16"}))

@@ -83,3 +83,14 @@ def test_paths_in_a_recipe_are_relative_to_it(tmp_path: Path, monkeypatch: pytes
     assert (recipe.data.path, recipe.base) == (str(tmp_path / "rows.jsonl"), str(tmp_path / "model"))
     assert load_recipe(tmp_path / "recipe.yaml", {"base": "base:1"}).base == "base:1"
     assert isinstance(recipe, Recipe)
+
+
+def test_settings_of_a_step_stand_under_its_name() -> None:
+    """``--set prune.pattern=2:4`` reaches the steps of that name, and 2:4 means half of the weights."""
+    raw = {**RAW, "then": ["merge", {"prune": {"sparsity": 0.5}}, {"prune": {"name": "second"}}]}
+    recipe = parse_recipe(apply_settings(raw, {"prune.pattern": "2:4"}))
+    assert [call.config for call in recipe.then] == [{}, {"sparsity": 0.5, "pattern": "2:4"}, {"pattern": "2:4"}]
+    plan = make_plan(PluginHost(only=()), recipe)
+    assert plan.steps[2].config.sparsity == 0.5
+    with pytest.raises(RecipeError, match="must be a mapping of settings"):
+        parse_recipe({**raw, "prune": 3})

@@ -79,7 +79,7 @@ def test_pattern(architecture, model_folder, staging):
 
 def test_pattern_needs_half():
     """The pattern fixes the sparsity; configuring another one is an error."""
-    with pytest.raises(RecipeError, match=r"2:4 needs sparsity 0\.5"):
+    with pytest.raises(RecipeError, match=r"2:4 has sparsity 0\.5"):
         validate(PruneConfig, {"pattern": "2:4", "sparsity": 0.3}, where="prune")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -70,14 +70,23 @@ class PruneConfig(Config):
     )
     pattern: Literal["unstructured", "2:4"] = Field(
         "unstructured",
-        description="2:4: two of every four neighbouring weights, the pattern of sparse tensor cores; needs sparsity "
-        "0.5",
+        description="2:4: two of every four neighbouring weights, the pattern of sparse tensor cores, which makes "
+        "sparsity 0.5",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _half_for_2_4(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("pattern") == "2:4":
+            return {"sparsity": 0.5, **values}
+        return values
+
     @model_validator(mode="after")
-    def _half_for_2_4(self) -> PruneConfig:
-        if self.pattern == "2:4" and (self.sparsity != 0.5 or self.scope != "layer"):
-            raise ValueError("the pattern 2:4 needs sparsity 0.5 and scope layer")
+    def _only_half_for_2_4(self) -> PruneConfig:
+        if self.pattern == "2:4" and self.sparsity != 0.5:
+            raise ValueError("the pattern 2:4 has sparsity 0.5; leave sparsity out")
+        if self.pattern == "2:4" and self.scope != "layer":
+            raise ValueError("the pattern 2:4 needs scope layer")
         return self
 
 
