@@ -59,9 +59,9 @@ def signature(function: Callable[..., Any], name: str | None = None) -> str:
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
-    """A parameter as the source writes it: its annotation without quotes, its default with double ones."""
+    """A parameter as the source writes it: its annotation without quotes, texts in double ones."""
     written = re.sub(r": '([^']*)'", r": \1", str(parameter))
-    return re.sub(r" = '([^'\"]*)'$", r' = "\1"', written)
+    return re.sub(r"'([^'\"]*)'", r'"\1"', written)
 
 
 def _line(text: str) -> str:
