@@ -134,7 +134,7 @@ CASES: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "unknown format": (("data", "check", "good.jsonl", "--format", "promt"), 2, ("promt",)),
     "merge of a checkpoint": (("merge", "base:1"), 2, ("merge", "adapter")),
     "merge of a dataset": (("merge", "rows:1"), 2, ("merge", "adapter")),
-    "version without a weight": (("merge", "base:1", "--with", "base"), 2, ("--with", "weight")),
+    "weight that is not a number": (("merge", "base:1", "--with", "base=heavy"), 2, ("--with", "weight")),
     "unknown scheme": (("quantize", "base:1", "--scheme", "int3"), 2, ("scheme", "int3")),
     "impossible sparsity": (("prune", "base:1", "--sparsity", "2"), 2, ("sparsity",)),
     "unknown export format": (("export", "base:1", "--format", "onx"), 2, ("onx", "Did you mean onnx")),

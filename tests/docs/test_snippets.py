@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,20 +43,16 @@ def test_the_readme_shows_the_chain_of_the_python_page() -> None:
     assert CHAIN in [block.text for block in blocks(ROOT / "README.md")]
 
 
-def test_the_chain_runs(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    model_folder: Callable[..., Path],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_chain_runs(tmp_path: Path, model_folder: Callable[..., Path]) -> None:
     """The chain in ten lines trains, merges, exports, evaluates, promotes and deploys."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
     rows = [{"prompt": f"Number {number}?", "response": f"It is {number}."} for number in range(12)]
-    Path("faq.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "faq.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = {"name": "bot", "base": str(model_folder()), "data": "faq.jsonl", "train": {"max_steps": 2}}
-    Path("recipe.yaml").write_text(json.dumps(recipe))
-    exec(compile(CHAIN, "python.md", "exec"), {})
-    loss, tag = capsys.readouterr().out.split()
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    # A process of its own: BentoML keeps the home that it finds when it is imported.
+    environment = {**os.environ, "BENTOML_HOME": str(tmp_path / "bentoml"), "FTREG_HOME": str(tmp_path / "registry")}
+    done = subprocess.run([sys.executable, "-c", CHAIN], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loss, tag = done.stdout.split()
     assert float(loss) > 0
     assert tag.startswith("support-bot:")

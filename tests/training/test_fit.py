@@ -310,7 +310,7 @@ def test_precisions_and_optimizers_learn(tmp_path, model_folder, precision, opti
     [
         ({"precision": "fp16"}, "fp16 trains on CUDA"),
         ({"early_stopping_patience": 2}, "needs validation examples"),
-        *([] if torch.cuda.is_available() else [({"device": "cuda"}, "there is no cuda device")]),
+        *([] if torch.cuda.is_available() else [({"device": "cuda"}, "this machine has no cuda device")]),
     ],
 )
 def test_impossible_settings_are_input_errors(tmp_path, model_folder, settings, message):
