@@ -92,12 +92,12 @@ def _show_answers(session: Session, comparison: Comparison, count: int) -> None:
     """Print what each version answers to a few questions that show how the versions differ."""
     first = next(iter(comparison.results.values())).answers
     for position in comparison.telling_examples(count):
-        rows = [["question", _line(first[position].prompt), ""], ["expected", _line(first[position].reference), ""]]
+        rows = [["question", "", _line(first[position].prompt)], ["expected", "", _line(first[position].reference)]]
         for ref, result in comparison.results.items():
             given = result.answers[position]
-            rows.append([ref, _line(given.answer), "as expected" if given.as_expected else "differs"])
+            rows.append([ref, "as expected" if given.as_expected else "differs", _line(given.answer)])
         session.print("")
-        session.table(["", f"example {position + 1}", ""], rows)
+        session.table(["", "", f"example {position + 1}"], rows)
 
 
 def _line(text: str) -> str:
