@@ -76,7 +76,7 @@ def rerun(page: Path, folder: Path) -> str:
 
     def write(found: re.Match[str]) -> str:
         commands = re.findall(r"^\$ (.*)$", found[2], re.MULTILINE)
-        outputs = [run(command).replace(str(folder), "~/work") for command in commands]
+        outputs = [run(command).replace(str(folder), "~/project") for command in commands]
         shown = [f"$ {command}\n{output}".strip() for command, output in zip(commands, outputs, strict=True)]
         return found[1] + "\n\n".join(shown) + "\n" + found[3]
 
