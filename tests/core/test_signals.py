@@ -9,16 +9,7 @@ import pytest
 
 from ftreg.core.signals import Interruption, Terminated, raising_on_sigterm
 
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """Python's own handlers, whatever the shell that runs the tests has set, and those afterwards again."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def test_sigterm_cleans_up_as_ctrl_c_does():
