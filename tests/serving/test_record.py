@@ -415,6 +415,7 @@ def test_a_full_disk_stops_nothing(
         disk.set_full(False)
         record.add(request(record.allocation))
         wait_for(lambda: count(path) == 501)
+        wait_for(lambda: len(caplog.records) >= 2)  # logged after the commit, by the writer's thread
     assert record.lost == 0
     assert [entry.levelname for entry in caplog.records] == ["ERROR", "WARNING"]
 
