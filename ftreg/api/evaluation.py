@@ -95,6 +95,8 @@ def compare(
     """
     with opened(registry, progress) as context:
         examples = held_out(refs, data, split=split, registry=context.registry)
+        for ref in refs:
+            evaluations.check_evaluable(context, ref, limit=limit, engine=engine)
         results = {}
         for ref in refs:
             context.progress.say(f"evaluating {ref}")

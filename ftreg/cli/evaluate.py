@@ -67,6 +67,7 @@ def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json:
     """Measure versions, and print the figures and a few answers."""
     from ftreg.api import evaluation
 
+    session.no_outcome = "no figures were recorded"
     comparison = evaluation.compare(refs, **options, **session.api_arguments)
     if as_json:
         session.json({ref: asdict(result) for ref, result in comparison.results.items()})

@@ -10,6 +10,7 @@ from ftreg import __version__
 from ftreg.cli.command import Group
 from ftreg.cli.commands import COMMANDS
 from ftreg.cli.session import Session
+from ftreg.cli.wording import speak_of_commands
 from ftreg.core.errors import FtregError
 from ftreg.core.guard import resolve_import
 from ftreg.core.signals import Terminated, raising_on_sigterm
@@ -69,6 +70,7 @@ def _leave_out(ctx: click.Context, _: click.Parameter, names: tuple[str, ...]) -
 @click.option("--home", metavar="DIR", help="Registry to use instead of $FTREG_HOME.")
 @click.option(
     "--no-plugin",
+    "disabled",
     metavar="NAME",
     multiple=True,
     is_eager=True,
@@ -99,9 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click turns the former into the latter
         terminated = isinstance(error.__cause__ or error, Terminated)
-        published = ", ".join(session.published)
-        done = f"published before that: {published}" if published else "nothing was published"
-        session.fail(f"{'terminated' if terminated else 'interrupted'}; {done}")
+        session.fail(f"{'terminated' if terminated else 'interrupted'}; {session.outcome}")
         sys.exit(143 if terminated else 130)
     except BrokenPipeError:
         sys.exit(1)
@@ -109,5 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         known = session.explain(error)
         if session.debug:
             raise
+        if isinstance(known, FtregError):
+            speak_of_commands(known, click.Context(cli))
         session.fail(str(known))
         sys.exit(known.exit_code if isinstance(known, FtregError) else 1)

@@ -43,7 +43,7 @@ def _read_settings(ctx: click.Context, param: click.Parameter, values: Sequence[
             raise InputError(f"{value!r} is not a setting", where="--set", hint="Write --set train.epochs=3")
         if key in settings:
             raise InputError(f"{key!r} is set twice", where="--set", hint="Keep one of the two.")
-        settings[key] = read_setting(key, text)
+        settings[key] = read_setting(text, where=f"--set {key}")
     return settings
 
 

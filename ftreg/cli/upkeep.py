@@ -12,6 +12,7 @@ import click
 from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_refs
 from ftreg.cli.session import Session, human_size, json_option
+from ftreg.cli.wording import in_commands
 
 if TYPE_CHECKING:
     from ftreg.registry import GcReport
@@ -50,9 +51,9 @@ def verify(session: Session, ref: str | None, quick: bool, rebuild: bool, as_jso
         session.json(asdict(report) | {"ok": report.ok})
     else:
         for damage in report.damages:
-            session.print(f"{damage.where}\n  {damage.problem}\n  {damage.hint}")
+            session.print(f"{damage.where}\n  {damage.problem}\n  {in_commands(damage.hint)}")
         looked = "looked at" if quick else "hashed"
-        verdict = "all is well" if report.ok else f"{len(report.damages)} damaged"
+        verdict = "no damage" if report.ok else f"{len(report.damages)} damaged"
         counts = f"{report.versions} versions, {report.files} files, {human_size(report.size)} {looked}"
         session.print(f"{counts}: {verdict}")
     if not report.ok:

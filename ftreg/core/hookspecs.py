@@ -130,7 +130,7 @@ def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[
     Example::
 
         if "license" not in version.tags:
-            return [Problem("no licence tag", hint="Add it: ftreg models tag REF license=apache-2.0")]
+            return [Problem("no licence tag", hint="Add a tag `license`, such as apache-2.0.")]
         return []
     """
 
@@ -146,7 +146,7 @@ def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mappi
     Example::
 
         if alias == "champion" and not any(record["type"] == "evaluation" for record in evidence):
-            return [Problem("never evaluated", hint=f"ftreg eval {version.ref}")]
+            return [Problem("never evaluated", hint=f"Run `ftreg.evaluate({version.ref!r})`.")]
         return []
     """
 

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -60,7 +61,7 @@ class PluginHost:
         self._registered = Registrations(self._guard, commands)
         for candidate in candidates():
             self._admit(candidate)
-        self._refuse_unknown(self._disabled, "--no-plugin")
+        self._refuse_unknown(self._disabled, "disabled")
         self._refuse_unknown(self._only or frozenset(), "FTREG_PLUGINS")
 
     @classmethod
@@ -113,7 +114,7 @@ class PluginHost:
     def _obstacle(self, candidate: Candidate) -> tuple[str, str]:
         """Return the state and the reason of a plugin that is not to be imported; empty if it is."""
         if candidate.name in self._disabled:
-            return "disabled", "by --no-plugin"
+            return "disabled", "on request"
         if self._only is not None and candidate.distribution != DISTRIBUTION and candidate.name not in self._only:
             return "disabled", "by FTREG_PLUGINS"
         return ("failed", candidate.fault) if candidate.fault else ("", "")
@@ -130,7 +131,7 @@ class PluginHost:
         if entry is None:
             error = UnknownName(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
             if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
-                failure = f"Failed to load: plugin {', '.join(failed)} (ftreg plugins list shows why)."
+                failure = f"Failed to load: plugin {', '.join(failed)} (`registry.host.plugins` says why)."
                 error.hint = f"{error.hint} {failure}" if error.hint else failure
             raise error
         spec = entry[0]
@@ -199,6 +200,14 @@ class PluginHost:
         if isinstance(spec, StepSpec) and (taken := sorted(spec.keys & model.model_fields.keys())):
             raise self.broken(spec, f"its config {spec.config} has the field {taken[0]!r}, which is a key of recipes")
         return model
+
+    def settings_model(self, name: str) -> type[BaseModel] | None:
+        """Return the model of the settings of the method or step ``name``; None if it has none that can be loaded."""
+        specs: list[MethodSpec | StepSpec] = [*self.specs(MethodSpec), *self.specs(StepSpec)]
+        found = [spec for spec in specs if spec.name == name]
+        with suppress(FtregError, IndexError):
+            return self.config_model(found[0])
+        return None
 
     def configure(self, spec: MethodSpec | StepSpec, values: Mapping[str, Any], *, where: str) -> BaseModel:
         """Validate the settings of a method or step with its own model.
@@ -287,8 +296,7 @@ def _warn_if_slow(candidate: Candidate, seconds: float) -> None:
     if seconds > _SLOW_IMPORT:
         logger.warning(
             "%s takes %.1f s of CPU to import, in every command; its module should import heavy libraries only inside "
-            "its implementations. --no-plugin %s leaves it out.",
+            "its implementations.",
             candidate.info("active").origin,
             seconds,
-            candidate.name,
         )

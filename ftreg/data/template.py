@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.core.errors import DataError
+from ftreg.core.text import read_text
 from ftreg.core.types import Message
 
 PLAIN = (
@@ -208,14 +209,11 @@ def read_template(choice: str) -> str | None:
     """
     if choice == "auto":
         return None
-    try:
-        source = Path(choice).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the chat template cannot be read: {error}",
-            where=choice,
-            hint="data.template is 'auto' or the path of a Jinja file.",
-        ) from None
+    path = Path(choice).expanduser()
+    if not path.is_file():
+        hint = "data.template is 'auto' or the path of a Jinja file."
+        raise DataError("no such chat template", where=choice, hint=hint)
+    source = read_text(path, DataError)
     _check_syntax(source, choice)
     return source
 

@@ -110,7 +110,7 @@ class Checkpoint:
         return InputError(
             f"the weights are damaged or incomplete: {reason}",
             where=str(self.folder),
-            hint="ftreg verify checks stored versions.",
+            hint="`registry.verify()` checks stored versions.",
         )
 
 

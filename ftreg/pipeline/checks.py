@@ -54,11 +54,12 @@ def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | N
 def check_kind(plan: Plan, kind: str) -> None:
     """Raise ``InfeasiblePlan`` if the method does not train on a base of ``kind``."""
     if kind not in plan.method.accepts:
+        merge = f"Merge it first: `ftreg.merge({plan.recipe.base!r})`."
         raise InfeasiblePlan(
             f"method {plan.method.name} trains on {' or '.join(map(with_article, plan.method.accepts))}; "
             f"{plan.recipe.base} is {with_article(kind)}",
             where="base",
-            hint=f"Merge it first: ftreg merge {plan.recipe.base}" if kind == ADAPTER else "See: ftreg models list",
+            hint=merge if kind == ADAPTER else "See `registry.list()`.",
         )
 
 
@@ -84,7 +85,7 @@ def _check_disk(context: Context, plan: Plan, *, size: int, new: int) -> None:
         raise DiskFull(
             f"the disk has {free / 1e9:.1f} GB free, and this needs about {needed / 1e9:.1f} GB",
             where=str(context.registry.home),
-            hint="Free some space, or choose another registry with `home`; ftreg gc --dry-run shows what can be freed.",
+            hint="Choose another registry with `home`, or free space; `registry.gc(dry_run=True)` says what can go.",
         )
 
 

@@ -157,4 +157,4 @@ def _remedy(spec: StepSpec, products: Sequence[Product]) -> str:
     """Say what would make the step possible."""
     if CHECKPOINT in spec.accepts and any(MERGEABLE in product.capabilities for product in products):
         return "Put '- merge' before it."
-    return "Take the step out, or choose another method (ftreg plugins list)."
+    return "Take the step out, or choose another method; `registry.host.plugins` lists them."

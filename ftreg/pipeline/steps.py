@@ -104,8 +104,8 @@ def _check_possible(spec: StepSpec, source: Source) -> None:
     if reason is None:
         return
     merge_first = source.kind == ADAPTER and CHECKPOINT in spec.accepts and MERGEABLE in capabilities
-    merge = f"Merge it first: ftreg merge {source.ref}; or add `merge=True` to do both."
-    hint = merge if merge_first else f"See: ftreg models show {source.ref}"
+    merge = f"Merge it first: `ftreg.merge({source.ref!r})`; or add `merge=True` to do both."
+    hint = merge if merge_first else f"See `registry.get({source.ref!r})`."
     raise InfeasiblePlan(reason, where=source.ref, hint=hint)
 
 

@@ -30,8 +30,8 @@ def check_loaded(catalog: Catalog, host: PluginHost, hook: str) -> None:
         gate = absent[0]
         raise FtregError(
             f"gate {gate.plugin} ({gate.distribution}) guards this registry and is not loaded: {_why(host, gate)}",
-            hint=f"Install or repair {gate.distribution}; if it should no longer guard this registry, run: "
-            f"ftreg plugins release {gate.plugin}",
+            hint=f"Install or repair {gate.distribution}; if it should no longer guard this registry, run "
+            f"`registry.release_gate({gate.plugin!r})`.",
         )
 
 

@@ -66,6 +66,7 @@ class Registry:
             self._catalog = _open(self._home)
         self._finder = Finder(self._home, self._catalog)
         self._published: builtins.list[str] = []
+        self._documented: builtins.list[str] = []
 
     @property
     def host(self) -> PluginHost:
@@ -83,6 +84,11 @@ class Registry:
     def published(self) -> tuple[str, ...]:
         """References of the versions that were published through this object, oldest first."""
         return tuple(self._published)
+
+    @property
+    def documented(self) -> tuple[str, ...]:
+        """References of the versions that evidence was added to through this object, oldest first."""
+        return tuple(self._documented)
 
     def close(self) -> None:
         """Close the catalog."""
@@ -349,7 +355,7 @@ class Registry:
                 alias = version.aliases[0]
                 raise InputError(
                     f"{version.ref} cannot be deleted: it is {', '.join(f'@{alias}' for alias in version.aliases)}",
-                    hint=f"Remove the alias first: ftreg models alias --remove {version.name} {alias}",
+                    hint=f"Remove the alias first: `registry.remove_alias({version.name!r}, {alias!r})`.",
                 )
             children = [self._finder.by_digest(child).ref for child in catalog.children(version.digest)]
             if children and not force:
@@ -368,7 +374,8 @@ class Registry:
             body: What was found out, as JSON.
             files: A folder of files that belong to it; files in a staging folder are moved, others are copied.
         """
-        digest = self._finder.find(ref).digest
+        version = self._finder.find(ref)
+        digest = version.digest
         with system_errors(self.home), evidence.staged_files(self._home, files) as staged:
             detail = evidence.evidence_detail(type, body, staged)
             with self._home.lock():
@@ -376,6 +383,7 @@ class Registry:
                 with self._writing() as catalog:
                     self._finder.find(digest)
                     catalog.append(Event.now("evidence", digest, **detail))
+            self._documented.append(version.ref)
 
     # Gates.
 

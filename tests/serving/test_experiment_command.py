@@ -122,7 +122,7 @@ def test_status_shows_the_split(run: Run, undecided: None) -> None:
     facts = json.loads(run("status", "support", "--json").out)
     assert [epoch["weights"] for epoch in facts["epochs"]] == [{CONTROL: 1, CHALLENGER: 1}]
     assert facts["requests"] == {"experiment": 200}
-    assert [(row["ref"], row["share"], row["units"]) for row in facts["variants"]] == [
+    assert [(row["ref"], row["share"], row["users"]) for row in facts["variants"]] == [
         (CONTROL, 0.5, 100), (CHALLENGER, 0.5, 100),
     ]  # fmt: skip
 
