@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ftreg.cli.command import Command
-from ftreg.cli.options import set_option, show_versions
+from ftreg.cli.options import set_option, show_versions, version_facts
 from ftreg.cli.session import Session, json_option
-from ftreg.cli.train import show_preview
+from ftreg.cli.train import show_figures, show_preview
 
 
 @click.command(
@@ -37,6 +38,14 @@ def command(
 
     if dry_run:
         show_preview(session, training.preview(recipe, settings=settings, **session.api_arguments), as_json=as_json)
-    else:
-        versions = training.run(recipe, settings=settings, **options, **session.api_arguments)
-        show_versions(session, versions, as_json=as_json)
+        return
+    versions = training.run(recipe, settings=settings, **options, **session.api_arguments)
+    figures = training.training_figures(versions[0].ref, registry=session.registry)
+    if as_json:
+        trained, *others = [version_facts(session, version) for version in versions]
+        trained["training"] = asdict(figures) if figures else None
+        session.json([trained, *others] if others else trained)
+        return
+    show_versions(session, versions, as_json=False)
+    if figures is not None:
+        show_figures(session, figures)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ftreg.cli.command import Command
-from ftreg.cli.completion import complete_plugins, complete_refs, complete_weights
+from ftreg.cli.completion import complete_formats, complete_plugins, complete_refs, complete_weights
 from ftreg.cli.options import read_weights, set_option, show_versions
 from ftreg.cli.session import Session, json_option
 
@@ -108,8 +108,8 @@ def prune(session: Session, /, ref: str, as_json: bool, **options: Any) -> None:
     examples=["ftreg export support-bot-merged --format onnx", "ftreg export support-bot:2 --to ./support-bot"],
 )
 @_ref
-@click.option("--format", help="Export format, which is the name of a step; onnx is built in.",
-              shell_complete=complete_plugins("step"))  # fmt: skip
+@click.option("--format", help="What to export to; onnx is built in, plugins bring others.",
+              shell_complete=complete_formats)  # fmt: skip
 @click.option("--to", type=click.Path(path_type=Path), help="Copy the files, as real files, into this new folder.")
 @_merge
 @step_options

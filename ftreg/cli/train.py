@@ -70,7 +70,8 @@ def command(
     wanted = {**given, **mapping, **settings}
     source: Path | dict[str, Any] = recipe if recipe is not None else {}
     if dry_run:
-        show_preview(session, training.preview(source, settings=wanted, **session.api_arguments), as_json=as_json)
+        facts = training.preview(source, settings=wanted, **session.api_arguments)
+        show_preview(session, facts | {"left_out": facts.pop("then")}, as_json=as_json)
         return
     left_out = [step.spec.name for step in training.plan(source, settings=wanted, **session.api_arguments).steps]
     version = training.train(source, settings=wanted, resume=resume, **session.api_arguments)
@@ -87,7 +88,7 @@ def command(
         return
     show_versions(session, [version], as_json=False)
     if figures is not None:
-        _show_figures(session, figures)
+        show_figures(session, figures)
     _show_next(session, following)
 
 
@@ -96,11 +97,12 @@ def show_preview(session: Session, facts: Mapping[str, Any], *, as_json: bool) -
     if as_json:
         session.json(facts)
     else:
-        session.table(["", "dry run: nothing is changed"], [[key, _cell(value)] for key, value in facts.items()])
+        rows = [[key.replace("_", " "), _cell(value)] for key, value in facts.items() if value != []]
+        session.table(["", "dry run: nothing is changed"], rows)
 
 
-def _show_figures(session: Session, figures: TrainingFigures) -> None:
-    """Print the losses, and where the curves are."""
+def show_figures(session: Session, figures: TrainingFigures) -> None:
+    """Print the losses of a training run, and where its curves are."""
     line = f"\n{figures.steps} steps, training loss {figures.loss:.4f}"
     if figures.validation_loss is not None and figures.best_validation_loss is not None:
         line += f", validation loss {figures.validation_loss:.4f}"

@@ -47,6 +47,7 @@ _SAME: Mapping[str, str] = {
     "registry.tag": "models tag",
     "registry.verify": "verify",
 }
+_MODULES = re.compile(r"^ftreg\.api\.(?!data\.|settings\.)\w+\.")  # their functions are ftreg's own too
 _CODE = re.compile(r"`([^`\n]+)`")
 _ARGUMENT = re.compile(r"(\w+)(?:=(.+))?")
 
@@ -102,7 +103,7 @@ def _command(code: str) -> str | None:
     except SyntaxError:
         return None
     call = found if isinstance(found, ast.Call) else ast.Call(found, [], [])
-    function = ast.unparse(call.func)
+    function = _MODULES.sub("ftreg.", ast.unparse(call.func))
     short = function.removeprefix("ftreg.")
     command = _SAME.get(function) or (short if short in COMMANDS and short != function else None)
     return " ".join(["ftreg", command, *_arguments(call)]) if command else None

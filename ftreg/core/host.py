@@ -129,14 +129,18 @@ class PluginHost:
         """Return the contribution called ``name``; raise ``UnknownName`` if there is none."""
         entry = self._registered.specs.get((kind, name))
         if entry is None:
-            error = UnknownName(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
-            if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
-                failure = f"Failed to load: plugin {', '.join(failed)} (`registry.host.plugins` says why)."
-                error.hint = f"{error.hint} {failure}" if error.hint else failure
-            raise error
+            raise self.unknown(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
         spec = entry[0]
         assert isinstance(spec, kind)
         return spec
+
+    def unknown(self, what: str, name: str, known: Iterable[str], *, where: str | None = None) -> UnknownName:
+        """Return the error for a contribution that no plugin makes; it names the plugins that failed to load."""
+        error = UnknownName(what, name, known, where=where)
+        if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
+            failure = f"Failed to load: plugin {', '.join(failed)} (`registry.host.plugins` says why)."
+            error.hint = f"{error.hint} {failure}" if error.hint else failure
+        return error
 
     def provider(self, spec: Spec) -> PluginInfo:
         """Return the plugin that contributed ``spec``."""

@@ -56,6 +56,10 @@ class Evaluation:
     failed_metrics: Mapping[str, str]
     answers: tuple[AnsweredPrompt, ...]
 
+    def __repr__(self) -> str:
+        metrics = "".join(f" {name}={figure:.3f}" for name, figure in self.metrics.items())
+        return f"<Evaluation loss={self.loss:.4f}{metrics} answers={len(self.answers)}>"
+
 
 def evaluate(
     engine: Engine,
