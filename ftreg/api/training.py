@@ -126,7 +126,7 @@ def train(
     Args:
         recipe: A file or a mapping.
         settings: Values by dotted key, which replace those of the recipe.
-        resume: Go on from the last checkpoint of the same run, which was interrupted.
+        resume: Resume from the last checkpoint of the same run, which was interrupted.
         registry: Where to read and publish; by default the default registry.
         progress: Where to report progress.
     """

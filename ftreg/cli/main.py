@@ -76,7 +76,7 @@ def _leave_out(ctx: click.Context, _: click.Parameter, names: tuple[str, ...]) -
     is_eager=True,
     expose_value=False,
     callback=_leave_out,
-    help="Leave a plugin out; may be given again.",
+    help="Leave a plugin out; can be repeated.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context

@@ -34,8 +34,8 @@ def command() -> None:
 )
 @click.option("--name", help="Only versions of this name.")
 @click.option("--kind", help="Only this kind, such as checkpoint, adapter, onnx or dataset.")
-@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="Only with this tag; may be given again.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="Only with this tag; can be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many.")
 @json_option
 @click.pass_obj
 def list_command(
@@ -61,7 +61,7 @@ def list_command(
         optional=["created (UTC)", "made by", "tags"],
     )
     if len(found) == limit < registry.count():
-        session.progress.say(f"the newest {limit}; --limit shows more")
+        session.progress.say(f"only the newest {limit} are shown; --limit shows more")
 
 
 def _row(version: Summary) -> list[str]:
@@ -91,7 +91,7 @@ def show_command(session: Session, ref: str, as_json: bool) -> None:
 @command.command("log", examples=["ftreg models log", "ftreg models log support-bot --at 2026-03-03"])
 @click.argument("name", required=False, shell_complete=complete_refs)
 @click.option("--at", metavar="DATE", help="Show where the aliases of NAME pointed at that time, such as 2026-03-03.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many.")
 @json_option
 @click.pass_obj
 def log_command(session: Session, name: str | None, at: str | None, limit: int, as_json: bool) -> None:
@@ -140,7 +140,7 @@ def _aliases_at(session: Session, name: str, at: str) -> list[Event]:
 )
 @_ref_argument
 @click.argument("tags", metavar="KEY=VALUE...", nargs=-1)
-@click.option("--remove", metavar="KEY", multiple=True, help="Remove a tag; may be given again.")
+@click.option("--remove", metavar="KEY", multiple=True, help="Remove a tag; can be repeated.")
 @json_option
 @click.pass_obj
 def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
@@ -170,7 +170,7 @@ def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple
 @json_option
 @click.pass_obj
 def alias_command(session: Session, ref: str, alias: str, remove: bool, as_json: bool) -> None:
-    """Point ALIAS, such as champion, at REF. Gates of plugins may refuse."""
+    """Point ALIAS, such as champion, at REF. Plugins' gates may refuse."""
     registry = session.registry
     _refuse_swapped(registry, ref, alias)
     if remove:
@@ -215,7 +215,7 @@ def delete_command(session: Session, ref: str, force: bool, as_json: bool) -> No
             {"ref": version.ref, "kind": version.kind, "digest": version.digest, "size": version.size, "deleted": True}
         )
     else:
-        session.progress.say(f"{ref} is deleted; ftreg gc frees its bytes")
+        session.progress.say(f"{ref} was deleted; ftreg gc frees its bytes")
 
 
 def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:

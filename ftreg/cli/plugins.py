@@ -94,7 +94,7 @@ def release(session: Session, name: str, as_json: bool) -> None:
     if as_json:
         session.json([asdict(gate) for gate in session.registry.gates()])
     else:
-        session.progress.say(f"gate {name} no longer guards {session.registry.home}")
+        session.progress.say(f"the gate of plugin {name} no longer guards {session.registry.home}")
 
 
 def _list_kind(session: Session, kind: type[Spec], as_json: bool) -> None:

@@ -22,7 +22,7 @@ from ftreg.cli.train import show_figures, show_preview
 @click.argument("recipe", type=click.Path(path_type=Path))
 @set_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be done.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the interrupted training.")
+@click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the interrupted training.")
 @click.option("--accept", is_flag=True, help="Publish results that are further from their source than allowed.")
 @json_option
 @click.pass_obj
@@ -31,8 +31,8 @@ def command(
 ) -> None:
     """Run a RECIPE: train, then apply its steps.
 
-    The whole recipe is checked before anything starts. What was done before, with the same inputs and settings, is
-    reused: running again after a failure goes on where it stopped.
+    The whole recipe is checked before anything starts. Work that was done before with the same inputs and settings is
+    reused, so running a recipe again after a failure continues where it stopped.
     """
     from ftreg.api import training
 

@@ -113,7 +113,7 @@ class Session:
         for line in table.lines:
             self.print(line)
         if table.dropped:
-            self.progress.say(f"left out for lack of room: {', '.join(table.dropped)}; --json shows all")
+            self.progress.say(f"columns that do not fit were left out: {', '.join(table.dropped)}; --json shows all")
 
     def print(self, text: str, style: str | None = None) -> None:
         """Print a line of facts unchanged: brackets are not markup, and nothing is wrapped or cut."""

@@ -71,7 +71,7 @@ def _rebuild(session: Session) -> None:
 
 @click.command(cls=Command, examples=["ftreg gc --dry-run", "ftreg gc --grace 7d"])
 @click.option("--dry-run", is_flag=True, help="Only print what would be freed.")
-@click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep what was written since: 30m, 7d.")
+@click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep newer files; such as 30m or 7d.")
 @json_option
 @click.pass_obj
 def gc(session: Session, dry_run: bool, grace: float, as_json: bool) -> None:

@@ -202,7 +202,7 @@ class PluginHost:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise self.broken(spec, f"its config {spec.config} is not a pydantic model")
         if isinstance(spec, StepSpec) and (taken := sorted(spec.keys & model.model_fields.keys())):
-            raise self.broken(spec, f"its config {spec.config} has the field {taken[0]!r}, which is a key of recipes")
+            raise self.broken(spec, f"its config {spec.config} has the field {taken[0]!r}, which recipes use as a key")
         return model
 
     def settings_model(self, name: str) -> type[BaseModel] | None:

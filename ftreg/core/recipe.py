@@ -70,7 +70,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataConfig:
         if sum(key is not None for key in (self.group_by, self.stratify_by, self.split_by)) > 1:
-            raise ValueError("group_by, stratify_by and split_by exclude one another")
+            raise ValueError("only one of group_by, stratify_by and split_by can be set")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test leave nothing to train on")
         return self
@@ -230,9 +230,10 @@ def _nearest_keys(model: type[BaseModel], location: list[str], sections: Mapping
     """The hint for an unknown key: the same key elsewhere, else the nearest ones beside it, else all beside it."""
     *section, key = location
     wanted = _SHORT_FORMS.get(key, key)
-    known = _keys_at(model, section)
+    known = [name for name in _keys_at(model, section) if name != "method_config"]  # files have the method's name
     inner = [f"{name}.{field}" for name in known for field in _keys_at(model, [*section, name])]
     if not section:
+        known += sections
         inner += [f"{name}.{field}" for name, added in sections.items() for field in added.model_fields]
     near = [path for path in (*known, *inner) if path.rsplit(".", 1)[-1] == wanted]
     near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
@@ -326,7 +327,7 @@ def _parse_call(item: Any, where: str) -> StepCall:
             if step == "export":
                 step = config.pop("format", "onnx")
             return validate(StepCall, {"step": step, "config": config, **call}, where=where)
-    raise RecipeError("not a step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
+    raise RecipeError("is not a step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
 
 
 def _weights(given: Any) -> Any:
@@ -345,9 +346,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
+        raise RecipeError(f"is not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
     if not isinstance(raw, dict):
-        raise RecipeError("a recipe is a mapping of keys to values", where=str(path), hint="See docs/recipe.md.")
+        raise RecipeError(
+            "is not a mapping of keys to values, as a recipe is", where=str(path), hint="See docs/recipe.md."
+        )
     return raw
 
 
@@ -372,7 +375,7 @@ def apply_settings(raw: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
         for section in sections:
             inner = target.get(section)
             if inner is not None and not isinstance(inner, Mapping):
-                raise RecipeError(f"{section!r} holds a value, not settings", where=key)
+                raise RecipeError(f"{section!r} is a value, not a section", where=key)
             target[section] = dict(inner or {})
             target = target[section]
         target[last] = value

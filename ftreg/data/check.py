@@ -1,4 +1,4 @@
-"""Checking: problems that spoil a training although every row can be read."""
+"""Checking: problems that may harm training although every row can be read."""
 
 from __future__ import annotations
 

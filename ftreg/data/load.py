@@ -128,7 +128,7 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
         raise DataError(
             f"the columns {found} fit more than one format: {', '.join(fitting)}",
             where=str(path),
-            hint=f"Name the one that is meant with `format`, such as {fitting[0]}; in a recipe, under data.",
+            hint=f"Name one with `format`, such as {fitting[0]}, or under data in a recipe.",
         )
     mapping = "If only the names differ, map them with `columns={'prompt': 'Question'}`, or under data in a recipe."
     raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.\n  {mapping}")

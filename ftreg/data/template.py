@@ -133,7 +133,7 @@ class Template:
         own = marks[len(earlier) :]
         if not own:
             raise DataError(
-                "the chat template marks no part of the answer as the assistant's",
+                "the chat template does not mark any part of the answer as the assistant's",
                 hint="Put {% generation %} and {% endgeneration %} around the assistant's content, or leave them out.",
             )
         if own[0][0] < len(prompt) and (len(chat) == 1 or own[0][0] < len(self._texts([chat[:-1]])[0])):
@@ -156,8 +156,8 @@ class Template:
         )
         raise DataError(
             f"the chat template ends the prompt for an answer with {prompt[same:][-60:]!r}, but renders "
-            f"{text[same:][:60]!r} there in a chat with that answer: the model would be trained on another prompt than "
-            "it gets later",
+            f"{text[same:][:60]!r} there in a chat with that answer: the model would be trained on a different prompt "
+            "from the one that it gets later",
             hint="Give a template that renders both alike: data.template=my_template.jinja",
         )
 

@@ -126,7 +126,7 @@ def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progres
     if not tokens:
         raise DataError("no example has a labelled token", hint="See what is labelled with `ftreg.api.data.preview()`.")
     if not math.isfinite(total):
-        raise FtregError("the model's loss is not finite", hint="Its weights are broken.")
+        raise FtregError("the model's loss is not finite", hint="Its weights may be damaged.")
     return total / tokens, tokens
 
 

@@ -129,7 +129,7 @@ def _check_logits(parent: np.ndarray, child: np.ndarray) -> None:
         )
     for name, logits in (("source", parent), ("result", child)):
         if not np.isfinite(logits).all():
-            raise FtregError(f"the {name} gives logits that are not finite", hint="Its weights are broken.")
+            raise FtregError(f"the {name} gives logits that are not finite", hint="Its weights may be damaged.")
 
 
 def _greedy_prefix(parent: Engine, child: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> float:

@@ -94,7 +94,7 @@ def _named(context: Context, data: str, split: str | None) -> HeldOut:
 def check_evaluable(context: Context, ref: str, *, limit: int | None = None, engine: str | None = None) -> None:
     """Raise ``InputError`` if ``evaluate_version`` cannot measure ``ref``, before any model is loaded."""
     if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}, which leaves no example", where="limit", hint="Give at least 1.")
+        raise InputError(f"limit is {limit}, which leaves no examples", where="limit", hint="Give at least 1.")
     source = context.registry.source(ref)
     if source.kind == DATASET:
         raise InputError(f"{source.ref} is a dataset, not a model", hint="See `registry.list()`.")
@@ -113,7 +113,7 @@ def evaluate_version(
     with open_engine(context, source, name=engine) as loaded:
         evaluation = evaluate(loaded, examples, _metrics(context.host), progress=context.progress)
     for name, reason in evaluation.failed_metrics.items():
-        context.progress.say(f"metric {name} has no figure: {reason}")
+        context.progress.say(f"metric {name} could not be computed: {reason}")
     body = {key: value for key, value in asdict(evaluation).items() if key != "answers"}
     body |= {"dataset": data.digest, "split": data.split, "examples": len(examples)}
     context.registry.add_evidence(ref, "evaluation", body)

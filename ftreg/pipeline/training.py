@@ -53,7 +53,7 @@ def _train(
     }
     work = work_of(context.host, method, config, (Parent("base", base.digest), Parent("dataset", dataset.digest)))
     if reuse and (known := context.registry.find_produced(work.cache_key, name=recipe.name)) is not None:
-        context.progress.say(f"{known.ref} is the same run; reused")
+        context.progress.say(f"{known.ref} was trained by the same run before; reused")
         return known
 
     folder = context.registry.home / "runs" / work.cache_key

@@ -29,8 +29,8 @@ def check_loaded(catalog: Catalog, host: PluginHost, hook: str) -> None:
     if absent:
         gate = absent[0]
         raise FtregError(
-            f"gate {gate.plugin} ({gate.distribution}) guards this registry and is not loaded: {_why(host, gate)}",
-            hint=f"Install or repair {gate.distribution}; if it should no longer guard this registry, run "
+            f"plugin {gate.plugin} ({gate.distribution}) guards this registry and is not loaded: {_why(host, gate)}",
+            hint=f"Install or repair {gate.distribution}; to do without its gate, run "
             f"`registry.release_gate({gate.plugin!r})`.",
         )
 

@@ -146,7 +146,7 @@ class Home:
         others = [name for name in others if name not in _PARTS and not name.startswith("FORMAT.")]
         if others:
             raise InputError(
-                f"the folder is not a registry, and it is not empty: it holds {others[0]!r}",
+                f"the folder is not a registry and is not empty: it holds {others[0]!r}",
                 where=str(self.path),
                 hint="Name a new or empty folder.",
             )

@@ -348,7 +348,7 @@ class Registry:
         parsed = parse_ref(ref)
         if parsed.number is None and parsed.digest_prefix is None:
             hint = f"Name it by its number, such as {self._finder.find(ref).ref}."
-            raise InputError("this does not say which version to delete", where=ref, hint=hint)
+            raise InputError("the reference does not say which version to delete", where=ref, hint=hint)
         with self._writing() as catalog:
             version = self._finder.find_pointer(ref)
             if version.aliases:
@@ -360,8 +360,8 @@ class Registry:
             children = [self._finder.by_digest(child).ref for child in catalog.children(version.digest)]
             if children and not force:
                 raise InputError(
-                    f"{version.ref} cannot be deleted: made from it: {', '.join(sorted(children))}",
-                    hint="Delete it all the same with `force=True`; its files are kept for as long as they are needed.",
+                    f"{version.ref} cannot be deleted: it is a parent of {', '.join(sorted(children))}",
+                    hint="Delete it anyway with `force=True`; its files are kept as long as other versions need them.",
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
 

@@ -84,7 +84,7 @@ def test_the_default_registry_is_closed_again(registry: ftreg.Registry, monkeypa
 @pytest.mark.parametrize(
     ("call", "error", "said"),
     [
-        (lambda r: ftreg.apply("merg", "bot", registry=r), UnknownName, "step: no step is called 'merg'"),
+        (lambda r: ftreg.apply("merg", "bot", registry=r), UnknownName, "step: no step named 'merg'"),
         (lambda r: ftreg.quantize("bot", scheme="int3", registry=r), RecipeError, "quantize.scheme: must be"),
         (lambda r: ftreg.quantize("bot", name="A B", registry=r), InputError, "name: 'A B' cannot be a name"),
         (lambda r: ftreg.export("bot", to=r.home, registry=r), InputError, "to: "),

@@ -436,7 +436,7 @@ def test_another_deployment_is_left_alone(run: Run, server: Server, shown: Any, 
     [
         ((401, {"error": {"message": "no"}}), 2, "refuses the admin token"),
         (
-            (404, {"error": {"message": "no variant is called 'bot:9'\n  Did you mean bot:2?"}}),
+            (404, {"error": {"message": "no variant named 'bot:9'\n  Did you mean bot:2?"}}),
             2,
             "Did you mean bot:2?",
         ),

@@ -99,7 +99,9 @@ def _refusal(status: int, body: bytes, url: str) -> FtregError:
     """The error that a refusal of the server means."""
     if status in (401, 403):
         return InputError(
-            "the server refuses the admin token", where=url, hint="Give its own as `token` or in $FTREG_ADMIN_TOKEN."
+            "the server refuses the admin token",
+            where=url,
+            hint="Give the server's as `token` or in $FTREG_ADMIN_TOKEN.",
         )
     try:
         message = str(json.loads(body)["error"]["message"])
@@ -109,4 +111,4 @@ def _refusal(status: int, body: bytes, url: str) -> FtregError:
 
 
 def _stranger(url: str) -> FtregError:
-    return FtregError("what answers is not a server of ftreg", where=url, hint="Give the server's address as `url`.")
+    return FtregError("the server there is not one of ftreg's", where=url, hint="Give the server's address as `url`.")

@@ -70,11 +70,11 @@ def _choose(report: Report, ref: str | None, winner: str | None, *, force: bool)
     if not force and (chosen is None or chosen != winner):
         raise FtregError(
             f"the verdict is {report.verdict.decision}: {report.verdict.reason}",
-            hint="Wait for more feedback, or promote all the same with `force=True`.",
+            hint="Wait for more feedback, or promote anyway with `force=True`.",
         )
     if chosen is None and len(challengers) != 1:
         known = ", ".join(challengers) or "there are none"
-        raise InputError("say which challenger", where="ref", hint=f"Challengers: {known}.")
+        raise InputError("the challenger must be named", where="ref", hint=f"Challengers: {known}.")
     return chosen or challengers[0]
 
 
