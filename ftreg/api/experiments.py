@@ -125,7 +125,7 @@ def rollback(
 def weights_in_force(deployment: Deployment) -> Mapping[str, float] | None:
     """Return the shares by reference that servers on this machine would deal by, if they differ from the deployment's.
 
-    An experiment of the same versions that was served here before goes on with the weights on record.
+    An experiment with the same versions that was served here before continues with its recorded weights.
     """
     from ftreg.serving.deployment import RECORD, state_folder
     from ftreg.serving.experiment.history import read

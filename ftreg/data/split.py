@@ -57,7 +57,7 @@ def split_examples(examples: Sequence[Example], config: DataConfig, progress: Pr
     for name in ("validation", "test"):
         if config.split_by is None and getattr(config, name) and not members[name]:
             (progress or NullProgress()).say(
-                f"the {name} split is empty: {getattr(config, name):g} of {len(examples)} examples is less than one"
+                f"the {name} split is empty: a share of {getattr(config, name):g} is too small for {len(examples)} examples"
             )
     return Splits(**members)
 

@@ -45,7 +45,7 @@ class Evaluation:
         perplexity: ``exp(loss)``.
         tokens: How many tokens are labelled.
         metrics: Each metric's figure over ``answers``; empty if no example has a prompt.
-        failed_metrics: Why a metric has no figure, by its name.
+        failed_metrics: Why a metric could not be computed, by its name.
         answers: The greedy answers, in the order of the examples.
     """
 

@@ -113,13 +113,13 @@ def test_a_gate_that_is_gone_blocks(how: str, home: Path, tmp_path: Path) -> Non
         reason = "it is failed: import failed: ModuleNotFoundError"
     elif how == "left out":
         options = ("--no-plugin", "strict")
-        reason = "it is disabled: by --no-plugin"
+        reason = "it is disabled: on request"
     else:
         (site / "strict.py").write_text("from ftreg.plugin import *\n" + OBSERVER.format("pass"))
         reason = "version 1.0 does not implement ftreg_check_promotion"
     failed = ftreg(*options, "models", "alias", "bot:1", "champion", home=home, env=environment(site), code=1)
     said = " ".join(failed.stderr.split())
-    assert f"gate strict (fake-strict) guards this registry and is not loaded: {reason}" in said
+    assert f"plugin strict (fake-strict) guards this registry and is not loaded: {reason}" in said
     assert "ftreg plugins release strict" in said
     assert _aliases(home) == ["first"]
 
@@ -127,7 +127,7 @@ def test_a_gate_that_is_gone_blocks(how: str, home: Path, tmp_path: Path) -> Non
     ftreg(*options, "models", "alias", "bot:1", "champion", home=home, env=environment(site))
     assert sorted(_aliases(home)) == ["champion", "first"]
     log = ftreg("models", "log", home=home).stdout
-    assert "is guarded by gate strict (fake-strict): ftreg_check_promotion" in log
+    assert "is guarded by plugin strict (fake-strict): ftreg_check_promotion" in log
     assert "is no longer guarded by gate strict" in log
 
 

@@ -49,7 +49,7 @@ def test_no_plugin_leaves_one_out(folder: Path) -> None:
     plugins = listed(folder, "--no-plugin", "red", "--no-plugin", "metrics")
     assert {"blue", "methods"} <= _active(plugins)
     for name in ("red", "metrics"):
-        assert (plugins[name]["state"], plugins[name]["reason"]) == ("disabled", "by --no-plugin")
+        assert (plugins[name]["state"], plugins[name]["reason"]) == ("disabled", "on request")
 
 
 def test_no_plugin_with_an_unknown_name(folder: Path) -> None:

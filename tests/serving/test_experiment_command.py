@@ -181,7 +181,7 @@ def test_promote_wants_a_verdict_or_force(run: Run, registry: Registry, undecide
 def test_force_against_the_verdict_is_on_record(run: Run, registry: Registry, state: Path) -> None:
     """A challenger other than the winner needs ``--force`` and, among several, its name."""
     served(registry, CONTROL, CHALLENGER, "bot:3", path=state / "experiment.db")
-    assert "say which challenger" in run("promote", "support", "--force").err
+    assert "challenger must be named" in run("promote", "support", "--force").err
     served(
         registry,
         CONTROL,
@@ -414,8 +414,8 @@ def test_set_changes_weights_on_the_server(run: Run, server: Server, monkeypatch
     ("shown", "code", "said"),
     [
         ((200, SHOWN | {"deployment": "other"}), 2, "serves other, not support"),
-        ((200, {"weights": {}, "shares": {}}), 1, "not a server of ftreg"),
-        ((302, b""), 1, "not a server of ftreg"),
+        ((200, {"weights": {}, "shares": {}}), 1, "not one of ftreg's"),
+        ((302, b""), 1, "not one of ftreg's"),
         ((401, {"error": {"message": "no"}}), 2, "refuses the admin token"),
         ((503, {"error": {"message": "could not start"}}), 1, "could not start"),
     ],
@@ -442,11 +442,11 @@ def test_another_deployment_is_left_alone(run: Run, server: Server, shown: Any, 
         ),
         ((400, {"error": {"message": "all weights are 0"}}), 2, "all weights are 0"),
         ((503, {"error": {"message": "the disk is full"}}), 1, "the disk is full"),
-        ((404, b"<html>Not Found</html>"), 1, "not a server of ftreg"),
-        ((200, b"<html>Welcome</html>"), 1, "not a server of ftreg"),
-        ((200, {"weights": []}), 1, "not a server of ftreg"),
-        ((200, [1]), 1, "not a server of ftreg"),
-        ((302, b""), 1, "not a server of ftreg"),
+        ((404, b"<html>Not Found</html>"), 1, "not one of ftreg's"),
+        ((200, b"<html>Welcome</html>"), 1, "not one of ftreg's"),
+        ((200, {"weights": []}), 1, "not one of ftreg's"),
+        ((200, [1]), 1, "not one of ftreg's"),
+        ((302, b""), 1, "not one of ftreg's"),
     ],
 )
 def test_what_the_server_refuses_is_said(run: Run, server: Server, answer: Any, code: int, said: str) -> None:
