@@ -146,7 +146,7 @@ def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mappi
     Example::
 
         if alias == "champion" and not any(record["type"] == "evaluation" for record in evidence):
-            return [Problem("never evaluated", hint=f"Run `ftreg.evaluate({version.ref!r})`.")]
+            return [Problem("never evaluated", hint=f"Run `ftreg.evaluate({version.ref!r})`")]
         return []
     """
 

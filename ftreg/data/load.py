@@ -75,7 +75,7 @@ def load_examples(
         raise DataError(
             f"{first.message}{more}",
             where=place(path, first.row),
-            hint=f"See all of them: `ftreg.api.data.check({str(path)!r})`.",
+            hint=f"See all of them: `ftreg.api.data.check({str(path)!r})`",
         )
     return list(data.examples), data.format
 

@@ -124,7 +124,7 @@ def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progres
         progress.update(done, loss=total / max(tokens, 1))
     progress.end()
     if not tokens:
-        raise DataError("no example has a labelled token", hint="See what is labelled with `ftreg.api.data.preview()`.")
+        raise DataError("no example has a labelled token", hint="See what is labelled with `ftreg.api.data.preview()`")
     if not math.isfinite(total):
         raise FtregError("the model's loss is not finite", hint="Its weights may be damaged.")
     return total / tokens, tokens

@@ -80,6 +80,6 @@ def make_probe(
                 starts.append(tuple(start))
     if not texts:
         raise DataError(
-            "no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`."
+            "no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`"
         )
     return Probe(tuple(ids for ids, _ in texts), tuple(labels for _, labels in texts), tuple(starts), source)

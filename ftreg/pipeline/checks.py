@@ -54,12 +54,12 @@ def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | N
 def check_kind(plan: Plan, kind: str) -> None:
     """Raise ``InfeasiblePlan`` if the method does not train on a base of ``kind``."""
     if kind not in plan.method.accepts:
-        merge = f"Merge it first: `ftreg.merge({plan.recipe.base!r})`."
+        merge = f"Merge it first: `ftreg.merge({plan.recipe.base!r})`"
         raise InfeasiblePlan(
             f"method {plan.method.name} trains on {' or '.join(map(with_article, plan.method.accepts))}; "
             f"{plan.recipe.base} is {with_article(kind)}",
             where="base",
-            hint=merge if kind == ADAPTER else "See `registry.list()`.",
+            hint=merge if kind == ADAPTER else "See `registry.list()`",
         )
 
 

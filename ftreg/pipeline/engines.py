@@ -32,7 +32,7 @@ def find_engine(host: PluginHost, kind: str, name: str | None = None) -> EngineS
     for spec in host.specs(EngineSpec):
         if kind in spec.kinds:
             return spec
-    raise InputError(f"no engine can load a version of kind {kind}", hint="See `registry.host.plugins`.")
+    raise InputError(f"no engine can load a version of kind {kind}", hint="See `registry.host.plugins`")
 
 
 def require_runtime(source: Source) -> None:

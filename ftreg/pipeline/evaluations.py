@@ -97,7 +97,7 @@ def check_evaluable(context: Context, ref: str, *, limit: int | None = None, eng
         raise InputError(f"limit is {limit}, which leaves no examples", where="limit", hint="Give at least 1.")
     source = context.registry.source(ref)
     if source.kind == DATASET:
-        raise InputError(f"{source.ref} is a dataset, not a model", hint="See `registry.list()`.")
+        raise InputError(f"{source.ref} is a dataset, not a model", hint="See `registry.list()`")
     context.host.require(find_engine(context.host, source.kind, engine))
     require_runtime(source)
 

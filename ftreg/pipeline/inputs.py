@@ -72,7 +72,7 @@ def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "ba
     if is_uri(base):
         fetched = context.host.resolve_base(base)
         if fetched is None:
-            raise InputError(f"no plugin can fetch {base!r}", where=where, hint="See `registry.host.plugins`.")
+            raise InputError(f"no plugin can fetch {base!r}", where=where, hint="See `registry.host.plugins`")
         name = base.split(":", 1)[1].split("@")[0].rstrip("/").rsplit("/", 1)[-1]
         return _stage_base(context, stack, fetched, name, {"uri": base, "resolved": fetched.name}, where)
     try:

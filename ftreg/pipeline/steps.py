@@ -113,7 +113,7 @@ def _check_possible(spec: StepSpec, source: Source) -> None:
         return
     merge_first = source.kind == ADAPTER and CHECKPOINT in spec.accepts and MERGEABLE in capabilities
     merge = f"Merge it first: `ftreg.merge({source.ref!r})`; or add `merge=True` to do both."
-    hint = merge if merge_first else f"See `registry.get({source.ref!r})`."
+    hint = merge if merge_first else f"See `registry.get({source.ref!r})`"
     raise InfeasiblePlan(reason, where=source.ref, hint=hint)
 
 

@@ -31,7 +31,7 @@ def check_loaded(catalog: Catalog, host: PluginHost, hook: str) -> None:
         raise FtregError(
             f"plugin {gate.plugin} ({gate.distribution}) guards this registry and is not loaded: {_why(host, gate)}",
             hint=f"Install or repair {gate.distribution}; to do without its gate, run "
-            f"`registry.release_gate({gate.plugin!r})`.",
+            f"`registry.release_gate({gate.plugin!r})`",
         )
 
 

@@ -171,7 +171,7 @@ class Home:
 def check_hash(text: str) -> str:
     """Return ``text`` if it is a BLAKE3 hash in hex; raise ``CorruptRegistry`` otherwise, since it becomes a path."""
     if not isinstance(text, str) or not _HASH.fullmatch(text):
-        raise CorruptRegistry(f"{text!r} is not a BLAKE3 hash", hint="Run `registry.verify()`.")
+        raise CorruptRegistry(f"{text!r} is not a BLAKE3 hash", hint="Run `registry.verify()`")
     return text
 
 

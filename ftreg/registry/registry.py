@@ -355,7 +355,7 @@ class Registry:
                 alias = version.aliases[0]
                 raise InputError(
                     f"{version.ref} cannot be deleted: it is {', '.join(f'@{alias}' for alias in version.aliases)}",
-                    hint=f"Remove the alias first: `registry.remove_alias({version.name!r}, {alias!r})`.",
+                    hint=f"Remove the alias first: `registry.remove_alias({version.name!r}, {alias!r})`",
                 )
             children = [self._finder.by_digest(child).ref for child in catalog.children(version.digest)]
             if children and not force:

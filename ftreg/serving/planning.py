@@ -115,7 +115,7 @@ def _variant(context: Context, ref: str, weight: float, engine: str | None) -> t
     """Resolve one version, and find an installed engine that serves it."""
     version = context.registry.get(ref)
     if version.kind == DATASET:
-        raise InputError(f"{version.ref} is a dataset, not a model", hint="See `registry.list()`.")
+        raise InputError(f"{version.ref} is a dataset, not a model", hint="See `registry.list()`")
     source = context.registry.source(version.digest)
     spec = _engine(context, source, engine)
     return Variant(
@@ -135,7 +135,7 @@ def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
         ]
         if not found:
             raise InputError(
-                f"no engine can serve {source.ref}, which is of kind {source.kind}", hint="See `registry.host.plugins`."
+                f"no engine can serve {source.ref}, which is of kind {source.kind}", hint="See `registry.host.plugins`"
             )
         spec = found[0]
     context.host.require(spec)

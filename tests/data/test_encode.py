@@ -394,7 +394,8 @@ def test_a_template_can_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "no such chat template"), ("{% for %}", "is not valid Jinja"), ("{% if x %}\n", "Jinja")]
+    ("content", "reason"),
+    [(None, "no such chat"), ("{% for %}", "is not valid Jinja"), ("{% if x %}\n", "Jinja")],
 )
 def test_a_bad_template_file_is_refused_at_once(tmp_path: Path, content: str | None, reason: str) -> None:
     """A template that is missing or does not parse is an error, with its name, before any example is encoded."""

@@ -47,7 +47,7 @@ def test_the_base_must_be_of_a_kind_that_the_method_trains_on(
     """A dataset and an adapter are refused as a base; for the adapter, the error proposes to merge it."""
     with pytest.raises(InfeasiblePlan, match="method lora trains on a checkpoint; colours is a dataset"):
         attempt({**recipe("lora", name="x"), "base": "colours"})
-    with pytest.raises(InfeasiblePlan, match="Merge it first: `ftreg.merge\('bot:1'\)`"):
+    with pytest.raises(InfeasiblePlan, match=r"Merge it first: `ftreg.merge\('bot:1'\)`"):
         attempt({**recipe("lora", name="x"), "base": adapter.ref})
 
 

@@ -282,7 +282,7 @@ def test_the_catalog_can_be_rebuilt(registry: Registry, loss: str) -> None:
         path.unlink()
     if loss == "garbage":
         database.write_bytes(b"garbage" * 1000)
-    with pytest.raises(CorruptRegistry, match="Registry.rebuild\(\)"):
+    with pytest.raises(CorruptRegistry, match=r"Registry\.rebuild\(\)"):
         Registry(registry.home).count()
     report = Registry.rebuild(registry.home)
     assert dump(registry.home) == before
