@@ -181,7 +181,7 @@ def alias_command(session: Session, ref: str, alias: str, remove: bool, as_json:
     else:
         version = registry.set_alias(ref, alias)
         facts = version_facts(session, version) | {"name": version.name, "alias": alias}
-        told = f"{version.name}@{alias} is {version.ref}"
+        told = f"{version.name}@{alias} now points to {version.ref}"
     if as_json:
         session.json(facts)
     else:
@@ -259,9 +259,9 @@ def _action(session: Session, event: Event) -> str:
         case "untagged":
             return f"untagged {detail['key']}"
         case "gate_enlisted":
-            return f"is guarded by gate {detail['plugin']} ({detail['distribution']}): {detail['hook']}"
+            return f"is guarded by plugin {detail['plugin']} ({detail['distribution']}): {detail['hook']}"
         case "gate_released":
-            return f"is no longer guarded by gate {detail['plugin']}"
+            return f"is no longer guarded by plugin {detail['plugin']}"
         case "evidence":
             return f"{detail['type']} recorded"
         case action:

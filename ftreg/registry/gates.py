@@ -62,7 +62,7 @@ def release(catalog: Catalog, plugin: str) -> None:
     """Strike a gate off the record, in the caller's transaction; raise ``UnknownName`` if it is not on record."""
     gates = catalog.gates()
     if plugin not in {gate.plugin for gate in gates}:
-        raise UnknownName("gate of this registry", plugin, {gate.plugin for gate in gates})
+        raise UnknownName("gate", plugin, {gate.plugin for gate in gates})
     catalog.append(Event.now("gate_released", plugin=plugin))
 
 

@@ -102,7 +102,7 @@ def test_tags_and_aliases_are_set_and_removed(run: Run) -> None:
     assert run("models", "tag", "bot:1", "stage=test", "a=b=c").out == ""
     assert json.loads(run("models", "show", "bot:1", "--json").out)["tags"]["a"] == "b=c"
     assert run("models", "tag", "bot:1", "--remove", "stage").code == 0
-    assert "bot@champion is bot:1" in run("models", "alias", "bot:1", "champion").err
+    assert "bot@champion now points to bot:1" in run("models", "alias", "bot:1", "champion").err
     assert run("models", "alias", "bot", "champion", "--remove").code == 0
     assert run("models", "show", "bot@champion").code == 2
 

@@ -156,7 +156,7 @@ def test_promote_moves_the_alias_and_leaves_evidence(run: Run, registry: Registr
     """Promotion leaves the whole report as evidence on the winner and the control."""
     done = run("promote", "support")
     assert done.code == 0, done.err
-    assert "bot@champion is bot:2" in done.err
+    assert "bot@champion now points to bot:2" in done.err
     assert champion(registry) == CHALLENGER
     for ref in (CONTROL, CHALLENGER):
         (body,) = evidence(registry, ref)
@@ -224,11 +224,11 @@ def test_one_variant_has_the_alias(run: Run, registry: Registry, of_two_names: N
     """If a variant of another name gets the alias, it is removed from the other variants' names."""
     promoted = run("promote", "support", "other:1", "--force")
     assert (promoted.code, champions(registry)) == (0, ["other:1"])
-    assert "other@champion is other:1" in promoted.err
-    assert "bot@champion was bot:1, and is removed" in promoted.err
+    assert "other@champion now points to other:1" in promoted.err
+    assert "bot@champion pointed to bot:1 and was removed" in promoted.err
     rolled = run("rollback", "support")
     assert (rolled.code, champions(registry)) == (0, ["bot:1"])
-    assert "other@champion was other:1, and is removed" in rolled.err
+    assert "other@champion pointed to other:1 and was removed" in rolled.err
 
 
 def test_an_alias_of_no_variant_stays(run: Run, registry: Registry, of_two_names: None) -> None:
