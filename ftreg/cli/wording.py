@@ -92,7 +92,10 @@ def _option(code: str, flags: Flags) -> str | None:
     argument = _ARGUMENT.fullmatch(code)
     if argument is None or argument[1] not in flags:
         return None
-    value = ast.literal_eval(argument[2]) if argument[2] else True
+    try:
+        value = ast.literal_eval(argument[2]) if argument[2] else True
+    except (SyntaxError, ValueError):  # not a value that can be typed
+        return None
     return " ".join(_typed(flags[argument[1]], value))
 
 
@@ -100,13 +103,14 @@ def _command(code: str) -> str | None:
     """The command that does the same as ``code``; None if there is none."""
     try:
         found = ast.parse(code, mode="eval").body
-    except SyntaxError:
+        call = found if isinstance(found, ast.Call) else ast.Call(found, [], [])
+        arguments = list(_arguments(call))
+    except (SyntaxError, ValueError):  # not a call, or one with arguments that cannot be typed
         return None
-    call = found if isinstance(found, ast.Call) else ast.Call(found, [], [])
     function = _MODULES.sub("ftreg.", ast.unparse(call.func))
     short = function.removeprefix("ftreg.")
     command = _SAME.get(function) or (short if short in COMMANDS and short != function else None)
-    return " ".join(["ftreg", command, *_arguments(call)]) if command else None
+    return " ".join(["ftreg", command, *arguments]) if command else None
 
 
 def _arguments(call: ast.Call) -> Iterator[str]:

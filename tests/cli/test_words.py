@@ -49,6 +49,7 @@ def told(error: InputError, *typed: str) -> str:
         (InputError("`ftreg.api.data.check('a b.csv')`"), "ftreg data check 'a b.csv'"),
         (InputError("see `registry.host.plugins`"), "see ftreg plugins list"),
         (InputError("use `registry.staging()`"), "use `registry.staging()`"),
+        (InputError("call `ftreg.merge(ref)`, `split=x[`"), "call `ftreg.merge(ref)`, `split=x[`"),
     ],
 )
 def test_arguments_become_options(error: InputError, words: str) -> None:

@@ -165,7 +165,7 @@ def test_steps_refuse_what_they_cannot_take(registry: Registry, merged: Version,
         merge(merged.ref, registry=registry)
     with pytest.raises(
         InfeasiblePlan,
-        match=r"needs a full-precision checkpoint; (.|\n)*Merge it first: ftreg merge",
+        match=r"needs a full-precision checkpoint; (.|\n)*Merge it first: `ftreg\.merge",
     ):
         apply("onnx", adapter.ref, registry=registry)
 
