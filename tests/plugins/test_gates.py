@@ -153,9 +153,9 @@ def test_the_record_of_gates_outlives_the_catalog(tmp_path: Path) -> None:
     Registry.rebuild(tmp_path / "home")
     with Registry(tmp_path / "home", host=PluginHost(only=())) as registry:
         assert registry.gates() == [Gate("_Strict", "this process", "ftreg_check_version")]
-        with pytest.raises(FtregError, match="gate _Strict"):
+        with pytest.raises(FtregError, match="plugin _Strict"):
             _publish(registry, "{} ")
-        with pytest.raises(FtregError, match="gate _Strict"):
+        with pytest.raises(FtregError, match="plugin _Strict"):
             registry.check_gates("ftreg_check_version")
         registry.set_alias("bot:1", "champion")  # another hook: this gate never guarded aliases
         with pytest.raises(UnknownName, match="no gate named 'other'"):
@@ -175,7 +175,7 @@ def test_a_gate_keeps_a_version_from_being_deployed(tmp_path: Path) -> None:
             registry.check_deployment("bot:1", "shop")
     with (
         Registry(tmp_path / "home", host=PluginHost(only=())) as registry,
-        pytest.raises(FtregError, match="gate _Strict"),
+        pytest.raises(FtregError, match="plugin _Strict"),
     ):
         registry.check_deployment("bot:1", "shop")
 
