@@ -85,8 +85,8 @@ class Event:
         action: ``published``, ``alias_set``, ``alias_removed``, ``tagged``, ``untagged``, ``evidence``, ``deleted``,
             ``collected`` (its manifest was freed), ``gate_enlisted`` or ``gate_released``.
         digest: The digest that it is about; None for gates, which concern the whole registry.
-        name: The name of the version that it is about; None for ``evidence`` and ``collected``, which concern a digest,
-            and for gates.
+        name: The name of the version that it is about; for ``evidence``, which concerns the digest, of the version that
+            it was recorded for. None for ``collected``, and for gates.
         number: The number of that version, or None likewise.
         detail: Further values, which depend on the action: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``,
             ``files``, ``plugin``, ``distribution``, ``hook``. docs/registry.md lists them.
@@ -108,6 +108,11 @@ class Event:
     ) -> Event:
         """Create an event with the current time, user and machine."""
         return cls(0, timestamp(), _user(), os.uname().nodename, action, digest, name, number, detail)
+
+    @property
+    def ref(self) -> str | None:
+        """``name:number`` of the version that it is about; None if it has no name."""
+        return None if self.name is None else f"{self.name}:{self.number}"
 
 
 @dataclass(frozen=True)
@@ -132,12 +137,14 @@ class EvidenceRecord:
     Attributes:
         type: ``run``, ``certificate``, ``evaluation``, ``import``, or a plugin's own.
         at: The time at which it was recorded, in UTC, ISO 8601.
+        ref: The version that it was recorded for, ``name:number``; all versions with the same digest share it.
         body: What was found out, as JSON; docs/registry.md describes it for each type.
         files: Where each file that belongs to it can be read, by relative path.
     """
 
     type: str
     at: str
+    ref: str | None
     body: Mapping[str, Json]
     files: Mapping[str, Path] = field(default_factory=dict)
 
@@ -165,15 +172,18 @@ class Lineage:
 
     Attributes:
         root: Digest of the version whose lineage this is.
-        nodes: The versions by digest. If several versions share a digest, the newest one is listed.
+        nodes: The versions by digest. If several versions share a digest, the oldest one is listed; for the root, the
+            one that was asked for.
         edges: The edges between them.
         deleted: Digests of nodes whose version was deleted; they are kept because others were made from them.
+        also: The other versions that share a node's digest, ``name:number``, oldest first; only for such nodes.
     """
 
     root: str
     nodes: Mapping[str, Version]
     edges: tuple[Edge, ...]
     deleted: frozenset[str] = frozenset()
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         root = self.nodes.get(self.root)

@@ -14,7 +14,7 @@ from typing import Any
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
-from ftreg.core.names import check_name, parse_ref
+from ftreg.core.names import check_alias, check_name, parse_ref
 from ftreg.core.types import NullProgress, Progress, Source, Version
 from ftreg.registry import collect, evidence, gates, publish, staging
 from ftreg.registry.blobs import measure, store
@@ -101,7 +101,8 @@ class Registry:
     def get(self, ref: str) -> Version:
         """Return the version that ``ref`` names: ``name`` (its newest), ``name:3``, ``name@alias`` or a digest prefix.
 
-        A digest also finds a deleted version as long as another version was made from it.
+        Of several versions with the same digest, a digest names the oldest. It also finds a deleted version as long as
+        another version was made from it.
 
         Raises:
             UnknownName: There is no such version.
@@ -148,12 +149,28 @@ class Registry:
         name: str | None = None,
         kind: str | None = None,
         tags: Mapping[str, str] | None = None,
+        digest: str | None = None,
         limit: int | None = 50,
     ) -> builtins.list[Summary]:
-        """Return what ``list`` does, without the manifests; this reads the catalog only."""
+        """Return what ``list`` does, without the manifests; this reads the catalog only.
+
+        With ``digest``, these are the versions with this very digest: the same files under several names.
+        """
         if name is not None:
             self._finder.check_known(name)
-        return self._catalog.versions(name=name, kind=kind, tags=tags, limit=limit)
+        return self._catalog.versions(name=name, kind=kind, tags=tags, digest=digest, limit=limit)
+
+    def ref_of(self, digest: str, *, name: str | None = None) -> str | None:
+        """Return the reference ``name:number`` of a digest, also if its version was deleted and collected.
+
+        Args:
+            digest: The whole digest.
+            name: Prefer the version of this name, if the digest has, or had, one; otherwise it is the oldest version.
+
+        Returns:
+            The reference; None if the digest was never published here.
+        """
+        return self._finder.ref_of(digest, name)
 
     def count(self) -> int:
         """Return the number of versions."""
@@ -210,7 +227,7 @@ class Registry:
 
     def lineage(self, ref: str) -> Lineage:
         """Return all ancestors and descendants of a version; raise ``UnknownName`` if there is no such version."""
-        return find_lineage(self._catalog, self._finder, self._finder.find(ref).digest)
+        return find_lineage(self._catalog, self._finder, self._finder.find(ref))
 
     # Writing.
 
@@ -287,9 +304,10 @@ class Registry:
 
         Raises:
             UnknownName: There is no such version.
+            InputError: ``alias`` is not a name, or it is a number.
             FtregError: A gate refuses.
         """
-        check_name(alias, what="alias")
+        check_alias(alias)
         target = self._finder.find_pointer(ref)
         if alias in target.aliases:
             return self._finder.version(target)
@@ -329,12 +347,15 @@ class Registry:
                 raise UnknownName("tag", key, version.tags, where=version.ref)
             catalog.append(Event.now("untagged", version.digest, version.name, version.number, key=key))
 
-    def delete(self, ref: str, *, force: bool = False) -> None:
-        """Delete a version; the next ``gc`` frees its files unless another version was made from it.
+    def delete(self, ref: str, *, force: bool = False) -> tuple[str, ...]:
+        """Delete a version; the next ``gc`` frees its files unless another version needs them.
 
         Args:
             ref: The version, by number or digest; a name alone or an alias is refused, since its meaning changes.
             force: Delete it even if others were made from it. Its files are kept for them.
+
+        Returns:
+            The versions that its files are kept for: those with the same digest, and those that were made from it.
 
         Raises:
             InputError: ``ref`` is a name or an alias, an alias points to the version, or others were made from it.
@@ -346,18 +367,19 @@ class Registry:
         with self._writing() as catalog:
             version = self._finder.find_pointer(ref)
             if version.aliases:
-                alias = version.aliases[0]
+                commands = [f"\n  ftreg models alias --remove {version.name} {alias}" for alias in version.aliases]
                 raise InputError(
                     f"{version.ref} cannot be deleted: it is {', '.join(f'@{alias}' for alias in version.aliases)}",
-                    hint=f"Remove the alias first: ftreg models alias --remove {version.name} {alias}",
+                    hint=f"Remove the {'alias' if len(commands) == 1 else 'aliases'} first:{''.join(commands)}",
                 )
-            children = [self._finder.by_digest(child).ref for child in catalog.children(version.digest)]
+            children = sorted(self._finder.by_digest(child).ref for child in catalog.children(version.digest))
             if children and not force:
                 raise InputError(
-                    f"{version.ref} cannot be deleted: made from it: {', '.join(sorted(children))}",
+                    f"{version.ref} cannot be deleted: made from it: {', '.join(children)}",
                     hint="Delete it all the same with `force=True`; its files are kept for as long as they are needed.",
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
+            return (*(other.ref for other in catalog.versions(digest=version.digest)), *children)
 
     def add_evidence(self, ref: str, type: str, body: Mapping[str, Json], files: Path | None = None) -> None:  # noqa: A002
         """Attach evidence to a version's digest; it is never changed or removed.
@@ -368,14 +390,14 @@ class Registry:
             body: What was found out, as JSON.
             files: A folder of files that belong to it; files in a staging folder are moved, others are copied.
         """
-        digest = self._finder.find(ref).digest
+        version = self._finder.find(ref)
         with system_errors(self.home), evidence.staged_files(self._home, files) as staged:
             detail = evidence.evidence_detail(type, body, staged)
             with self._home.lock():
                 store(self._home, staged)
                 with self._writing() as catalog:
-                    self._finder.find(digest)
-                    catalog.append(Event.now("evidence", digest, **detail))
+                    self._finder.find(version.digest)
+                    catalog.append(Event.now("evidence", version.digest, version.name, version.number, **detail))
 
     # Gates.
 

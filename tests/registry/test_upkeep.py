@@ -33,9 +33,19 @@ def test_delete_is_refused_while_an_alias_points_there(registry: Registry) -> No
         with pytest.raises(InputError, match="champion"):
             registry.delete("bot:1", force=force)
     registry.remove_alias("bot", "champion")
-    registry.delete("bot:1")
+    assert registry.delete("bot:1") == ()
     with pytest.raises(UnknownName, match="bot:1"):
         registry.get("bot:1")
+
+
+def test_one_of_two_names_is_deleted(registry: Registry) -> None:
+    """Deleting one of two versions with one digest leaves the other with its files, and says that it keeps them."""
+    digest = publish(registry, "one").digest
+    publish(registry, "two")
+    assert registry.delete("one:1") == ("two:1",)
+    assert registry.gc(grace=0).size == 0
+    assert registry.get(digest).ref == "two:1"
+    assert registry.source("two:1").path.joinpath("config.json").is_file()
 
 
 def test_a_deleted_parent_stays_for_its_children(registry: Registry) -> None:
@@ -44,7 +54,7 @@ def test_a_deleted_parent_stays_for_its_children(registry: Registry) -> None:
     child = publish(registry, "child", {"child.bin": b"child"}, parents=[base])
     with pytest.raises(InputError, match="made from it: child:1"):
         registry.delete("base:1")
-    registry.delete("base:1", force=True)
+    assert registry.delete("base:1", force=True) == ("child:1",)
     assert registry.gc(grace=0).size == 0
     assert registry.source("child").parent("base").path.joinpath("base.bin").read_bytes() == b"base"
     assert registry.lineage("child").deleted == {base.digest}
