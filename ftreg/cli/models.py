@@ -12,7 +12,7 @@ import click
 from ftreg.cli.command import Group
 from ftreg.cli.completion import complete_refs
 from ftreg.cli.options import version_facts
-from ftreg.cli.session import Session, human_size, json_option
+from ftreg.cli.session import Session, human_size, json_option, moment
 from ftreg.core.errors import InputError
 from ftreg.core.names import parse_ref
 
@@ -68,7 +68,7 @@ def list_command(
 def _row(version: Summary) -> list[str]:
     tags = " ".join(f"{key}={value}" for key, value in version.tags.items())
     aliases = " ".join(f"@{alias}" for alias in version.aliases)
-    created = _moment(version.created)
+    created = moment(version.created)
     return [version.ref, aliases, version.kind, version.producer, human_size(version.size), created, tags]
 
 
@@ -112,7 +112,7 @@ def log_command(session: Session, name: str | None, at: str | None, limit: int, 
         ["when (UTC)", "who", "version", "what"],
         [
             [
-                _moment(event.at),
+                moment(event.at),
                 f"{event.user}@{event.host}",
                 ref or "the registry",
                 _action(session, event, ref),
@@ -280,8 +280,3 @@ def _action(session: Session, event: Event, ref: str | None) -> str:
             return f"{detail['type']} recorded" + (f" for {event.ref}, the same digest" if event.ref != ref else "")
         case action:
             return action
-
-
-def _moment(at: str) -> str:
-    """Format a stored time to the second."""
-    return at[:19].replace("T", " ")

@@ -58,7 +58,7 @@ def _train(
 
     folder = context.registry.home / "runs" / work.cache_key
     with (
-        run_folder(folder, resume=resume, progress=context.progress) as scratch,
+        run_folder(folder, recipe.name, resume=resume, progress=context.progress) as scratch,
         observed(context, work.run(recipe.name)) as published,
         context.registry.staging() as staging,
     ):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from ftreg.core.manifest import Json, Parent, Producer
 from ftreg.core.requirements import Requirement
@@ -232,6 +234,29 @@ class VerifyReport:
         return not self.damages
 
 
+RunState = Literal["running", "unfinished", "published", "empty"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder in which a training keeps its checkpoints until its result is published.
+
+    Attributes:
+        folder: The folder; its name is the cache key.
+        name: The name of the model that is trained.
+        size: Its bytes.
+        written: When it was last written, in UTC, ISO 8601.
+        state: ``running`` if a process holds it. Otherwise ``published`` if there is a version of the same work, so
+            that nothing is left to resume; ``unfinished`` if not; ``empty`` if it holds nothing to resume from.
+    """
+
+    folder: Path
+    name: str
+    size: int
+    written: str
+    state: RunState
+
+
 @dataclass(frozen=True)
 class GcReport:
     """What ``gc`` freed, or would free.
@@ -241,16 +266,20 @@ class GcReport:
         manifests: Number of manifests that no version reaches.
         blobs: Number of files that no kept manifest or evidence lists.
         staging: Number of folders left over by processes that have ended.
-        size: Bytes of these blobs and staging folders.
+        runs: Run folders that were freed.
+        size: Bytes of these blobs, staging folders and run folders.
         waiting: Bytes of unreferenced blobs that were kept because they are younger than the grace period.
+        kept_runs: Run folders that were kept: those of running and, unless they were to be freed, unfinished trainings.
     """
 
     dry_run: bool
     manifests: int
     blobs: int
     staging: int
+    runs: tuple[RunFolder, ...]
     size: int
     waiting: int
+    kept_runs: tuple[RunFolder, ...]
 
 
 @dataclass(frozen=True)
@@ -268,9 +297,9 @@ class RebuildReport:
     lost: tuple[str, ...]
 
 
-def timestamp() -> str:
-    """Return the current time in UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def timestamp(seconds: float | None = None) -> str:
+    """Return a time in seconds since 1970, or the current time, in UTC, ISO 8601 with milliseconds."""
+    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).isoformat(timespec="milliseconds")
 
 
 @cache

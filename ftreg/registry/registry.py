@@ -448,11 +448,15 @@ class Registry:
         with system_errors(self.home), self._home.lock(), self._catalog.transaction(write=False):
             return Verifier(self._home, self._catalog, full=not quick, progress=progress or NullProgress()).run(digests)
 
-    def gc(self, *, grace: float = 3600.0, dry_run: bool = False, timeout: float = 60.0) -> GcReport:
-        """Free what no version reaches, and what killed processes left in staging.
+    def gc(
+        self, *, grace: float = 3600.0, runs: bool = False, dry_run: bool = False, timeout: float = 60.0
+    ) -> GcReport:
+        """Free what no version reaches, what killed processes left in staging, and checkpoints of published trainings.
 
         Args:
             grace: Keep unreferenced files that are younger than this many seconds.
+            runs: Free the checkpoints of unfinished trainings too, unless they are younger or the training is running.
+                They cannot be resumed then.
             dry_run: Only report what would be freed.
             timeout: Wait this many seconds for writers to finish.
 
@@ -462,7 +466,7 @@ class Registry:
         """
         with system_errors(self.home), self._home.lock(exclusive=not dry_run, timeout=timeout):
             self._catalog.renew()
-            garbage = collect.find_garbage(self._home, self._catalog, grace=grace)
+            garbage = collect.find_garbage(self._home, self._catalog, grace=grace, runs=runs)
             report = garbage.report(dry_run=dry_run)
             if not dry_run:
                 collect.collect(self._catalog, garbage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from ftreg.cli.main import main
 from ftreg.registry import Registry
+from ftreg.registry.runs import hold_run
 from tests.registry.kit import blob_of, publish
 
 
@@ -185,6 +187,23 @@ def test_delete_of_a_version_with_a_twin(run: Run) -> None:
     assert run("models", "show", "bot:2").code == 0
     newest = json.loads(run("models", "log", "twin", "--json").out)[0]
     assert (newest["ref"], newest["action"]) == ("twin:1", "deleted")
+
+
+def test_gc_says_what_unfinished_trainings_hold(run: Run, home: Path) -> None:
+    """``gc`` keeps the checkpoints of an unfinished training and says how to go on; ``--runs`` frees them."""
+    folder = home / "runs" / "key"
+    os.close(hold_run(folder, "slow-bot"))
+    (folder / "checkpoint-3").write_bytes(b"x" * 2000)
+    kept = run("gc", "--grace", "0").out
+    assert kept.startswith("freed 0 B")
+    for part in ("slow-bot", "unfinished", "2.0 kB", "kept", "--resume", "ftreg gc --runs"):
+        assert part in kept
+    (listed,) = json.loads(run("gc", "--dry-run", "--json").out)["kept_runs"]
+    assert (listed["name"], listed["size"], listed["folder"]) == ("slow-bot", 2000, str(folder))
+    assert "would be freed" in run("gc", "--runs", "--grace", "0", "--dry-run").out
+    assert run("gc", "--runs", "--grace", "0").out.startswith("freed 2.0 kB")
+    assert not folder.exists()
+    assert "slow-bot" not in run("gc").out
 
 
 def test_delete_names_all_aliases(run: Run) -> None:
