@@ -4,30 +4,52 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from ftreg.context import Context
 from ftreg.core.errors import DiskFull, InfeasiblePlan
+from ftreg.core.manifest import Parent
 from ftreg.core.specs import EngineSpec
-from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, Splits
+from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, RunInfo, Splits
 from ftreg.data import Encoder, read_template
 from ftreg.pipeline.plan import Plan, with_article
+from ftreg.pipeline.runs import step_config, training_config, training_parents
 from ftreg.pipeline.steps import open_inputs
 
 _SAMPLE = 64  # examples that are encoded, to check the tokenizer and its template
 _WHOLE_MODELS = (CHECKPOINT, ONNX)
 
 
-def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | None, data: Splits, new: int) -> None:
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of a training's inputs before its work.
+
+    Attributes:
+        kind: The base's kind.
+        base: The base's folder; None if it is not fetched yet.
+        base_digest: The base's digest; None if it is not in the registry yet.
+        dataset_digest: The dataset's digest.
+        data: The examples, split.
+        new: Bytes that will be imported into the registry.
+    """
+
+    kind: str
+    base: Path | None
+    base_digest: str | None
+    dataset_digest: str
+    data: Splits
+    new: int = 0
+
+
+def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool = False) -> None:
     """Raise if the plan cannot be carried out on this machine, with this base and this data.
 
     Args:
         context: Where the plan would run.
         plan: A plan that ``make_plan`` has checked.
-        kind: The base's kind.
-        base: The base's folder; None if it is not fetched yet.
-        data: The examples, split.
-        new: Bytes that will be imported into the registry.
+        inputs: What the training would work on.
+        dry_run: Change nothing in the registry, not even its record of gates.
 
     Raises:
         InfeasiblePlan: The method does not train on this kind of base, or a step cannot combine the versions given.
@@ -35,20 +57,19 @@ def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | N
         DataError: The data is empty, or the chat template refuses it.
         MissingExtra: The engine that would certify a step's result is not installed.
         DiskFull: The results would not fit on the disk.
-        FtregError: A gate of the registry is not loaded.
+        FtregError: A gate of the registry refuses, or is not loaded.
     """
-    context.registry.check_gates("ftreg_check_version")
-    check_kind(plan, kind)
+    check_kind(plan, inputs.kind)
+    _check_gates(context, plan, inputs, dry_run=dry_run)
     for step in plan.steps:
-        open_inputs(context, step.spec, step.others)
         for engine in context.host.specs(EngineSpec):
             if step.spec.produces in engine.kinds:
                 context.host.require(engine)
                 break
     if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
-        _check_training(plan, base, data)
-    if base is not None:
-        _check_disk(context, plan, size=_size(base), new=new)
+        _check_training(plan, inputs.base, inputs.data)
+    if inputs.base is not None:
+        _check_disk(context, plan, size=_size(inputs.base), new=inputs.new)
 
 
 def check_kind(plan: Plan, kind: str) -> None:
@@ -60,6 +81,21 @@ def check_kind(plan: Plan, kind: str) -> None:
             where="base",
             hint=f"Merge it first: ftreg merge {plan.recipe.base}" if kind == ADAPTER else "See: ftreg models list",
         )
+
+
+def _check_gates(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool) -> None:
+    """Open the further inputs of the steps, and ask the gates about the training and about each step."""
+    registry, recipe, method = context.registry, plan.recipe, plan.method
+    registry.check_gates("ftreg_check_version")
+    parents = training_parents(inputs.base_digest, inputs.dataset_digest)
+    runs = [RunInfo(method.what, method.name, recipe.name, parents, training_config(plan), recipe.tags)]
+    for step, name in zip(plan.steps, plan.names[1:], strict=True):
+        spec, config = step.spec, step_config(step.spec, step.config, recipe.train.seed)
+        others = open_inputs(context, spec, step.others)
+        known = tuple(Parent(spec.combines or each.role, each.source.digest, each.weight) for each in others)
+        runs.append(RunInfo(spec.what, spec.name, name, known, config))
+    for run in runs:
+        registry.check_run(run, dry_run=dry_run)
 
 
 def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:

@@ -15,7 +15,7 @@ from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
 from ftreg.core.names import check_alias, check_name, parse_ref
-from ftreg.core.types import NullProgress, Progress, Source, Version
+from ftreg.core.types import NullProgress, Progress, RunInfo, Source, Version
 from ftreg.registry import collect, evidence, gates, publish, staging
 from ftreg.registry.blobs import measure, store
 from ftreg.registry.catalog import Catalog
@@ -412,6 +412,14 @@ class Registry:
         """
         gates.check_loaded(self._catalog, self.host, hook)
 
+    def check_run(self, run: RunInfo, *, dry_run: bool = False) -> None:
+        """Ask the gates whether a run may start; raise ``FtregError`` if one refuses or is not loaded.
+
+        A gate is recorded when it is first asked, unless this is a ``dry_run``, which changes nothing.
+        """
+        what = f"{run.type} {run.name} cannot make {run.target}"
+        self._ask_gates("ftreg_check_run", what, record=not dry_run, run=run)
+
     def check_deployment(self, ref: str, deployment: str) -> None:
         """Ask the gates whether a version may be deployed; raise ``FtregError`` if one refuses or is not loaded."""
         version = self.get(ref)
@@ -509,10 +517,10 @@ class Registry:
         except (OSError, FtregError) as error:
             logger.warning("%s could not be written; it catches up with the next change: %s", self._home.events, error)
 
-    def _ask_gates(self, hook: str, refused: str, **arguments: Any) -> None:
+    def _ask_gates(self, hook: str, refused: str, *, record: bool = True, **arguments: Any) -> None:
         """Call the gates of ``hook`` and record new ones; raise ``FtregError`` if one refuses or is not loaded."""
         self.check_gates(hook)
-        if new := gates.unrecorded(self._catalog, self.host, hook):
+        if record and (new := gates.unrecorded(self._catalog, self.host, hook)):
             with self._writing() as catalog:
                 gates.enlist(catalog, new, hook)
         gates.ask(self.host, hook, refused, **arguments)
