@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftreg.context import Context
+from ftreg.core.capabilities import ALL_WEIGHTS
 from ftreg.core.errors import DiskFull, InfeasiblePlan
 from ftreg.core.manifest import Parent
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, RunInfo, Splits
 from ftreg.data import Encoder, read_template
+from ftreg.models.facts import describe
 from ftreg.pipeline.plan import Plan, with_article
 from ftreg.pipeline.runs import step_config, training_config, training_parents
 from ftreg.pipeline.steps import open_inputs
 
 _SAMPLE = 64  # examples that are encoded, to check the tokenizer and its template
 _WHOLE_MODELS = (CHECKPOINT, ONNX)
+_OPTIMIZER_STATES = {"adamw": 2, "sgd": 0, "adafactor": 0}  # values of the size of the weights that are kept with them
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
     if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
         _check_training(plan, inputs.base, inputs.data)
     if inputs.base is not None:
-        _check_disk(context, plan, size=_size(inputs.base), new=inputs.new)
+        checkpoints = _checkpoints(plan, inputs.base)
+        _check_disk(context, plan, size=_size(inputs.base), new=inputs.new, checkpoints=checkpoints)
 
 
 def check_kind(plan: Plan, kind: str) -> None:
@@ -111,10 +115,26 @@ def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:
         encoder.encode_batch(data.train[:_SAMPLE])
 
 
-def _check_disk(context: Context, plan: Plan, *, size: int, new: int) -> None:
-    """Raise ``DiskFull`` if the imports and the whole models that the plan makes would not fit on the disk."""
-    results = [plan.method.produces, *(step.spec.produces for step in plan.steps)]
-    needed = new + size * sum(kind in _WHOLE_MODELS for kind in results)
+def _checkpoints(plan: Plan, base: Path) -> int:
+    """Return the bytes of a training's checkpoints: the newest, and the next one while it is written.
+
+    Only those of a method that trains all weights are counted: how many weights another one trains is not known before
+    it has loaded the base, and they are few.
+    """
+    if ALL_WEIGHTS not in plan.method.trains:
+        return 0
+    weights: int = 4 * describe(base)["parameters"]
+    return 2 * weights * (1 + _OPTIMIZER_STATES[plan.recipe.train.optimizer])
+
+
+def _check_disk(context: Context, plan: Plan, *, size: int, new: int, checkpoints: int) -> None:
+    """Raise ``DiskFull`` if imports, checkpoints and the whole models that the plan makes would not fit on the disk.
+
+    The steps work when the checkpoints are gone, so only the larger of both counts.
+    """
+    kinds = [step.spec.produces for step in plan.steps]
+    result, further = (size * sum(kind in _WHOLE_MODELS for kind in each) for each in ([plan.method.produces], kinds))
+    needed = new + result + max(checkpoints, further)
     free = shutil.disk_usage(context.registry.home).free
     if free < needed:
         raise DiskFull(

@@ -96,6 +96,19 @@ def test_the_disk_must_have_room(
         attempt(recipe("lora", name="x", then=["merge"]))
 
 
+def test_the_disk_must_have_room_for_checkpoints(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], base: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training of all weights needs room for two checkpoints, each with the state of its optimizer."""
+    weights = 4 * base.manifest.facts["parameters"]
+    result = sum(entry.size for entry in base.manifest.files if entry.path.endswith(".safetensors"))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, result + 6 * weights - 1))
+    with pytest.raises(DiskFull):
+        attempt(recipe("full", name="x"))
+    attempt(recipe("full", name="y", train={"max_steps": 1, "optimizer": "sgd"}))
+
+
 class _Gate:
     @hookimpl
     def ftreg_check_version(self) -> list[Problem]:
