@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftreg.core.capabilities import FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE
+from ftreg.core.capabilities import ALL_WEIGHTS, FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE
 from ftreg.core.errors import DataError, FtregError, InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
 from ftreg.core.requirements import Requirement
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ftreg.core.recipe import Config
 
 __all__ = [
+    "ALL_WEIGHTS",
     "FULL_PRECISION",
     "GRADIENT_CHECKPOINTING",
     "MERGEABLE",

@@ -65,7 +65,8 @@ def serve(
 ) -> int:
     """Serve the version ``ref`` from the registry until the server ends; return its exit code.
 
-    Clients ask for the model by the version's name. To be called from the main thread: SIGTERM ends the server.
+    Clients ask for the model by the version's name. To be called from the main thread: SIGTERM and SIGHUP end the
+    server.
     """
     with opened(registry, progress) as context, tempfile.TemporaryDirectory(prefix="ftreg-serve-") as folder:
         from ftreg.serving.deployment import state_folder
@@ -86,10 +87,12 @@ def serve(
 def _run(command: list[str], environment: Mapping[str, str]) -> int:
     """Run a server until it ends, or until this process is told to end; return its exit code."""
     process = subprocess.Popen(command, env=environment)
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C reaches the server too, which ends on it
-    }
+    ending = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        ending.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: process.terminate()) for number in ending}
+    # Ctrl-C reaches the server too, which ends on it.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return process.wait()
     finally:

@@ -156,9 +156,12 @@ def run(
 def training_figures(ref: str, *, registry: Registry | None = None) -> TrainingFigures | None:
     """Return how the training run that made ``ref`` went; None if a training run did not make it."""
     with opened(registry, None) as context:
-        if context.registry.get(ref).manifest.producer.type != "method":
+        version = context.registry.get(ref)
+        if version.manifest.producer.type != "method":
             return None
         runs = [record for record in context.registry.evidence(ref) if record.type == "run"]
+        # The same run under another name left evidence on the same digest.
+        runs = [record for record in runs if record.ref == version.ref] or runs
     if not runs or "final_training_loss" not in runs[-1].body:
         return None
     body = runs[-1].body

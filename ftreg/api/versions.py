@@ -54,6 +54,7 @@ def _card(registry: Registry, ref: str) -> dict[str, Json]:
         "ref": version.ref,
         "name": version.name,
         "number": version.number,
+        "also": [same.ref for same in registry.summaries(digest=version.digest, limit=None) if same.ref != version.ref],
         "digest": version.digest,
         "kind": version.kind,
         "task": manifest.task,

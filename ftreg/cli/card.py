@@ -16,6 +16,8 @@ def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
     producer = facts["producer"]
     aliases = " ".join(f"@{alias}" for alias in facts["aliases"])
     yield f"{facts['ref']}  {aliases}".rstrip()
+    if facts["also"]:
+        yield _line("also", ", ".join(facts["also"]))
     yield _line("digest", facts["digest"])
     yield _line("kind", f"{facts['kind']} for {facts['task']}")
     yield _line("made by", f"{producer['type']} {producer['name']} ({producer['distribution']} {producer['version']})")
@@ -35,7 +37,8 @@ def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
     for entry in facts["files"]:
         yield f"  {human_size(entry['size']):>9}  {entry['path']}"
     for record in facts["evidence"]:
-        yield from _section(f"{record['type']}  {record['at']}", record["body"])
+        other = "" if record["ref"] == facts["ref"] else f"  recorded for {record['ref']}"
+        yield from _section(f"{record['type']}  {record['at']}{other}", record["body"])
         for path in record["files"].values():
             yield f"  {path}"
 

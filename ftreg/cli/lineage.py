@@ -40,6 +40,7 @@ def as_facts(lineage: Lineage) -> dict[str, Any]:
             {
                 "digest": digest,
                 "ref": version.ref,
+                "also": list(lineage.also.get(digest, ())),
                 "kind": version.kind,
                 "aliases": list(version.aliases),
                 "deleted": digest in lineage.deleted,
@@ -93,7 +94,8 @@ def _label(lineage: Lineage, digest: str) -> str:
     if version is None:
         return f"{digest[:15]} MISSING"
     aliases = "".join(f" @{alias}" for alias in version.aliases)
-    return f"{version.ref} {version.kind}{aliases}{' (deleted)' if digest in lineage.deleted else ''}"
+    also = f" (also {', '.join(lineage.also[digest])})" if digest in lineage.also else ""
+    return f"{version.ref}{also} {version.kind}{aliases}{' (deleted)' if digest in lineage.deleted else ''}"
 
 
 def _order(lineage: Lineage) -> list[str]:

@@ -13,7 +13,7 @@ from ftreg.cli.session import Session
 from ftreg.cli.wording import speak_of_commands
 from ftreg.core.errors import FtregError
 from ftreg.core.guard import resolve_import
-from ftreg.core.signals import Terminated, raising_on_sigterm
+from ftreg.core.signals import Terminated, raising_when_terminated
 from ftreg.core.specs import CommandSpec
 
 
@@ -88,11 +88,15 @@ def cli(ctx: click.Context, home: str | None, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``ftreg`` and exit: 0 done, 1 the work failed, 2 bad usage or input, 130 interrupted, 143 terminated."""
+    """Run ``ftreg`` and exit.
+
+    The exit code is 0 for done, 1 if the work failed, 2 for bad usage or input, and 128 plus the signal's number after
+    Ctrl-C (130), SIGTERM (143) and SIGHUP (129).
+    """
     session = Session()
     try:
         # A command that calls ctx.exit(code) returns the code here; all others return None.
-        with raising_on_sigterm():
+        with raising_when_terminated():
             code = cli.main(arguments, prog_name="ftreg", standalone_mode=False, obj=session)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
@@ -100,9 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
         session.fail(f"{error.format_message()}\n  See: {path} --help")
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click turns the former into the latter
-        terminated = isinstance(error.__cause__ or error, Terminated)
-        session.fail(f"{'terminated' if terminated else 'interrupted'}; {session.outcome}")
-        sys.exit(143 if terminated else 130)
+        cause = error.__cause__ or error
+        session.fail(f"{'terminated' if isinstance(cause, Terminated) else 'interrupted'}; {session.outcome}")
+        sys.exit(cause.exit_code if isinstance(cause, Terminated) else 130)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from ftreg.cli.command import Group
 from ftreg.cli.completion import complete_refs
 from ftreg.cli.options import version_facts
-from ftreg.cli.session import Session, human_size, json_option
-from ftreg.core.errors import CorruptRegistry, InputError, UnknownName
+from ftreg.cli.session import Session, human_size, json_option, moment
+from ftreg.core.errors import InputError
 from ftreg.core.names import parse_ref
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def list_command(
 def _row(version: Summary) -> list[str]:
     tags = " ".join(f"{key}={value}" for key, value in version.tags.items())
     aliases = " ".join(f"@{alias}" for alias in version.aliases)
-    created = _moment(version.created)
+    created = moment(version.created)
     return [version.ref, aliases, version.kind, version.producer, human_size(version.size), created, tags]
 
 
@@ -102,19 +103,21 @@ def log_command(session: Session, name: str | None, at: str | None, limit: int, 
         events = _aliases_at(session, name, at)
     else:
         events = session.registry.events(name, limit=limit)
+    shared = None if name is None else parse_ref(name).name or session.registry.get(name).name
+    subjects = [_subject(session, event, shared) for event in events]
     if as_json:
-        session.json([asdict(event) for event in events])
+        session.json([{"ref": ref, **asdict(event)} for ref, event in zip(subjects, events, strict=True)])
         return
     session.table(
         ["when (UTC)", "who", "version", "what"],
         [
             [
-                _moment(event.at),
+                moment(event.at),
                 f"{event.user}@{event.host}",
-                _subject(session, event),
-                _action(session, event),
+                ref or "the registry",
+                _action(session, event, ref),
             ]
-            for event in events
+            for ref, event in zip(subjects, events, strict=True)
         ],
         optional=["who"],
     )
@@ -145,6 +148,8 @@ def _aliases_at(session: Session, name: str, at: str) -> list[Event]:
 @click.pass_obj
 def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
     """Set tags of REF, or remove them."""
+    if "=" in ref:
+        _refuse_tag_first([ref, *tags])
     given = _read_tags(tags, "KEY=VALUE")
     if not given and not remove:
         raise InputError("no tag is given", hint=f"Write: ftreg models tag {ref} key=value")
@@ -158,6 +163,14 @@ def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple
         session.json(version_facts(session, version) | {"tags": dict(version.tags)})
     else:
         session.progress.say(f"{ref}: " + " ".join(f"{key}={value}" for key, value in version.tags.items()))
+
+
+def _refuse_tag_first(arguments: Sequence[str]) -> NoReturn:
+    """Raise ``InputError`` with the right command for a tag, which no reference can be, in the place of the version."""
+    tags = [text for text in arguments if "=" in text]
+    refs = [text for text in arguments if "=" not in text] or ["REF"]
+    hint = f"Write: ftreg models tag {shlex.join([*refs, *tags])}"
+    raise InputError(f"{arguments[0]!r} is a tag: the version comes first", hint=hint)
 
 
 @command.command(
@@ -209,13 +222,13 @@ def _refuse_swapped(registry: Registry, ref: str, alias: str) -> None:
 def delete_command(session: Session, ref: str, force: bool, as_json: bool) -> None:
     """Delete the version REF, given by number or digest; `ftreg gc` frees its bytes."""
     version = session.registry.get(ref)
-    session.registry.delete(ref, force=force)
+    kept_for = session.registry.delete(ref, force=force)
     if as_json:
-        session.json(
-            {"ref": version.ref, "kind": version.kind, "digest": version.digest, "size": version.size, "deleted": True}
-        )
+        facts = {"ref": version.ref, "kind": version.kind, "digest": version.digest, "size": version.size}
+        session.json(facts | {"deleted": True, "kept_for": kept_for})
     else:
-        session.progress.say(f"{ref} was deleted; ftreg gc frees its bytes")
+        bytes_are = f"its bytes are kept for {', '.join(kept_for)}" if kept_for else "ftreg gc frees its bytes"
+        session.progress.say(f"{version.ref} was deleted; {bytes_are}")
 
 
 def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:
@@ -231,27 +244,28 @@ def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:
     return read
 
 
-def _subject(session: Session, event: Event) -> str:
-    """The version that an event is about."""
-    if event.digest is None:
-        return "the registry"
-    return f"{event.name}:{event.number}" if event.name else _ref(session, event.digest)
+def _subject(session: Session, event: Event, name: str | None) -> str | None:
+    """The version that an event is about, in the log of ``name`` or of all versions; None for the registry.
+
+    What was recorded for another version with the same digest is about the version of ``name`` too.
+    """
+    if event.digest is None or (event.name is not None and name in (None, event.name)):
+        return event.ref
+    return _ref(session, event.digest, name)
 
 
-def _ref(session: Session, digest: str) -> str:
-    """The reference of a digest; the beginning of the digest if its version is gone."""
-    try:
-        return session.registry.get(digest).ref
-    except (UnknownName, CorruptRegistry):
-        return digest[:15]
+def _ref(session: Session, digest: str, name: str | None) -> str:
+    """The reference of a digest; the beginning of the digest if the log does not say how it was called."""
+    return session.registry.ref_of(digest, name=name) or digest[:15]
 
 
-def _action(session: Session, event: Event) -> str:
-    """Describe what an event did."""
+def _action(session: Session, event: Event, ref: str | None) -> str:
+    """Describe what an event did to ``ref``."""
     detail: Mapping[str, str] = event.detail
     match event.action:
         case "alias_set":
-            return f"became @{detail['alias']}" + (f" after {_ref(session, detail['old'])}" if detail["old"] else "")
+            old = f" after {_ref(session, detail['old'], event.name)}" if detail["old"] else ""
+            return f"became @{detail['alias']}{old}"
         case "alias_removed":
             return f"is no longer @{detail['alias']}"
         case "tagged":
@@ -263,11 +277,6 @@ def _action(session: Session, event: Event) -> str:
         case "gate_released":
             return f"is no longer guarded by plugin {detail['plugin']}"
         case "evidence":
-            return f"{detail['type']} recorded"
+            return f"{detail['type']} recorded" + (f" for {event.ref}, the same digest" if event.ref != ref else "")
         case action:
             return action
-
-
-def _moment(at: str) -> str:
-    """Format a stored time to the second."""
-    return at[:19].replace("T", " ")

@@ -158,6 +158,11 @@ def human_size(size: float) -> str:
     return f"{size:.1f} TB"
 
 
+def moment(at: str) -> str:
+    """Format a stored time to the second: ``2026-03-03 14:30:00``."""
+    return at[:19].replace("T", " ")
+
+
 def _escape(text: str) -> str:
     from rich.markup import escape
 

@@ -11,7 +11,7 @@ import click
 
 from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_refs
-from ftreg.cli.session import Session, human_size, json_option
+from ftreg.cli.session import Session, human_size, json_option, moment
 from ftreg.cli.wording import in_commands
 
 if TYPE_CHECKING:
@@ -69,26 +69,44 @@ def _rebuild(session: Session) -> None:
         session.progress.say(f"{lost} is lost: its manifest is missing or damaged")
 
 
-@click.command(cls=Command, examples=["ftreg gc --dry-run", "ftreg gc --grace 7d"])
+@click.command(cls=Command, examples=["ftreg gc --dry-run", "ftreg gc --grace 7d --runs"])
+@click.option("--runs", is_flag=True, help="Free the checkpoints of unfinished trainings too, which ends --resume.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be freed.")
 @click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep newer files; such as 30m or 7d.")
 @json_option
 @click.pass_obj
-def gc(session: Session, dry_run: bool, grace: float, as_json: bool) -> None:
+def gc(session: Session, runs: bool, dry_run: bool, grace: float, as_json: bool) -> None:
     """Free the files that no version needs, and what killed processes left behind.
 
-    The files of a version, of the versions that it was made from, and their evidence are kept.
+    The files of a version, of the versions that it was made from, and their evidence are kept. So are the checkpoints
+    of a training that did not finish, unless --runs is given.
     """
-    report = session.registry.gc(grace=grace, dry_run=dry_run)
+    report = session.registry.gc(grace=grace, runs=runs, dry_run=dry_run)
     if as_json:
         session.json(asdict(report))
-    else:
-        session.print(_summary(report))
+        return
+    session.print(_summary(report))
+    fates = [(run, "would be freed" if dry_run else "freed") for run in report.runs]
+    fates += [(run, "kept") for run in report.kept_runs]
+    if fates:
+        session.print("")
+        session.table(
+            ["training", "state", "size", "last written (UTC)", "checkpoints", "folder"],
+            [[run.name, run.state, human_size(run.size), moment(run.written), fate, run.folder] for run, fate in fates],
+            right=["size"],
+            optional=["folder"],
+        )
+    if any(run.state == "unfinished" for run in report.kept_runs):
+        session.print(
+            "To continue an unfinished training, add --resume to its command. To give it up: ftreg gc --runs, which "
+            "frees what was not written to within the grace period."
+        )
 
 
 def _summary(report: GcReport) -> str:
     verb = "would free" if report.dry_run else "freed"
     left = f", {report.staging} abandoned staging folders" if report.staging else ""
+    left += f", checkpoints of {len(report.runs)} trainings" if report.runs else ""
     text = f"{verb} {human_size(report.size)}: {report.manifests} versions, {report.blobs} files{left}"
     if report.waiting:
         text += f"\n{human_size(report.waiting)} more when it is older than the grace period (--grace 0 frees it now)"

@@ -121,6 +121,22 @@ def ftreg_resolve_base(uri: str) -> Path | None:
 
 
 @hookspec
+def ftreg_check_run(run: RunInfo) -> Sequence[Problem]:  # type: ignore[empty-body]
+    """Refuse a training run or a step before its work, which a gate for versions could refuse only afterwards.
+
+    Called with the ``run`` before any work, and by ``--dry-run``; for a recipe, once for the training and once for each
+    step, before the training starts, and again for each step before its own work. Returns problems; any of them, or an
+    exception, blocks the run. Since 0.1.
+
+    Example::
+
+        if run.type == "method" and "owner" not in run.tags:
+            return [Problem("no owner", hint="Add to the recipe: tags: {owner: your team}")]
+        return []
+    """
+
+
+@hookspec
 def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[empty-body]
     """Refuse a version before it is published.
 

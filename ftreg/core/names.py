@@ -34,6 +34,20 @@ def check_name(name: str, *, what: str = "name", where: str | None = None) -> st
     return name
 
 
+def check_alias(alias: str) -> str:
+    """Return ``alias`` if it may be one: a name with more than digits, since ``bot@3`` is too close to ``bot:3``.
+
+    Raises:
+        InputError: It is not a name, or it is a number.
+    """
+    if check_name(alias, what="alias").isdigit():
+        raise InputError(
+            f"{alias!r} cannot be an alias: it is a number",
+            hint="An alias is a name such as champion or v3; a version has a number, as in name:3.",
+        )
+    return alias
+
+
 def nearest_name(text: str) -> str:
     """Return the allowed name that is most like ``text``; ``unnamed`` if nothing of it can be kept."""
     near = _near(text)
@@ -92,7 +106,7 @@ def parse_ref(text: object) -> Ref:
         return Ref(digest_prefix=text)
     if "@" in text:
         name, _, alias = text.partition("@")
-        return Ref(name=check_name(name), alias=check_name(alias, what="alias"))
+        return Ref(name=check_name(name), alias=check_alias(alias))
     if ":" in text:
         name, _, number = text.partition(":")
         if not _NUMBER.fullmatch(number):

@@ -74,14 +74,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run of a method or a step, as observers receive it.
+    """A run of a method or a step, as gates and observers receive it.
 
     Attributes:
         type: ``method`` or ``step``.
         name: The method's or step's name.
         target: The name under which the result will be published.
-        inputs: The digests that it works on with their roles, in order.
+        inputs: The digests that it works on with their roles, in order. A gate that is asked before an earlier step of
+            the same recipe has run, or before a base is fetched, receives those that are known.
         config: Its full configuration.
+        tags: The tags that the result will have.
     """
 
     type: str
@@ -89,6 +91,7 @@ class RunInfo:
     target: str
     inputs: tuple[Parent, ...]
     config: Mapping[str, Json]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Progress(Protocol):

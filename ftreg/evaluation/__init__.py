@@ -1,15 +1,17 @@
 """Evaluation: a model's quality on held-out data, and how much two models differ."""
 
 from ftreg.evaluation.evaluate import AnsweredPrompt, Evaluation, evaluate, held_out_loss
-from ftreg.evaluation.parity import Parity, check, measure_parity
+from ftreg.evaluation.parity import Outputs, Parity, check, compute_outputs, measure_parity
 from ftreg.evaluation.probe import Probe, make_probe
 
 __all__ = [
     "AnsweredPrompt",
     "Evaluation",
+    "Outputs",
     "Parity",
     "Probe",
     "check",
+    "compute_outputs",
     "evaluate",
     "held_out_loss",
     "make_probe",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,19 @@ from ftreg.core.errors import FtregError
 from ftreg.core.types import Engine, NullProgress, Progress, Tolerance
 from ftreg.evaluation.numerics import batches, chunks, log_softmax, predicted
 from ftreg.evaluation.probe import Probe
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model computes on a probe.
+
+    Attributes:
+        logits: The logits at the compared positions, float32 of shape (tokens, vocabulary), in a file.
+        answers: The greedy continuation of each prompt, without the end-of-sequence token.
+    """
+
+    logits: np.ndarray
+    answers: tuple[Sequence[int], ...]
 
 
 @dataclass(frozen=True)
@@ -62,36 +77,61 @@ class _Sums:
         self.tokens += len(labels)
 
 
-def measure_parity(
-    parent: Engine, child: Engine, probe: Probe, *, max_new_tokens: int = 32, progress: Progress | None = None
-) -> Parity:
-    """Measure how much ``child`` differs from ``parent`` on ``probe``.
+def compute_outputs(
+    model: Engine, probe: Probe, file: Path, *, what: str, max_new_tokens: int = 32, progress: Progress | None = None
+) -> Outputs:
+    """Run a model on a probe, so that it can be closed before the model that it is compared with is loaded.
 
     Args:
-        parent: The model that the child was made from.
-        child: The derived model; both share the token ids of the probe.
-        probe: The text to compare on.
+        model: The model.
+        probe: The text.
+        file: Where to write the logits: 4 bytes for each compared token and entry of the vocabulary.
+        what: What the model is, for messages: ``source`` or ``result``.
         max_new_tokens: Longest greedy continuation.
         progress: Is told how far the work is.
 
     Raises:
-        FtregError: The models have different vocabularies, or one computes logits that are not finite.
+        FtregError: The model computes logits that are not finite.
     """
     progress = progress or NullProgress()
-    progress.begin("comparing with the source", len(probe.sequences), unit="texts")
-    sums, done = _Sums(), 0
-    lengths = [len(sequence) for sequence in probe.sequences]
-    for batch in batches(lengths, len(parent.tokenizer)):
-        ids = [probe.sequences[index] for index in batch]
-        rows = zip(batch, parent.logits(ids), child.logits(ids), strict=True)
-        for index, ours, theirs in rows:
-            _check_logits(ours, theirs)
-            positions, labels = predicted(probe.labels[index])
-            for part in chunks(len(positions), ours.shape[-1]):
-                sums.add(ours[positions[part]], theirs[positions[part]], labels[part])
-        done += len(batch)
-        progress.update(done, kl=sums.kl / sums.tokens)
+    progress.begin(f"computing the {what} on held-out text", len(probe.sequences), unit="texts")
+    starts = list(accumulate((len(predicted(labels)[0]) for labels in probe.labels), initial=0))
+    vocabulary = done = 0
+    with file.open("wb") as out:
+        for batch in batches([len(sequence) for sequence in probe.sequences], len(model.tokenizer)):
+            computed = model.logits([probe.sequences[index] for index in batch])
+            for index, row in zip(batch, computed, strict=True):
+                if not np.isfinite(row).all():
+                    raise FtregError(f"the {what} gives logits that are not finite", hint="Its weights are broken.")
+                vocabulary = row.shape[-1]
+                out.seek(starts[index] * vocabulary * row.itemsize)
+                out.write(row[predicted(probe.labels[index])[0]].tobytes())
+            done += len(batch)
+            progress.update(done)
     progress.end()
+    answers = model.generate(probe.prompts, max_new_tokens=max_new_tokens) if probe.prompts else []
+    logits = np.memmap(file, dtype=np.float32, mode="r", shape=(probe.tokens, vocabulary))
+    return Outputs(logits, tuple(answers))
+
+
+def measure_parity(parent: Outputs, child: Outputs, probe: Probe) -> Parity:
+    """Measure how much a derived model differs from the model that it was made from.
+
+    Args:
+        parent: What the source computes on ``probe``.
+        child: What the derived model computes; both share the token ids of the probe.
+        probe: The text.
+
+    Raises:
+        FtregError: The models have different vocabularies.
+    """
+    ours, theirs = parent.logits.shape[-1], child.logits.shape[-1]
+    if ours != theirs:
+        raise FtregError(f"the vocabularies differ: {ours} tokens in the source, {theirs} in the result")
+    labels = np.concatenate([predicted(labels)[1] for labels in probe.labels])
+    sums = _Sums()
+    for part in chunks(len(labels), ours):
+        sums.add(parent.logits[part], child.logits[part], labels[part])
     return Parity(
         kl=sums.kl / sums.tokens,
         kl_max=sums.kl_max,
@@ -99,7 +139,7 @@ def measure_parity(
         loss_parent=sums.parent / sums.tokens,
         loss_child=sums.child / sums.tokens,
         loss_delta=(sums.child - sums.parent) / sums.tokens,
-        greedy_prefix=_greedy_prefix(parent, child, probe.prompts, max_new_tokens),
+        greedy_prefix=_greedy_prefix(parent.answers, child.answers),
         logit_error=sums.logit_error,
         tokens=sums.tokens,
     )
@@ -121,26 +161,11 @@ def check(parity: Parity, tolerance: Tolerance) -> list[str]:
     ]
 
 
-def _check_logits(parent: np.ndarray, child: np.ndarray) -> None:
-    """Raise ``FtregError`` if the logits cannot be compared."""
-    if parent.shape != child.shape:
-        raise FtregError(
-            f"the vocabularies differ: {parent.shape[-1]} tokens in the source, {child.shape[-1]} in the result"
-        )
-    for name, logits in (("source", parent), ("result", child)):
-        if not np.isfinite(logits).all():
-            raise FtregError(f"the {name} gives logits that are not finite", hint="Its weights may be damaged.")
-
-
-def _greedy_prefix(parent: Engine, child: Engine, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> float:
+def _greedy_prefix(parent: Sequence[Sequence[int]], child: Sequence[Sequence[int]]) -> float:
     """Return the share of generated tokens before the first that differs; 1 if neither model generates any."""
-    if not prompts:
-        return 1.0
     same = longest = 0
-    answers = (model.generate(prompts, max_new_tokens=max_new_tokens) for model in (parent, child))
-    for ours, theirs in zip(*answers, strict=True):
-        length = max(len(ours), len(theirs))
+    for ours, theirs in zip(parent, child, strict=True):
         differing = (index for index, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
         same += next(differing, min(len(ours), len(theirs)))
-        longest += length
+        longest += max(len(ours), len(theirs))
     return same / longest if longest else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,14 @@ class Probe:
     prompts: tuple[tuple[int, ...], ...]
     source: str
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens are compared."""
+        return sum(label != -100 for labels in self.labels for label in labels[1:])
+
 
 def make_probe(
-    tokenizer: Any, examples: Sequence[Example], *, sequences: int = 64, prompts: int = 8, max_length: int = 512
+    tokenizer: Any, examples: Sequence[Example], *, tokens: int = 1024, prompts: int = 4, max_length: int = 512
 ) -> Probe:
     """Make a probe of held-out ``examples``, or of built-in text if there are none.
 
@@ -53,8 +58,8 @@ def make_probe(
 
     Args:
         tokenizer: The tokenizer that both models share.
-        examples: Held-out examples; if there are more than needed, they are taken evenly from the whole list.
-        sequences: Most texts to compare.
+        examples: Held-out examples; if there are more than needed, they are taken from all over the list.
+        tokens: Take texts until they have this many tokens, or all of them; the longest text may exceed it.
         prompts: Most prompts to continue.
         max_length: Longest text in tokens; never more than the tokenizer's ``model_max_length``.
 
@@ -64,15 +69,17 @@ def make_probe(
     source = "held-out" if examples else "built-in"
     examples = examples or [Example(text=text) for text in _BUILT_IN]
     encoder = Encoder(tokenizer, max_length=min(max_length, tokenizer.model_max_length))
-    step = max(1, len(examples) // sequences)
-    chosen = list(examples[::step])[:sequences]
     texts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     starts: list[tuple[int, ...]] = []
-    for example in chosen:
+    length = 0
+    for example in _spread(examples):
+        if length >= tokens:
+            break
         encoded = encoder.encode(example)
         if all(label == -100 for label in encoded.labels[1:]):
             continue
         texts.append((tuple(encoded.input_ids), tuple(encoded.labels)))
+        length += len(encoded.input_ids)
         if len(starts) < prompts:
             half = len(encoded.input_ids) // 2
             start = encoder.prompt(example)[0] if example.messages else encoded.input_ids[:half]
@@ -83,3 +90,9 @@ def make_probe(
             "no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`"
         )
     return Probe(tuple(ids for ids, _ in texts), tuple(labels for _, labels in texts), tuple(starts), source)
+
+
+def _spread(examples: Sequence[Example]) -> Iterator[Example]:
+    """Yield the examples in an order of which every beginning is spread evenly over the list."""
+    golden = (5**0.5 - 1) / 2  # its multiples fill an interval evenly: a low-discrepancy sequence
+    yield from (examples[index] for index in sorted(range(len(examples)), key=lambda index: index * golden % 1))

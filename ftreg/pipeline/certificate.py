@@ -17,7 +17,8 @@ def certify(
 ) -> Mapping[str, Json]:
     """Compare ``result`` with ``reference`` on held-out text, and return the certificate.
 
-    The probe text is the dataset's test split, else its validation split, else built-in prompts.
+    One model is loaded at a time, so that comparing them needs no more memory than using one of them. The probe text is
+    the dataset's test split, else its validation split, else built-in prompts.
 
     Args:
         context: Where to work.
@@ -30,12 +31,19 @@ def certify(
     Raises:
         CertificateFailed: A figure is outside the artifact's tolerance, and ``accept`` is false.
     """
-    from ftreg.evaluation import check, make_probe, measure_parity  # imports numpy, which is not always installed
+    # Imports numpy, which is not always installed.
+    from ftreg.evaluation import check, compute_outputs, make_probe, measure_parity
 
     assert artifact.tolerance is not None
-    with open_engine(context, reference) as parent, open_engine(context, result) as child:
-        probe = make_probe(parent.tokenizer, data.test or data.validation)
-        parity = measure_parity(parent, child, probe, progress=context.progress)
+    with context.registry.staging() as scratch:
+        with open_engine(context, reference) as model:
+            probe = make_probe(model.tokenizer, data.test or data.validation)
+            file = scratch.files / "source.f32"
+            expected = compute_outputs(model, probe, file, what="source", progress=context.progress)
+        with open_engine(context, result) as model:
+            file = scratch.files / "result.f32"
+            found = compute_outputs(model, probe, file, what="result", progress=context.progress)
+        parity = measure_parity(expected, found, probe)
     failures = check(parity, artifact.tolerance)
     if failures and not accept:
         raise CertificateFailed(
@@ -44,7 +52,7 @@ def certify(
         )
     return {
         "reference": reference.digest,
-        "probe": {"source": probe.source, "sequences": len(probe.sequences)},
+        "probe": {"source": probe.source, "sequences": len(probe.sequences), "tokens": probe.tokens},
         "parity": asdict(parity),
         "tolerance": asdict(artifact.tolerance),
         "failures": failures,

@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from ftreg.context import Context
+from ftreg.core.capabilities import ALL_WEIGHTS
 from ftreg.core.errors import DiskFull, InfeasiblePlan
+from ftreg.core.manifest import Parent
 from ftreg.core.specs import EngineSpec
-from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, Splits
+from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, RunInfo, Splits
 from ftreg.data import Encoder, read_template
+from ftreg.models.facts import describe
 from ftreg.pipeline.plan import Plan, with_article
+from ftreg.pipeline.runs import step_config, training_config, training_parents
 from ftreg.pipeline.steps import open_inputs
 
 _SAMPLE = 64  # examples that are encoded, to check the tokenizer and its template
 _WHOLE_MODELS = (CHECKPOINT, ONNX)
+_OPTIMIZER_STATES = {"adamw": 2, "sgd": 0, "adafactor": 0}  # values of the size of the weights that are kept with them
 
 
-def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | None, data: Splits, new: int) -> None:
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of a training's inputs before its work.
+
+    Attributes:
+        kind: The base's kind.
+        base: The base's folder; None if it is not fetched yet.
+        base_digest: The base's digest; None if it is not in the registry yet.
+        dataset_digest: The dataset's digest.
+        data: The examples, split.
+        new: Bytes that will be imported into the registry.
+    """
+
+    kind: str
+    base: Path | None
+    base_digest: str | None
+    dataset_digest: str
+    data: Splits
+    new: int = 0
+
+
+def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool = False) -> None:
     """Raise if the plan cannot be carried out on this machine, with this base and this data.
 
     Args:
         context: Where the plan would run.
         plan: A plan that ``make_plan`` has checked.
-        kind: The base's kind.
-        base: The base's folder; None if it is not fetched yet.
-        data: The examples, split.
-        new: Bytes that will be imported into the registry.
+        inputs: What the training would work on.
+        dry_run: Change nothing in the registry, not even its record of gates.
 
     Raises:
         InfeasiblePlan: The method does not train on this kind of base, or a step cannot combine the versions given.
@@ -35,20 +60,20 @@ def check_before_work(context: Context, plan: Plan, *, kind: str, base: Path | N
         DataError: The data is empty, or the chat template refuses it.
         MissingExtra: The engine that would certify a step's result is not installed.
         DiskFull: The results would not fit on the disk.
-        FtregError: A gate of the registry is not loaded.
+        FtregError: A gate of the registry refuses, or is not loaded.
     """
-    context.registry.check_gates("ftreg_check_version")
-    check_kind(plan, kind)
+    check_kind(plan, inputs.kind)
+    _check_gates(context, plan, inputs, dry_run=dry_run)
     for step in plan.steps:
-        open_inputs(context, step.spec, step.others)
         for engine in context.host.specs(EngineSpec):
             if step.spec.produces in engine.kinds:
                 context.host.require(engine)
                 break
     if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
-        _check_training(plan, base, data)
-    if base is not None:
-        _check_disk(context, plan, size=_size(base), new=new)
+        _check_training(plan, inputs.base, inputs.data)
+    if inputs.base is not None:
+        checkpoints = _checkpoints(plan, inputs.base)
+        _check_disk(context, plan, size=_size(inputs.base), new=inputs.new, checkpoints=checkpoints)
 
 
 def check_kind(plan: Plan, kind: str) -> None:
@@ -61,6 +86,21 @@ def check_kind(plan: Plan, kind: str) -> None:
             where="base",
             hint=merge if kind == ADAPTER else "See `registry.list()`",
         )
+
+
+def _check_gates(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool) -> None:
+    """Open the further inputs of the steps, and ask the gates about the training and about each step."""
+    registry, recipe, method = context.registry, plan.recipe, plan.method
+    registry.check_gates("ftreg_check_version")
+    parents = training_parents(inputs.base_digest, inputs.dataset_digest)
+    runs = [RunInfo(method.what, method.name, recipe.name, parents, training_config(plan), recipe.tags)]
+    for step, name in zip(plan.steps, plan.names[1:], strict=True):
+        spec, config = step.spec, step_config(step.spec, step.config, recipe.train.seed)
+        others = open_inputs(context, spec, step.others)
+        known = tuple(Parent(spec.combines or each.role, each.source.digest, each.weight) for each in others)
+        runs.append(RunInfo(spec.what, spec.name, name, known, config))
+    for run in runs:
+        registry.check_run(run, dry_run=dry_run)
 
 
 def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:
@@ -76,10 +116,26 @@ def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:
         encoder.encode_batch(data.train[:_SAMPLE])
 
 
-def _check_disk(context: Context, plan: Plan, *, size: int, new: int) -> None:
-    """Raise ``DiskFull`` if the imports and the whole models that the plan makes would not fit on the disk."""
-    results = [plan.method.produces, *(step.spec.produces for step in plan.steps)]
-    needed = new + size * sum(kind in _WHOLE_MODELS for kind in results)
+def _checkpoints(plan: Plan, base: Path) -> int:
+    """Return the bytes of a training's checkpoints: the newest, and the next one while it is written.
+
+    Only those of a method that trains all weights are counted: how many weights another one trains is not known before
+    it has loaded the base, and they are few.
+    """
+    if ALL_WEIGHTS not in plan.method.trains:
+        return 0
+    weights: int = 4 * describe(base)["parameters"]
+    return 2 * weights * (1 + _OPTIMIZER_STATES[plan.recipe.train.optimizer])
+
+
+def _check_disk(context: Context, plan: Plan, *, size: int, new: int, checkpoints: int) -> None:
+    """Raise ``DiskFull`` if imports, checkpoints and the whole models that the plan makes would not fit on the disk.
+
+    The steps work when the checkpoints are gone, so only the larger of both counts.
+    """
+    kinds = [step.spec.produces for step in plan.steps]
+    result, further = (size * sum(kind in _WHOLE_MODELS for kind in each) for each in ([plan.method.produces], kinds))
+    needed = new + result + max(checkpoints, further)
     free = shutil.disk_usage(context.registry.home).free
     if free < needed:
         raise DiskFull(

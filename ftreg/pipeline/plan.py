@@ -52,6 +52,14 @@ class Plan:
     method_config: BaseModel
     steps: tuple[PlannedStep, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the results: that of the trained version, then that of each step's."""
+        names = [self.recipe.name]
+        for step in self.steps:
+            names.append(step.name or result_name(names[step.source + 1], step.spec))
+        return tuple(names)
+
 
 @dataclass(frozen=True)
 class Product:
@@ -121,6 +129,11 @@ def plan_steps(host: PluginHost, trained: Product, calls: Sequence[StepCall], *,
         planned.append(PlannedStep(spec, config, source - 1, call.weight, others, call.name))
         products.append(Product(spec.what, spec.name, spec.produces, spec.capabilities))
     return tuple(planned)
+
+
+def result_name(source: str, spec: StepSpec) -> str:
+    """Return the default name for the result of a step on a version of ``source``."""
+    return f"{source}-{spec.suffix or spec.name}"
 
 
 def check_combines(spec: StepSpec, others: int, *, where: str) -> None:

@@ -10,7 +10,7 @@ from ftreg.context import Context
 from ftreg.core.manifest import Json
 from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import CHECKPOINT, Splits
-from ftreg.pipeline.checks import check_before_work
+from ftreg.pipeline.checks import Inputs, check_before_work
 from ftreg.pipeline.inputs import check_model_folder, is_path, is_uri, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.runs import full_config
@@ -19,16 +19,16 @@ from ftreg.pipeline.runs import full_config
 def preview(context: Context, plan: Plan) -> dict[str, Json]:
     """Describe ``plan`` after every check that a run makes before work; raise what the run would raise."""
     recipe = plan.recipe
-    names = [recipe.name]
-    steps: list[str] = []
-    for step in plan.steps:
-        source = names[step.source + 1]
-        names.append(step.name or f"{source}-{step.spec.suffix or step.spec.name}")
-        steps.append(f"{step.spec.name}: {source} -> {names[-1]} ({step.spec.produces})")
+    names = plan.names
+    steps = [
+        f"{step.spec.name}: {names[step.source + 1]} -> {name} ({step.spec.produces})"
+        for step, name in zip(plan.steps, names[1:], strict=True)
+    ]
     base = _base(context, recipe.base)
     with ExitStack() as stack:
         dataset, splits = open_data(context, stack, recipe.data)
-        check_before_work(context, plan, kind=base.kind, base=base.folder, data=splits, new=base.new)
+        known = Inputs(base.kind, base.folder, base.digest, dataset.digest, splits, new=base.new)
+        check_before_work(context, plan, known, dry_run=True)
     return {
         "name": recipe.name,
         "base": base.shown,
@@ -69,12 +69,14 @@ class _Base:
         shown: Its name for people.
         kind: What its files are.
         folder: The folder of its files; None if it is not fetched yet.
+        digest: Its digest; None if it is not in the registry yet.
         new: Bytes that will be imported into the registry.
     """
 
     shown: str
     kind: str
     folder: Path | None
+    digest: str | None = None
     new: int = 0
 
 
@@ -90,4 +92,4 @@ def _base(context: Context, base: str) -> _Base:
     if is_uri(base):
         return _Base(f"{base} (not fetched)", CHECKPOINT, None)
     source = context.registry.source(base)
-    return _Base(f"{source.ref} {source.digest[:15]}", source.kind, source.path)
+    return _Base(f"{source.ref} {source.digest[:15]}", source.kind, source.path, source.digest)

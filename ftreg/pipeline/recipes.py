@@ -15,10 +15,10 @@ def run_plan(context: Context, plan: Plan, *, resume: bool = False, accept: bool
     Each version is published as soon as it is made, so a later failure loses nothing, and the next run reuses it.
     """
     versions = [train(context, plan, resume=resume, reuse=not resume)]
-    for step in plan.steps:
+    for step, name in zip(plan.steps, plan.names[1:], strict=True):
         inputs = [(versions[step.source + 1].digest, step.weight), *step.others]
         seed = plan.recipe.train.seed
         versions.append(
-            apply_step(context, step.spec, inputs, step.config, name=step.name, accept=accept, reuse=True, seed=seed)
+            apply_step(context, step.spec, inputs, step.config, name=name, accept=accept, reuse=True, seed=seed)
         )
     return versions

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftreg.core.errors import InputError, RegistryBusy
+from ftreg.core.errors import InputError
 from ftreg.core.types import Progress
-from ftreg.registry.home import try_lock
+from ftreg.registry.runs import hold_run, remove_run
 from ftreg.training.checkpoints import newest_checkpoint, step_of
 
 
 @contextmanager
-def run_folder(folder: Path, *, resume: bool, progress: Progress) -> Iterator[Path]:
+def run_folder(folder: Path, name: str, *, resume: bool, progress: Progress) -> Iterator[Path]:
     """Hold a run's folder for this process; remove it when the block succeeds, keep its checkpoints when it fails.
 
     Without ``resume``, checkpoints of an interrupted run stay until the new run writes its first.
 
     Args:
         folder: The folder; the same for the same inputs and settings.
+        name: The name of the model that is trained.
         resume: Whether the run goes on from a checkpoint, which must be there.
         progress: Where to tell what is there, and what is kept.
 
@@ -29,7 +29,7 @@ def run_folder(folder: Path, *, resume: bool, progress: Progress) -> Iterator[Pa
         RegistryBusy: Another process is running the same run.
         InputError: There is nothing to resume.
     """
-    lock = _lock(folder)
+    lock = hold_run(folder, name)
     try:
         found = newest_checkpoint(folder)
         if resume and found is None:
@@ -47,7 +47,7 @@ def run_folder(folder: Path, *, resume: bool, progress: Progress) -> Iterator[Pa
     except BaseException:
         kept = newest_checkpoint(folder)
         if kept is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_run(folder)
         else:
             progress.say(
                 f"the checkpoint of step {step_of(kept)} was kept; to continue from it, run the same again with "
@@ -55,27 +55,6 @@ def run_folder(folder: Path, *, resume: bool, progress: Progress) -> Iterator[Pa
             )
         raise
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_run(folder)
     finally:
         os.close(lock)
-
-
-def _lock(folder: Path) -> int:
-    """Create a run's folder and lock it until the returned file is closed."""
-    path = folder / "lock"
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # the folder's owner has just finished and removed it
-            continue
-        if not try_lock(file, exclusive=True):
-            os.close(file)
-            raise RegistryBusy(
-                "another process is already training this run",
-                where=str(folder),
-                hint="Wait for it, or change a setting, such as train.seed.",
-            )
-        if os.fstat(file).st_nlink:
-            return file
-        os.close(file)  # removed in the meantime, together with the folder

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from blake3 import blake3
 from pydantic import BaseModel
 
 from ftreg.context import Context
@@ -16,6 +17,8 @@ from ftreg.core.manifest import Json, Parent, Producer
 from ftreg.core.requirements import installed_versions
 from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import Artifact, RunInfo, Version
+from ftreg.data import read_template
+from ftreg.pipeline.plan import Plan
 from ftreg.registry import Draft, Staging, cache_key
 
 
@@ -40,9 +43,9 @@ class Work:
         """The key that the same work on the same inputs has."""
         return cache_key(self.producer, self.parents, self.environment)
 
-    def run(self, target: str) -> RunInfo:
-        """Describe the run that makes a version of ``target``, for observers."""
-        return RunInfo(self.spec.what, self.spec.name, target, self.parents, self.producer.config)
+    def run(self, target: str, tags: Mapping[str, str] | None = None) -> RunInfo:
+        """Describe the run that makes a version of ``target``, for gates and observers."""
+        return RunInfo(self.spec.what, self.spec.name, target, self.parents, self.producer.config, tags or {})
 
     def draft(self, artifact: Artifact, staging: Staging, *evidence: tuple[str, Mapping[str, Json]]) -> Draft:
         """Describe the version that the work has written into ``staging``, with evidence of its run."""
@@ -70,6 +73,28 @@ def work_of(
     producer = Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
     packages = {"python": platform.python_version(), **installed_versions(spec.requires)}
     return Work(spec, producer, parents, packages)
+
+
+def training_config(plan: Plan) -> dict[str, Json]:
+    """Return the full configuration of the plan's training."""
+    template = read_template(plan.recipe.data.template)
+    return {
+        plan.method.name: full_config(plan.method_config),
+        "train": full_config(plan.recipe.train),
+        # The template is stored as a file of the version; here its hash is enough to tell templates apart.
+        "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
+    }
+
+
+def training_parents(base: str | None, dataset: str) -> tuple[Parent, ...]:
+    """Return the parents of a training's result, by their digests; without the base if it is not known."""
+    parents = (Parent("dataset", dataset),)
+    return parents if base is None else (Parent("base", base), *parents)
+
+
+def step_config(spec: StepSpec, config: BaseModel, seed: int) -> dict[str, Json]:
+    """Return the full configuration of a step."""
+    return {spec.name: full_config(config), "seed": seed}
 
 
 def full_config(config: BaseModel) -> dict[str, Json]:

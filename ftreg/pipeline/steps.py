@@ -15,9 +15,9 @@ from ftreg.core.types import ADAPTER, CHECKPOINT, Input, Source, Splits, StepJob
 from ftreg.data import read_dataset
 from ftreg.pipeline.certificate import certify
 from ftreg.pipeline.inputs import dataset_of
-from ftreg.pipeline.plan import Product, check_combines, obstacle
+from ftreg.pipeline.plan import Product, check_combines, obstacle, result_name
 from ftreg.pipeline.results import run_plugin
-from ftreg.pipeline.runs import full_config, observed, work_of
+from ftreg.pipeline.runs import observed, step_config, work_of
 
 
 def apply_step(
@@ -51,9 +51,10 @@ def apply_step(
     check_combines(spec, len(inputs) - 1, where="with")
     opened = open_inputs(context, spec, inputs)
     source = opened[0].source
-    work = work_of(context.host, spec, {spec.name: full_config(config), "seed": seed}, _parents(opened))
-    target = name or f"{context.registry.get(inputs[0][0]).name}-{spec.suffix or spec.name}"
+    work = work_of(context.host, spec, step_config(spec, config, seed), _parents(opened))
+    target = name or result_name(context.registry.get(inputs[0][0]).name, spec)
     context.registry.check_gates("ftreg_check_version")
+    context.registry.check_run(work.run(target))
     if reuse:
         known = context.registry.find_produced(work.cache_key, name=target)
         if known is not None and (accept or not _was_accepted(context, known)):

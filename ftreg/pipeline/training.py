@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from blake3 import blake3
-
 from ftreg.context import Context
-from ftreg.core.manifest import Parent
 from ftreg.core.types import Splits, TrainJob, Version
 from ftreg.data import read_template
-from ftreg.pipeline.checks import check_before_work, check_kind
+from ftreg.pipeline.checks import Inputs, check_before_work, check_kind
 from ftreg.pipeline.inputs import OpenedInput, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import run_plugin
 from ftreg.pipeline.resuming import run_folder
-from ftreg.pipeline.runs import full_config, observed, work_of
+from ftreg.pipeline.runs import observed, training_config, training_parents, work_of
 
 
 def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
@@ -35,7 +32,7 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
         base = open_base(context, stack, plan.recipe.base)
         check_kind(plan, base.manifest.kind)
         dataset, splits = open_data(context, stack, plan.recipe.data)
-        check_before_work(context, plan, kind=base.manifest.kind, base=base.path, data=splits, new=0)
+        check_before_work(context, plan, Inputs(base.manifest.kind, base.path, base.digest, dataset.digest, splits))
         return _train(context, plan, base, dataset, splits, resume=resume, reuse=reuse)
 
 
@@ -44,22 +41,15 @@ def _train(
 ) -> Version:
     """Train on opened inputs; publish them and the result."""
     recipe, method = plan.recipe, plan.method
-    template = read_template(recipe.data.template)
-    config = {
-        method.name: full_config(plan.method_config),
-        "train": full_config(recipe.train),
-        # The template is stored as a file of the version; here its hash is enough to tell templates apart.
-        "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
-    }
-    work = work_of(context.host, method, config, (Parent("base", base.digest), Parent("dataset", dataset.digest)))
+    work = work_of(context.host, method, training_config(plan), training_parents(base.digest, dataset.digest))
     if reuse and (known := context.registry.find_produced(work.cache_key, name=recipe.name)) is not None:
         context.progress.say(f"{known.ref} was trained by the same run before; reused")
         return known
 
     folder = context.registry.home / "runs" / work.cache_key
     with (
-        run_folder(folder, resume=resume, progress=context.progress) as scratch,
-        observed(context, work.run(recipe.name)) as published,
+        run_folder(folder, recipe.name, resume=resume, progress=context.progress) as scratch,
+        observed(context, work.run(recipe.name, recipe.tags)) as published,
         context.registry.staging() as staging,
     ):
         job = TrainJob(
@@ -71,7 +61,7 @@ def _train(
             staging=staging.files,
             report=staging.report,
             scratch=scratch,
-            template=template,
+            template=read_template(recipe.data.template),
             resume=resume,
             progress=context.progress,
         )

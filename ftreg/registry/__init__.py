@@ -1,8 +1,9 @@
 """The registry: immutable, content-addressed versions with their lineage, evidence and history.
 
 ``Registry`` is the public interface. ``home`` knows the layout of the folder; ``blobs``, ``staging`` and ``views``
-handle files; ``schema``, ``catalog``, ``finder`` and ``journal`` are the index and the event log; ``evidence``,
-``gates`` and ``lineage`` build on these; ``publish``, ``verify``, ``collect`` and ``rebuild`` are the operations.
+handle files, ``runs`` the checkpoints of trainings; ``schema``, ``catalog``, ``finder`` and ``journal`` are the index
+and the event log; ``evidence``, ``gates`` and ``lineage`` build on these; ``publish``, ``verify``, ``collect`` and
+``rebuild`` are the operations.
 docs/registry.md describes the format on disk.
 """
 
@@ -18,6 +19,7 @@ from ftreg.registry.records import (
     GcReport,
     Lineage,
     RebuildReport,
+    RunFolder,
     Summary,
     VerifyReport,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "Prepared",
     "RebuildReport",
     "Registry",
+    "RunFolder",
     "Staging",
     "Summary",
     "VerifyReport",

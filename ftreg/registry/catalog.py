@@ -251,10 +251,9 @@ class Catalog:
         """Return what the catalog copied from each manifest, by digest; see ``manifest_row``."""
         return {row[0]: tuple(row[1:]) for row in self._rows("SELECT * FROM manifests")}
 
-    def last_name(self, digest: str) -> Event | None:
-        """Return the newest event that published ``digest``; None if there is no such event."""
-        found = self._events(f"{_EVENT} WHERE digest = ? AND action = 'published' ORDER BY id DESC LIMIT 1", (digest,))
-        return next(found, None)
+    def publications(self, digest: str) -> list[Event]:
+        """Return the events that published ``digest``, oldest first; its versions may have been deleted since."""
+        return list(self._events(f"{_EVENT} WHERE digest = ? AND action = 'published' ORDER BY id", (digest,)))
 
     def closure(self, digests: list[str], *, up: bool) -> list[str]:
         """Return ``digests`` with all their ancestors (``up``) or all their descendants."""
@@ -285,10 +284,15 @@ class Catalog:
         )
 
     def events(self, *, name: str | None = None, number: int | None = None, limit: int | None = None) -> list[Event]:
-        """Return all events, or those about a name or a version including its digests; newest first."""
+        """Return all events, or those about a name or a version including its digests; newest first.
+
+        Evidence and the collection of a manifest concern the digest, whichever version they were recorded for.
+        """
         about = "name = :name" if number is None else "name = :name AND number = :number"
         digests = f"SELECT digest FROM events WHERE {about} AND action = 'published'"  # noqa: S608 - constants
-        where = "TRUE" if name is None else f"({about}) OR (name IS NULL AND digest IN ({digests}))"
+        where = (
+            "TRUE" if name is None else f"({about}) OR (action IN ('evidence', 'collected') AND digest IN ({digests}))"
+        )
         values = {"name": name, "number": number, "limit": -1 if limit is None else limit}
         return list(self._events(f"{_EVENT} WHERE {where} ORDER BY id DESC LIMIT :limit", values))
 

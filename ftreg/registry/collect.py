@@ -11,6 +11,7 @@ import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from ftreg.core.errors import CorruptRegistry
@@ -19,7 +20,8 @@ from ftreg.registry.catalog import Catalog
 from ftreg.registry.evidence import evidence_files, evidence_key
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.home import Home
-from ftreg.registry.records import Event, GcReport
+from ftreg.registry.records import Event, GcReport, RunFolder
+from ftreg.registry.runs import find_runs, free_run
 from ftreg.registry.staging import is_abandoned
 from ftreg.registry.views import view_key
 
@@ -34,6 +36,8 @@ class Garbage:
         blobs: Files that no kept manifest or evidence refers to, with their sizes in bytes.
         views: Folders of versions and evidence that are not kept.
         staging: Folders of processes that have ended.
+        runs: Folders of trainings that need not, or will not, be resumed.
+        kept_runs: Folders of other trainings.
         waiting: Bytes of blobs that nothing refers to and that are younger than the grace period.
     """
 
@@ -42,23 +46,33 @@ class Garbage:
     blobs: list[tuple[Path, int]] = field(default_factory=list)
     views: list[Path] = field(default_factory=list)
     staging: list[Path] = field(default_factory=list)
+    runs: list[RunFolder] = field(default_factory=list)
+    kept_runs: list[RunFolder] = field(default_factory=list)
     waiting: int = 0
 
     def report(self, *, dry_run: bool) -> GcReport:
         """Summarize the garbage; call this before ``collect``, while the files can still be measured."""
-        staged = sum(_size(folder) for folder in self.staging)
+        unfinished = sum(_size(folder) for folder in self.staging) + sum(run.size for run in self.runs)
         return GcReport(
             dry_run=dry_run,
             manifests=len(self.manifests),
             blobs=len(self.blobs),
             staging=len(self.staging),
-            size=sum(size for _, size in self.blobs) + staged,
+            runs=tuple(self.runs),
+            size=sum(size for _, size in self.blobs) + unfinished,
             waiting=self.waiting,
+            kept_runs=tuple(self.kept_runs),
         )
 
 
-def find_garbage(home: Home, catalog: Catalog, *, grace: float) -> Garbage:
+def find_garbage(home: Home, catalog: Catalog, *, grace: float, runs: bool = False) -> Garbage:
     """Find what no version reaches and nobody has touched for ``grace`` seconds.
+
+    Args:
+        home: The registry's folder.
+        catalog: Its catalog.
+        grace: Seconds for which everything new is kept.
+        runs: Whether checkpoints of unfinished trainings are garbage too.
 
     Raises:
         CorruptRegistry: A manifest that must be kept cannot be read, so it is not known which files it needs.
@@ -87,6 +101,11 @@ def find_garbage(home: Home, catalog: Catalog, *, grace: float) -> Garbage:
                 garbage.waiting += status.st_size
     garbage.views = [path for path in sorted(home.views.iterdir()) if path.name not in views]
     garbage.staging = [path for path in sorted(home.tmp.iterdir()) if is_abandoned(path)]
+    for run in find_runs(home, catalog):
+        is_old_run = now - datetime.fromisoformat(run.written).timestamp() >= grace
+        given_up = runs and run.state == "unfinished" and is_old_run
+        is_garbage = given_up or run.state in ("published", "empty")
+        (garbage.runs if is_garbage else garbage.kept_runs).append(run)
     return garbage
 
 
@@ -126,6 +145,8 @@ def collect(catalog: Catalog, garbage: Garbage) -> None:
         failpoint("collect-blob")
     for folder in (*garbage.views, *garbage.staging):
         _remove(folder)
+    for run in garbage.runs:
+        free_run(run.folder)
 
 
 def _size(folder: Path) -> int:

@@ -70,7 +70,7 @@ def read_evidence(home: Home, event: Event) -> EvidenceRecord:
     if entries:
         folder = open_view(home, evidence_key(entries), entries)
         files = {entry.path: folder / entry.path for entry in entries}
-    return EvidenceRecord(event.detail["type"], event.at, event.detail["body"], files)
+    return EvidenceRecord(event.detail["type"], event.at, event.ref, event.detail["body"], files)
 
 
 def evidence_for_gates(event: Event) -> Mapping[str, Json]:

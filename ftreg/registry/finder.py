@@ -71,19 +71,34 @@ class Finder:
         return found[0]
 
     def by_digest(self, digest: str) -> Summary:
-        """Return the newest version of a digest; if all were deleted, the newest of the deleted ones."""
-        found = self._catalog.versions(digest=digest, limit=1)
+        """Return the oldest version of a digest, since a later name for the same files does not rename them.
+
+        If all were deleted, return the one that was published last.
+        """
+        found = self._catalog.versions(digest=digest)
         if found:
-            return found[0]
-        event = self._catalog.last_name(digest)
-        if event is None or event.name is None or event.number is None:
+            return found[-1]
+        past = self._catalog.publications(digest)
+        if not past:
             raise CorruptRegistry(
                 "the event log does not say how this came into the registry",
                 where=digest,
                 hint="Run `registry.verify()`",
             )
+        event = past[-1]
+        assert event.name is not None
+        assert event.number is not None
         kind, size, producer, _ = manifest_row(read_manifest(self._home, digest))
         return Summary(event.name, event.number, digest, kind, size, event.at, producer, (), {})
+
+    def ref_of(self, digest: str, name: str | None) -> str | None:
+        """Return the reference of a digest, as a version of ``name`` if it is or was one; None if it is not known."""
+        past = self._catalog.publications(digest)
+        own = [event.ref for event in past if event.name == name]
+        live = [version.ref for version in self._catalog.versions(digest=digest)]
+        if own or live:
+            return own[-1] if own else live[-1]
+        return past[-1].ref if past else None
 
     def check_known(self, name: str) -> None:
         """Raise ``UnknownName`` if ``name`` has, and had, no versions."""

@@ -10,7 +10,7 @@
     manifests/       manifests by their BLAKE3, read-only
     tmp/             staging folders, one for each live writer
     views/           folders that libraries can load, made of clones of, or hard links to, blobs
-    runs/            checkpoints of unfinished trainings, by cache key
+    runs/            checkpoints of unfinished trainings, by cache key; see ``ftreg.registry.runs``
 """
 
 from __future__ import annotations
@@ -84,6 +84,11 @@ class Home:
     def views(self) -> Path:
         """The folder of the views."""
         return self.path / "views"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the run folders; it is created with the first of them."""
+        return self.path / "runs"
 
     def blob(self, blake3: str) -> Path:
         """Return where the file with this hash is stored; raise ``CorruptRegistry`` if it is not a hash."""

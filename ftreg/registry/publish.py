@@ -108,7 +108,7 @@ def record_version(
     catalog.append(published, manifest)
     _record_tags(catalog, published, tags)
     for detail in evidence:
-        catalog.append(Event.now("evidence", digest, **detail))
+        catalog.append(Event.now("evidence", digest, name, number, **detail))
 
 
 def add_tags(catalog: Catalog, version: Summary, tags: Mapping[str, str]) -> None:

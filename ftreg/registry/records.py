@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from ftreg.core.manifest import Json, Parent, Producer
 from ftreg.core.requirements import Requirement
@@ -85,8 +87,8 @@ class Event:
         action: ``published``, ``alias_set``, ``alias_removed``, ``tagged``, ``untagged``, ``evidence``, ``deleted``,
             ``collected`` (its manifest was freed), ``gate_enlisted`` or ``gate_released``.
         digest: The digest that it is about; None for gates, which concern the whole registry.
-        name: The name of the version that it is about; None for ``evidence`` and ``collected``, which concern a digest,
-            and for gates.
+        name: The name of the version that it is about; for ``evidence``, which concerns the digest, of the version that
+            it was recorded for. None for ``collected``, and for gates.
         number: The number of that version, or None likewise.
         detail: Further values, which depend on the action: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``,
             ``files``, ``plugin``, ``distribution``, ``hook``. docs/registry.md lists them.
@@ -108,6 +110,11 @@ class Event:
     ) -> Event:
         """Create an event with the current time, user and machine."""
         return cls(0, timestamp(), _user(), os.uname().nodename, action, digest, name, number, detail)
+
+    @property
+    def ref(self) -> str | None:
+        """``name:number`` of the version that it is about; None if it has no name."""
+        return None if self.name is None else f"{self.name}:{self.number}"
 
 
 @dataclass(frozen=True)
@@ -132,12 +139,14 @@ class EvidenceRecord:
     Attributes:
         type: ``run``, ``certificate``, ``evaluation``, ``import``, or a plugin's own.
         at: The time at which it was recorded, in UTC, ISO 8601.
+        ref: The version that it was recorded for, ``name:number``; all versions with the same digest share it.
         body: What was found out, as JSON; docs/registry.md describes it for each type.
         files: Where each file that belongs to it can be read, by relative path.
     """
 
     type: str
     at: str
+    ref: str | None
     body: Mapping[str, Json]
     files: Mapping[str, Path] = field(default_factory=dict)
 
@@ -165,15 +174,18 @@ class Lineage:
 
     Attributes:
         root: Digest of the version whose lineage this is.
-        nodes: The versions by digest. If several versions share a digest, the newest one is listed.
+        nodes: The versions by digest. If several versions share a digest, the oldest one is listed; for the root, the
+            one that was asked for.
         edges: The edges between them.
         deleted: Digests of nodes whose version was deleted; they are kept because others were made from them.
+        also: The other versions that share a node's digest, ``name:number``, oldest first; only for such nodes.
     """
 
     root: str
     nodes: Mapping[str, Version]
     edges: tuple[Edge, ...]
     deleted: frozenset[str] = frozenset()
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         root = self.nodes.get(self.root)
@@ -222,6 +234,29 @@ class VerifyReport:
         return not self.damages
 
 
+RunState = Literal["running", "unfinished", "published", "empty"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder in which a training keeps its checkpoints until its result is published.
+
+    Attributes:
+        folder: The folder; its name is the cache key.
+        name: The name of the model that is trained.
+        size: Its bytes.
+        written: When it was last written, in UTC, ISO 8601.
+        state: ``running`` if a process holds it. Otherwise ``published`` if there is a version of the same work, so
+            that nothing is left to resume; ``unfinished`` if not; ``empty`` if it holds nothing to resume from.
+    """
+
+    folder: Path
+    name: str
+    size: int
+    written: str
+    state: RunState
+
+
 @dataclass(frozen=True)
 class GcReport:
     """What ``gc`` freed, or would free.
@@ -231,16 +266,20 @@ class GcReport:
         manifests: Number of manifests that no version reaches.
         blobs: Number of files that no kept manifest or evidence lists.
         staging: Number of folders left over by processes that have ended.
-        size: Bytes of these blobs and staging folders.
+        runs: Run folders that were freed.
+        size: Bytes of these blobs, staging folders and run folders.
         waiting: Bytes of unreferenced blobs that were kept because they are younger than the grace period.
+        kept_runs: Run folders that were kept: those of running and, unless they were to be freed, unfinished trainings.
     """
 
     dry_run: bool
     manifests: int
     blobs: int
     staging: int
+    runs: tuple[RunFolder, ...]
     size: int
     waiting: int
+    kept_runs: tuple[RunFolder, ...]
 
 
 @dataclass(frozen=True)
@@ -258,9 +297,9 @@ class RebuildReport:
     lost: tuple[str, ...]
 
 
-def timestamp() -> str:
-    """Return the current time in UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def timestamp(seconds: float | None = None) -> str:
+    """Return a time in seconds since 1970, or the current time, in UTC, ISO 8601 with milliseconds."""
+    return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).isoformat(timespec="milliseconds")
 
 
 @cache

@@ -14,8 +14,8 @@ from typing import Any
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
-from ftreg.core.names import check_name, parse_ref
-from ftreg.core.types import NullProgress, Progress, Source, Version
+from ftreg.core.names import check_alias, check_name, parse_ref
+from ftreg.core.types import NullProgress, Progress, RunInfo, Source, Version
 from ftreg.registry import collect, evidence, gates, publish, staging
 from ftreg.registry.blobs import measure, store
 from ftreg.registry.catalog import Catalog
@@ -107,7 +107,8 @@ class Registry:
     def get(self, ref: str) -> Version:
         """Return the version that ``ref`` names: ``name`` (its newest), ``name:3``, ``name@alias`` or a digest prefix.
 
-        A digest also finds a deleted version as long as another version was made from it.
+        Of several versions with the same digest, a digest names the oldest. It also finds a deleted version as long as
+        another version was made from it.
 
         Raises:
             UnknownName: There is no such version.
@@ -154,12 +155,28 @@ class Registry:
         name: str | None = None,
         kind: str | None = None,
         tags: Mapping[str, str] | None = None,
+        digest: str | None = None,
         limit: int | None = 50,
     ) -> builtins.list[Summary]:
-        """Return what ``list`` does, without the manifests; this reads the catalog only."""
+        """Return what ``list`` does, without the manifests; this reads the catalog only.
+
+        With ``digest``, these are the versions with this very digest: the same files under several names.
+        """
         if name is not None:
             self._finder.check_known(name)
-        return self._catalog.versions(name=name, kind=kind, tags=tags, limit=limit)
+        return self._catalog.versions(name=name, kind=kind, tags=tags, digest=digest, limit=limit)
+
+    def ref_of(self, digest: str, *, name: str | None = None) -> str | None:
+        """Return the reference ``name:number`` of a digest, also if its version was deleted and collected.
+
+        Args:
+            digest: The whole digest.
+            name: Prefer the version of this name, if the digest has, or had, one; otherwise it is the oldest version.
+
+        Returns:
+            The reference; None if the digest was never published here.
+        """
+        return self._finder.ref_of(digest, name)
 
     def count(self) -> int:
         """Return the number of versions."""
@@ -216,7 +233,7 @@ class Registry:
 
     def lineage(self, ref: str) -> Lineage:
         """Return all ancestors and descendants of a version; raise ``UnknownName`` if there is no such version."""
-        return find_lineage(self._catalog, self._finder, self._finder.find(ref).digest)
+        return find_lineage(self._catalog, self._finder, self._finder.find(ref))
 
     # Writing.
 
@@ -293,9 +310,10 @@ class Registry:
 
         Raises:
             UnknownName: There is no such version.
+            InputError: ``alias`` is not a name, or it is a number.
             FtregError: A gate refuses.
         """
-        check_name(alias, what="alias")
+        check_alias(alias)
         target = self._finder.find_pointer(ref)
         if alias in target.aliases:
             return self._finder.version(target)
@@ -335,12 +353,15 @@ class Registry:
                 raise UnknownName("tag", key, version.tags, where=version.ref)
             catalog.append(Event.now("untagged", version.digest, version.name, version.number, key=key))
 
-    def delete(self, ref: str, *, force: bool = False) -> None:
-        """Delete a version; the next ``gc`` frees its files unless another version was made from it.
+    def delete(self, ref: str, *, force: bool = False) -> tuple[str, ...]:
+        """Delete a version; the next ``gc`` frees its files unless another version needs them.
 
         Args:
             ref: The version, by number or digest; a name alone or an alias is refused, since its meaning changes.
             force: Delete it even if others were made from it. Its files are kept for them.
+
+        Returns:
+            The versions that its files are kept for: those with the same digest, and those that were made from it.
 
         Raises:
             InputError: ``ref`` is a name or an alias, an alias points to the version, or others were made from it.
@@ -352,18 +373,19 @@ class Registry:
         with self._writing() as catalog:
             version = self._finder.find_pointer(ref)
             if version.aliases:
-                alias = version.aliases[0]
+                calls = [f"\n  `registry.remove_alias({version.name!r}, {alias!r})`" for alias in version.aliases]
                 raise InputError(
                     f"{version.ref} cannot be deleted: it is {', '.join(f'@{alias}' for alias in version.aliases)}",
-                    hint=f"Remove the alias first: `registry.remove_alias({version.name!r}, {alias!r})`",
+                    hint=f"Remove the {'alias' if len(calls) == 1 else 'aliases'} first:{''.join(calls)}",
                 )
-            children = [self._finder.by_digest(child).ref for child in catalog.children(version.digest)]
+            children = sorted(self._finder.by_digest(child).ref for child in catalog.children(version.digest))
             if children and not force:
                 raise InputError(
-                    f"{version.ref} cannot be deleted: it is a parent of {', '.join(sorted(children))}",
+                    f"{version.ref} cannot be deleted: it is a parent of {', '.join(children)}",
                     hint="Delete it anyway with `force=True`; its files are kept as long as other versions need them.",
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
+            return (*(other.ref for other in catalog.versions(digest=version.digest)), *children)
 
     def add_evidence(self, ref: str, type: str, body: Mapping[str, Json], files: Path | None = None) -> None:  # noqa: A002
         """Attach evidence to a version's digest; it is never changed or removed.
@@ -375,14 +397,13 @@ class Registry:
             files: A folder of files that belong to it; files in a staging folder are moved, others are copied.
         """
         version = self._finder.find(ref)
-        digest = version.digest
         with system_errors(self.home), evidence.staged_files(self._home, files) as staged:
             detail = evidence.evidence_detail(type, body, staged)
             with self._home.lock():
                 store(self._home, staged)
                 with self._writing() as catalog:
-                    self._finder.find(digest)
-                    catalog.append(Event.now("evidence", digest, **detail))
+                    self._finder.find(version.digest)
+                    catalog.append(Event.now("evidence", version.digest, version.name, version.number, **detail))
             self._documented.append(version.ref)
 
     # Gates.
@@ -397,6 +418,14 @@ class Registry:
         Call this before long work whose result could not be published then.
         """
         gates.check_loaded(self._catalog, self.host, hook)
+
+    def check_run(self, run: RunInfo, *, dry_run: bool = False) -> None:
+        """Ask the gates whether a run may start; raise ``FtregError`` if one refuses or is not loaded.
+
+        A gate is recorded when it is first asked, unless this is a ``dry_run``, which changes nothing.
+        """
+        what = f"{run.type} {run.name} cannot make {run.target}"
+        self._ask_gates("ftreg_check_run", what, record=not dry_run, run=run)
 
     def check_deployment(self, ref: str, deployment: str) -> None:
         """Ask the gates whether a version may be deployed; raise ``FtregError`` if one refuses or is not loaded."""
@@ -434,11 +463,15 @@ class Registry:
         with system_errors(self.home), self._home.lock(), self._catalog.transaction(write=False):
             return Verifier(self._home, self._catalog, full=not quick, progress=progress or NullProgress()).run(digests)
 
-    def gc(self, *, grace: float = 3600.0, dry_run: bool = False, timeout: float = 60.0) -> GcReport:
-        """Free what no version reaches, and what killed processes left in staging.
+    def gc(
+        self, *, grace: float = 3600.0, runs: bool = False, dry_run: bool = False, timeout: float = 60.0
+    ) -> GcReport:
+        """Free what no version reaches, what killed processes left in staging, and checkpoints of published trainings.
 
         Args:
             grace: Keep unreferenced files that are younger than this many seconds.
+            runs: Free the checkpoints of unfinished trainings too, unless they are younger or the training is running.
+                They cannot be resumed then.
             dry_run: Only report what would be freed.
             timeout: Wait this many seconds for writers to finish.
 
@@ -448,7 +481,7 @@ class Registry:
         """
         with system_errors(self.home), self._home.lock(exclusive=not dry_run, timeout=timeout):
             self._catalog.renew()
-            garbage = collect.find_garbage(self._home, self._catalog, grace=grace)
+            garbage = collect.find_garbage(self._home, self._catalog, grace=grace, runs=runs)
             report = garbage.report(dry_run=dry_run)
             if not dry_run:
                 collect.collect(self._catalog, garbage)
@@ -491,10 +524,10 @@ class Registry:
         except (OSError, FtregError) as error:
             logger.warning("%s could not be written; it catches up with the next change: %s", self._home.events, error)
 
-    def _ask_gates(self, hook: str, refused: str, **arguments: Any) -> None:
+    def _ask_gates(self, hook: str, refused: str, *, record: bool = True, **arguments: Any) -> None:
         """Call the gates of ``hook`` and record new ones; raise ``FtregError`` if one refuses or is not loaded."""
         self.check_gates(hook)
-        if new := gates.unrecorded(self._catalog, self.host, hook):
+        if record and (new := gates.unrecorded(self._catalog, self.host, hook)):
             with self._writing() as catalog:
                 gates.enlist(catalog, new, hook)
         gates.ask(self.host, hook, refused, **arguments)

@@ -34,7 +34,7 @@ class Verifier:
         self._full = full
         self._progress = progress
         self._damages: list[Damage] = []
-        self._names = {version.digest: version.ref for version in reversed(catalog.versions())}
+        self._names = {version.digest: version.ref for version in catalog.versions()}
 
     def run(self, digests: list[str] | None = None) -> VerifyReport:
         """Check ``digests`` and their ancestors, or the whole registry if ``digests`` is None."""

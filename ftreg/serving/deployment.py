@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ftreg.core.errors import FtregError, UnknownName
 from ftreg.core.manifest import canonical_json
-from ftreg.core.names import check_name
+from ftreg.core.names import check_alias, check_name
 from ftreg.core.recipe import Config
 
 FILE, REQUIREMENTS = "deployment.json", "requirements.txt"
@@ -87,7 +87,7 @@ class Deployment(Config):
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
     shadows: tuple[Variant, ...] = ()
     key_header: str = "X-User-ID"
-    alias: Annotated[str, AfterValidator(check_name)] = "champion"
+    alias: Annotated[str, AfterValidator(check_alias)] = "champion"
     device: str = "auto"
     gpus: int = Field(0, ge=0)
     limits: Limits = Limits()

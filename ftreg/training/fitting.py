@@ -25,10 +25,10 @@ from ftreg.training.weights import check_trained, fingerprint, trainable
 def fit(job: TrainJob, model: Any) -> dict[str, Json]:
     """Train ``model`` as the job says; write ``metrics.json`` and ``loss.png`` into its ``report`` folder.
 
-    The parameters that require gradients are trained. Ctrl-C and SIGTERM end the run after the running step, with a
-    checkpoint in ``job.scratch``; a second one ends it at once. A run that is killed has its last regular checkpoint
-    there (``train.save_every``). ``job.resume`` goes on from the newest one: on a CPU, to the very bytes that the
-    uninterrupted run would have made.
+    The parameters that require gradients are trained. Ctrl-C, SIGTERM and SIGHUP end the run after the running step,
+    with a checkpoint in ``job.scratch``; a second Ctrl-C or SIGTERM ends it at once. A run that is killed has its last
+    regular checkpoint there (``train.save_every``). ``job.resume`` goes on from the newest one: on a CPU, to the very
+    bytes that the uninterrupted run would have made.
 
     Args:
         job: The job.
@@ -43,7 +43,8 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         InputError: The settings cannot be used with this data, device or model, or there is nothing to resume.
         DataError: The data cannot be encoded, or has no labelled token.
         FtregError: Training diverged, or changed nothing.
-        KeyboardInterrupt: Ctrl-C, or SIGTERM (``Terminated``, which derives from it); a checkpoint was written.
+        KeyboardInterrupt: Ctrl-C; for SIGTERM and SIGHUP ``Terminated``, which derives from it. A checkpoint was
+            written.
     """
     _check(job, model)
     encoder = load_encoder(job)

@@ -76,6 +76,15 @@ def test_training_figures_come_from_the_run(registry: ftreg.Registry) -> None:
     assert (figures.steps, figures.loss, figures.validation_loss, figures.plot) == (3, 0.5, None, None)
 
 
+def test_training_figures_are_those_of_the_name(registry: ftreg.Registry) -> None:
+    """Of a run that was made again under another name, each name has the figures of its own run."""
+    again = [("run", {"steps": 3, "final_training_loss": 0.25})]
+    publish(registry, "again", {"a": b"1"}, parents=[registry.get("base")], evidence=again)
+    assert registry.get("again").digest == registry.get("bot:1").digest
+    figures = [training.training_figures(ref, registry=registry) for ref in ("bot:1", "again:1")]
+    assert [found.loss for found in figures if found] == [0.5, 0.25]
+
+
 def test_the_default_registry_is_closed_again(registry: ftreg.Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a registry the default one is used, and many calls leave no file open."""
     monkeypatch.setenv("FTREG_HOME", str(registry.home))

@@ -71,34 +71,27 @@ def stop_after_a_checkpoint(home: Path, arguments: Sequence[str], number: signal
         time.sleep(0.01)
     process.send_signal(number)
     message = process.communicate()[1]
-    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
     assert process.returncode == expected[number], message
     with Registry(home) as registry:
         assert registry.list() == []
     return message
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C reach subprocesses, also if the tests run in the background of a shell, which has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.usefixtures("handlers")
 def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """A run stopped by Ctrl-C, SIGTERM and SIGKILL in turn publishes nothing; resumed, it ends in the same bytes."""
+    """A run stopped by four signals in turn publishes nothing; resumed, it ends in the same bytes."""
     home = tmp_path / "home"
     command = train_command(model_folder(), rows, "--set", "train.max_steps=400", "--set", "train.epochs=50")
     message = stop_after_a_checkpoint(home, command, signal.SIGINT)
     assert "interrupted" in message
     assert f"step {last_step(home)} was kept" in message
     assert "--resume" in message
-    message = stop_after_a_checkpoint(home, [*command, "--resume"], signal.SIGTERM)
-    assert "terminated" in message
-    assert f"step {last_step(home)} was kept" in message
-    assert list(home.glob("tmp/*")) == []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        message = stop_after_a_checkpoint(home, [*command, "--resume"], number)
+        assert "terminated" in message
+        assert f"step {last_step(home)} was kept" in message
+        assert list(home.glob("tmp/*")) == []
     stop_after_a_checkpoint(home, [*command, "--resume"], signal.SIGKILL)
     resumed = json.loads(ftreg(*command, "--resume", "--json", home=home).stdout)
     straight = json.loads(ftreg(*command, "--json", home=tmp_path / "other").stdout)
@@ -122,6 +115,23 @@ def test_sigterm_while_tokenizing_cleans_up(tmp_path: Path, rows: Path, model_fo
     assert done.stderr.strip().splitlines()[-1] == "error: terminated; nothing was published"
     assert "--resume" not in done.stderr
     assert [*home.glob("tmp/*"), *home.glob("runs/*")] == []
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(("wrapper", "code"), [((), 129), (("nohup",), 0)])
+def test_sighup_ends_a_command_unless_it_is_ignored(tmp_path: Path, wrapper: tuple[str, ...], code: int) -> None:
+    """SIGHUP ends the command with 129; under ``nohup`` the command goes on to its end."""
+    script = (
+        "import signal, sys\n"
+        "from ftreg.cli.main import main\n"
+        "from ftreg.registry import Registry\n"
+        "Registry.summaries = lambda *_, **__: signal.raise_signal(signal.SIGHUP) or []\n"
+        "main(['--home', sys.argv[1], 'models', 'list'])\n"
+    )
+    command = [*wrapper, sys.executable, "-c", script, str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == code, done.stderr
+    assert ("terminated" in done.stderr) == (code != 0)
 
 
 @pytest.fixture

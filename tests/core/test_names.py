@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftreg.core.errors import InputError
-from ftreg.core.names import Ref, check_name, check_relative_path, parse_ref
+from ftreg.core.names import Ref, check_alias, check_name, check_relative_path, parse_ref
 
 # Text that is often nearly a name, a path or a reference, so that both verdicts come up.
 NEAR_NAMES = st.text(alphabet="ab09._-/\\:@ A\n\x00é", max_size=12) | st.text(max_size=100)
@@ -132,6 +132,15 @@ def test_whatever_parses_prints_as_it_was(text: str) -> None:
     except InputError:
         return
     assert str(ref) == text
+
+
+def test_an_alias_is_not_a_number() -> None:
+    """An alias of digits only is refused, alone and in a reference, and the error says what an alias is."""
+    for check, text in ((check_alias, "3"), (parse_ref, "bot@3")):
+        with pytest.raises(InputError, match=r"'3' cannot be an alias: it is a number") as caught:
+            check(text)
+        assert "such as champion" in str(caught.value)
+    assert [check_alias(alias) for alias in ("champion", "v3", "2026-03")] == ["champion", "v3", "2026-03"]
 
 
 @pytest.mark.parametrize("text", ["", "a:", "a:0", "a:-1", "a:01", "a@", "@b", "a@b:1", "b3:", "b3:xyz1", "b3:12"])

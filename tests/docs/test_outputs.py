@@ -83,9 +83,9 @@ def test_the_message_of_a_busy_run(tmp_path: Path) -> None:
 
     folder = tmp_path / "runs" / "5f2c"
     with (
-        run_folder(folder, resume=False, progress=NullProgress()),
+        run_folder(folder, "bot", resume=False, progress=NullProgress()),
         pytest.raises(FtregError) as raised,
-        run_folder(folder, resume=False, progress=NullProgress()),
+        run_folder(folder, "bot", resume=False, progress=NullProgress()),
     ):
         raise AssertionError("both hold the folder")
     assert str(raised.value).replace(str(tmp_path), "~/.ftreg") == message("busy-run")

@@ -1,12 +1,16 @@
-"""A model that is a table of logits, so that every figure can be computed by hand."""
+"""A model that is a table of logits, so that every figure can be computed by hand, and the comparison of two models."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ftreg.core.types import Engine
+from ftreg.evaluation import Parity, Probe, compute_outputs, measure_parity
 from tests.tiny import make_tokenizer
 
 
@@ -39,3 +43,11 @@ class TableEngine:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def compare(parent: Engine, child: Engine, probe: Probe) -> Parity:
+    """Compare two loaded models on a probe."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours = compute_outputs(parent, probe, Path(folder, "source"), what="source")
+        theirs = compute_outputs(child, probe, Path(folder, "result"), what="result")
+        return measure_parity(ours, theirs, probe)

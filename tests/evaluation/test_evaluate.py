@@ -119,6 +119,7 @@ def test_progress_reaches_its_end():
 def test_probe_of_held_out_examples():
     """A probe compares the answers' tokens and continues the prompts."""
     probe = make_probe(make_tokenizer(), CHATS)
+    assert probe.tokens == sum(label != -100 for labels in probe.labels for label in labels)
     encoder = Encoder(make_tokenizer(), max_length=100)
     assert probe.source == "held-out"
     assert list(probe.sequences) == [tuple(encoder.encode(example).input_ids) for example in CHATS]
@@ -127,12 +128,14 @@ def test_probe_of_held_out_examples():
 
 
 def test_probe_takes_from_the_whole_list():
-    """Of many examples, those of the probe are spread over all, and no more than asked for."""
-    examples = [Example(text=f"Text number {number}") for number in range(100)]
+    """Of many examples, those of the probe are spread over all, and they end with the tokens asked for."""
+    examples = [Example(text=f"Text number {number:02}") for number in range(100)]
     tokenizer = make_tokenizer()
-    probe = make_probe(tokenizer, examples, sequences=10, prompts=3)
+    length = len(Encoder(tokenizer, max_length=100).encode(examples[0]).input_ids)
+    probe = make_probe(tokenizer, examples, tokens=9 * length + 1, prompts=3)
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in probe.sequences]
-    assert texts == [f"Text number {number}" for number in range(0, 100, 10)]
+    assert len(texts) == 10
+    assert {int(text[-2:]) // 20 for text in texts} == set(range(5))
     assert len(probe.prompts) == 3
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from ftreg.core.errors import FtregError
 from ftreg.core.types import Tolerance
-from ftreg.evaluation import Parity, Probe, check, measure_parity
+from ftreg.evaluation import Parity, Probe, check
 from ftreg.evaluation.numerics import batches, log_softmax
-from tests.evaluation.helpers import TableEngine
+from tests.evaluation.helpers import TableEngine, compare
 from tests.tiny import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -30,7 +30,7 @@ def test_figures_by_hand():
     ours, theirs = np.array([0.75, 0.25]), np.array([0.4, 0.6])
     parent = TableEngine(np.log(np.stack([ours, ours])), TOKENIZER)
     child = TableEngine(np.log(np.stack([theirs, ours])), TOKENIZER)
-    parity = measure_parity(parent, child, probe((0, 0, 1, 0), prompts=()))
+    parity = compare(parent, child, probe((0, 0, 1, 0), prompts=()))
     # Three tokens are predicted: after 0 (0 follows), after 0 (1 follows), after 1 (0 follows).
     kl = 0.75 * math.log(0.75 / 0.4) + 0.25 * math.log(0.25 / 0.6)
     assert parity.kl == pytest.approx(2 * kl / 3, rel=1e-6)
@@ -53,9 +53,9 @@ def test_only_labelled_tokens_count():
     rows = ((0, 2, 3, 1),)
     before = Probe(rows, ((-100, 2, -100, 1),), (), "held-out")
     after = Probe(rows, ((-100, -100, 3, -100),), (), "held-out")
-    assert measure_parity(*engines, before).kl == 0
-    assert measure_parity(*engines, after).kl > 1
-    assert measure_parity(*engines, after).tokens == 1
+    assert compare(*engines, before).kl == 0
+    assert compare(*engines, after).kl > 1
+    assert compare(*engines, after).tokens == 1
 
 
 def test_greedy_prefix_counts_tokens_before_the_first_difference():
@@ -65,11 +65,11 @@ def test_greedy_prefix_counts_tokens_before_the_first_difference():
         for token, following in pairwise(chain):
             table[token, following] = 5
     engines = TableEngine(parent, TOKENIZER), TableEngine(child, TOKENIZER)
-    assert measure_parity(*engines, probe((2, 3), prompts=((2,),))).greedy_prefix == pytest.approx(2 / 3)
+    assert compare(*engines, probe((2, 3), prompts=((2,),))).greedy_prefix == pytest.approx(2 / 3)
     child[4] = parent[2] * 0
     child[4, 1] = 5
     engines = TableEngine(parent, TOKENIZER), TableEngine(child, TOKENIZER)
-    assert measure_parity(*engines, probe((2, 3), prompts=((2,),))).greedy_prefix == pytest.approx(2 / 3)
+    assert compare(*engines, probe((2, 3), prompts=((2,),))).greedy_prefix == pytest.approx(2 / 3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -79,7 +79,7 @@ def test_identical_is_zero_and_kl_is_never_negative(seed, noise):
     random = np.random.default_rng(seed)
     table = random.normal(size=(20, 20)) * 10
     rows = tuple(tuple(int(token) for token in random.integers(0, 20, size=length)) for length in (2, 5, 9))
-    same = measure_parity(TableEngine(table, TOKENIZER), TableEngine(table, TOKENIZER), probe(*rows))
+    same = compare(TableEngine(table, TOKENIZER), TableEngine(table, TOKENIZER), probe(*rows))
     assert (same.kl, same.kl_max, same.top1, same.loss_delta, same.greedy_prefix, same.logit_error) == (
         0,
         0,
@@ -89,7 +89,7 @@ def test_identical_is_zero_and_kl_is_never_negative(seed, noise):
         0,
     )
     other = table + random.normal(size=table.shape) * noise
-    parity = measure_parity(TableEngine(table, TOKENIZER), TableEngine(other, TOKENIZER), probe(*rows))
+    parity = compare(TableEngine(table, TOKENIZER), TableEngine(other, TOKENIZER), probe(*rows))
     assert 0 <= parity.kl <= parity.kl_max
     assert 0 <= parity.top1 <= 1
     assert parity.tokens == sum(len(row) - 1 for row in rows)
@@ -102,13 +102,13 @@ def test_logits_that_are_not_finite(value, which):
     tables = {"source": np.zeros((4, 4)), "result": np.zeros((4, 4))}
     tables[which][2, 2] = value
     with pytest.raises(FtregError, match=f"the {which} gives logits that are not finite"):
-        measure_parity(*(TableEngine(table, TOKENIZER) for table in tables.values()), probe((2, 3, 1)))
+        compare(*(TableEngine(table, TOKENIZER) for table in tables.values()), probe((2, 3, 1)))
 
 
 def test_different_vocabularies():
     """Models over different vocabularies cannot be compared."""
     with pytest.raises(FtregError, match="4 tokens in the source, 5 in the result"):
-        measure_parity(TableEngine(np.zeros((4, 4))), TableEngine(np.zeros((4, 5))), probe((2, 3)))
+        compare(TableEngine(np.zeros((4, 4))), TableEngine(np.zeros((4, 5))), probe((2, 3)))
 
 
 GOOD = Parity(0.1, 0.2, 0.9, 1.0, 1.1, 0.1, 0.8, 0.5, 10)

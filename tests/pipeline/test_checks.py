@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from ftreg.api import steps
 from ftreg.api.training import load_recipe
 from ftreg.context import Context
 from ftreg.core.errors import DataError, DiskFull, FtregError, InfeasiblePlan, InputError, UnknownName
 from ftreg.core.hookspecs import hookimpl
 from ftreg.core.host import PluginHost
-from ftreg.core.manifest import Producer
-from ftreg.core.types import Problem, Version
+from ftreg.core.manifest import Parent, Producer
+from ftreg.core.types import Problem, RunInfo, Version
 from ftreg.pipeline.plan import make_plan
 from ftreg.pipeline.preview import preview
 from ftreg.pipeline.recipes import run_plan
@@ -95,6 +96,19 @@ def test_the_disk_must_have_room(
         attempt(recipe("lora", name="x", then=["merge"]))
 
 
+def test_the_disk_must_have_room_for_checkpoints(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], base: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training of all weights needs room for two checkpoints, each with the state of its optimizer."""
+    weights = 4 * base.manifest.facts["parameters"]
+    result = sum(entry.size for entry in base.manifest.files if entry.path.endswith(".safetensors"))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, result + 6 * weights - 1))
+    with pytest.raises(DiskFull):
+        attempt(recipe("full", name="x"))
+    attempt(recipe("full", name="y", train={"max_steps": 1, "optimizer": "sgd"}))
+
+
 class _Gate:
     @hookimpl
     def ftreg_check_version(self) -> list[Problem]:
@@ -118,6 +132,64 @@ def test_the_gates_must_be_loaded(
         pytest.raises(FtregError, match=r"plugin _Gate \(this process\) guards this registry and is not loaded"),
     ):
         attempt(recipe("lora", name="x"), unguarded)
+
+
+class _Owned:
+    """A gate for runs that keeps what it was asked, and refuses a training without an owner and any pruning."""
+
+    def __init__(self) -> None:
+        self.asked: list[RunInfo] = []
+
+    @hookimpl
+    def ftreg_check_run(self, run: RunInfo) -> list[Problem]:
+        self.asked.append(run)
+        refused = run.name == "prune" or (run.type == "method" and "owner" not in run.tags)
+        return [Problem("no owner", hint="Add tags: {owner: you}")] if refused else []
+
+
+def test_a_gate_refuses_a_run_before_its_work(
+    attempt: Callable[..., Any], recipe: Callable[..., dict], registry: Registry
+) -> None:
+    """A gate for runs is asked about the training and every step of a recipe before anything is trained."""
+    gate, host = _Owned(), PluginHost(only=())
+    host.register(gate)
+    with Registry(registry.home, host=host) as guarded:
+        with pytest.raises(FtregError, match="method lora cannot make x: no owner") as refused:
+            attempt(recipe("lora", name="x"), guarded)
+        assert refused.value.hint == "Add tags: {owner: you}"
+        steps = ["merge", {"prune": {"sparsity": 0.1, "name": "x-small"}}]
+        with pytest.raises(FtregError, match="step prune cannot make x-small: no owner"):
+            attempt(recipe("lora", name="x", tags={"owner": "me"}, then=steps), guarded)
+        training, merge, prune = gate.asked[-3:]
+        assert [parent.role for parent in training.inputs] == ["base", "dataset"]
+        assert training.config["train"]["max_steps"] == 8
+        assert (merge.target, prune.target) == ("x-merged", "x-small")
+        assert prune.config["prune"]["sparsity"] == 0.1
+        if any(each.plugin == "_Owned" for each in guarded.gates()):
+            guarded.release_gate("_Owned")
+
+
+def test_a_dry_run_does_not_record_a_gate(recipe: Callable[..., dict], registry: Registry) -> None:
+    """A dry run asks the gates for runs and changes nothing, not even the record of gates."""
+    host = PluginHost(only=())
+    host.register(_Owned())
+    with Registry(registry.home, host=host) as guarded:
+        before = guarded.events(limit=1)
+        context = Context(guarded)
+        preview(context, make_plan(host, load_recipe(recipe("lora", name="x", tags={"owner": "me"}))))
+        assert guarded.events(limit=1) == before
+
+
+def test_a_gate_refuses_a_step(adapter: Version, registry: Registry) -> None:
+    """A step that is applied by itself is checked before its work, with its input."""
+    gate, host = _Owned(), PluginHost(only=())
+    host.register(gate)
+    with Registry(registry.home, host=host) as guarded:
+        merged = steps.merge(adapter.ref, name="owned-merged", registry=guarded)
+        with pytest.raises(FtregError, match="step prune cannot make owned-merged-pruned: no owner"):
+            steps.prune(merged.ref, registry=guarded)
+        assert gate.asked[-1].inputs == (Parent("source", merged.digest, 1.0),)
+        guarded.release_gate("_Owned")
 
 
 def test_nothing_was_published(registry: Registry) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ftreg.core.manifest import Manifest, Parent, Producer
 from ftreg.core.types import Artifact, Example, Input, Message, Source, StepJob
-from ftreg.evaluation import Parity, make_probe, measure_parity
+from ftreg.evaluation import Parity, make_probe
+from tests.evaluation.helpers import compare
 
 EXAMPLES = [
     Example(messages=(Message("user", question), Message("assistant", answer)))
@@ -97,4 +98,4 @@ def parity_of(parent: Source, artifact: Artifact, folder: Path) -> Parity:
     ours = transformers.load(parent, "cpu")
     load = onnx.load if artifact.kind == "onnx" else transformers.load
     theirs = load(make_source(folder, artifact.kind), "cpu")
-    return measure_parity(ours, theirs, make_probe(ours.tokenizer, EXAMPLES))
+    return compare(ours, theirs, make_probe(ours.tokenizer, EXAMPLES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from ftreg.cli.main import main
 from ftreg.registry import Registry
+from ftreg.registry.runs import hold_run
 from tests.registry.kit import blob_of, publish
 
 
@@ -133,6 +135,108 @@ def test_delete_and_gc(run: Run) -> None:
     assert run("verify", "--quick").out.endswith("no damage\n")
 
 
+@pytest.fixture
+def twin(home: Path) -> None:
+    """Publish ``bot:2`` a second time, as ``twin:1``."""
+    with Registry(home) as registry:
+        publish(registry, "twin", {"a": b"2"}, parents=[registry.get("base")], evidence=[("run", {"tokens": 7})])
+
+
+@pytest.mark.usefixtures("twin")
+def test_a_version_with_a_twin_keeps_its_name(run: Run) -> None:
+    """With two names for one digest, ``lineage`` and ``models show`` use the one asked for and say the other."""
+    for ref, other in (("bot:2", "twin:1"), ("twin", "bot:2")):
+        name = ref if ":" in ref else f"{ref}:1"
+        assert run("lineage", ref).out.startswith(f"{name} (also {other}) checkpoint")
+        graph = json.loads(run("lineage", ref, "--json").out)
+        root = next(node for node in graph["nodes"] if node["digest"] == graph["root"])
+        assert (root["ref"], root["also"]) == (name, [other])
+        card = run("models", "show", ref).out
+        assert card.startswith(name)
+        assert f"also        {other}" in card
+        assert card.count(f"recorded for {other}") == (2 if name == "twin:1" else 1)
+        facts = json.loads(run("models", "show", ref, "--json").out)
+        assert (facts["ref"], facts["also"]) == (name, [other])
+        assert [record["ref"] for record in facts["evidence"]] == ["bot:2", "bot:2", "twin:1"]
+    assert "bot:2 (also twin:1)" in run("lineage", "merged").out
+    assert "(also" not in run("lineage", "bot:1").out.splitlines()[0]
+    assert "also" not in run("models", "show", "bot:1").out
+
+
+@pytest.mark.usefixtures("twin")
+def test_the_log_of_a_version_with_a_twin_keeps_its_name(run: Run) -> None:
+    """The log of one of two names shows that name, and says which evidence was recorded for the other."""
+    for name, other, foreign in (("bot:2", "twin:1", 1), ("twin:1", "bot:2", 2)):
+        rows = run("models", "log", name).out.splitlines()[1:]
+        assert all(f"  {name}  " in row for row in rows)
+        assert sum(row.endswith(f"recorded for {other}, the same digest") for row in rows) == foreign
+        assert {event["ref"] for event in json.loads(run("models", "log", name, "--json").out)} == {name}
+    run("models", "alias", "twin", "best")
+    run("models", "alias", "bot:1", "champion")
+    assert "became @champion after bot:2" in run("models", "log").out
+    evidence = [event for event in json.loads(run("models", "log", "--json").out) if event["action"] == "evidence"]
+    assert [event["ref"] for event in evidence] == ["twin:1", "bot:2", "bot:2"]
+
+
+@pytest.mark.usefixtures("twin")
+def test_delete_of_a_version_with_a_twin(run: Run) -> None:
+    """``models delete`` deletes the name that was given, and says which versions keep the bytes."""
+    deleted = run("models", "delete", "twin:1", "--force")
+    assert "twin:1 is deleted; its bytes are kept for bot:2, merged:1" in deleted.err
+    assert run("models", "show", "twin:1").code == 2
+    assert run("models", "show", "bot:2").code == 0
+    newest = json.loads(run("models", "log", "twin", "--json").out)[0]
+    assert (newest["ref"], newest["action"]) == ("twin:1", "deleted")
+
+
+def test_gc_says_what_unfinished_trainings_hold(run: Run, home: Path) -> None:
+    """``gc`` keeps the checkpoints of an unfinished training and says how to go on; ``--runs`` frees them."""
+    folder = home / "runs" / "key"
+    os.close(hold_run(folder, "slow-bot"))
+    (folder / "checkpoint-3").write_bytes(b"x" * 2000)
+    kept = run("gc", "--grace", "0").out
+    assert kept.startswith("freed 0 B")
+    for part in ("slow-bot", "unfinished", "2.0 kB", "kept", "--resume", "ftreg gc --runs"):
+        assert part in kept
+    (listed,) = json.loads(run("gc", "--dry-run", "--json").out)["kept_runs"]
+    assert (listed["name"], listed["size"], listed["folder"]) == ("slow-bot", 2000, str(folder))
+    assert "would be freed" in run("gc", "--runs", "--grace", "0", "--dry-run").out
+    assert run("gc", "--runs", "--grace", "0").out.startswith("freed 2.0 kB")
+    assert not folder.exists()
+    assert "slow-bot" not in run("gc").out
+
+
+def test_delete_names_all_aliases(run: Run) -> None:
+    """The refusal to delete a version with two aliases has a command for each; with ``--json`` it is the same error."""
+    run("models", "alias", "bot:2", "best")
+    refused = run("models", "delete", "bot:2")
+    assert (refused.code, refused.out) == (2, "")
+    for alias in ("best", "champion"):
+        assert f"  ftreg models alias --remove bot {alias}\n" in refused.err
+    assert run("models", "delete", "bot:2", "--json") == refused
+    run("models", "alias", "--remove", "bot", "best")
+    run("models", "alias", "--remove", "bot", "champion")
+    facts = json.loads(run("models", "delete", "bot:2", "--force", "--json").out)
+    assert (facts["ref"], facts["deleted"], facts["kept_for"]) == ("bot:2", True, ["merged:1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("tag", "stage=final test", "bot:1"), "ftreg models tag bot:1 'stage=final test'"),
+        (("tag", "a=1", "bot:1", "b=2"), "ftreg models tag bot:1 a=1 b=2"),
+        (("tag", "a=1"), "ftreg models tag REF a=1"),
+        (("alias", "champion", "bot:1"), "ftreg models alias bot:1 champion"),
+    ],
+)
+def test_swapped_arguments_are_recognised(run: Run, arguments: tuple[str, ...], hint: str) -> None:
+    """A tag or an alias in the place of the version gets the right command."""
+    refused = run("models", *arguments)
+    assert refused.code == 2
+    assert "the version comes first" in refused.err
+    assert refused.err.endswith(f"Write: {hint}\n")
+
+
 def test_verify_fails_with_the_damage_named(run: Run, home: Path) -> None:
     """``verify`` exits with 1 and names the damaged file; ``--json`` reports the same damage."""
     assert json.loads(run("verify", "--json").out)["ok"] is True
@@ -179,6 +283,7 @@ def test_lineage_in_three_formats(run: Run) -> None:
         ("models", "tag", "bot:1", "novalue"),
         ("models", "tag", "bot:1", "--remove", "nothing"),
         ("models", "alias", "bot:1", "Champion"),
+        ("models", "alias", "bot:1", "3"),
         ("models", "alias", "bot", "nothing", "--remove"),
         ("models", "delete", "bot"),
         ("models", "log", "--at", "2026-01-01"),

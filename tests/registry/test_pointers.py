@@ -129,7 +129,7 @@ def test_evidence_is_of_the_digest(registry: Registry) -> None:
     publish(registry, "one")
     publish(registry, "two")
     registry.add_evidence("one:1", "evaluation", {"loss": 1.0})
-    assert [record.body for record in registry.evidence("two:1")] == [{"loss": 1.0}]
+    assert [(record.body, record.ref) for record in registry.evidence("two:1")] == [({"loss": 1.0}, "one:1")]
 
 
 def test_a_digest_of_two_names_cannot_be_tagged(registry: Registry) -> None:
@@ -138,6 +138,42 @@ def test_a_digest_of_two_names_cannot_be_tagged(registry: Registry) -> None:
     publish(registry, "two")
     with pytest.raises(InputError, match="two:1 and one:1"):
         registry.tag(version.digest, "k", "v")
+
+
+def test_an_event_of_a_shared_digest_names_the_version_that_was_meant(registry: Registry) -> None:
+    """What was done to one of two versions with one digest is in the log of that version, evidence in both logs."""
+    publish(registry, "one", evidence=[("run", {"seconds": 1})])
+    publish(registry, "two", evidence=[("run", {"seconds": 2})])
+    registry.tag("one:1", "k", "v")
+    registry.add_evidence("two:1", "evaluation", {})
+    registry.delete("one:1")
+    logs = {name: [(event.action, event.ref) for event in registry.events(name)] for name in ("one", "two:1")}
+    shared = [("evidence", "two:1"), ("evidence", "two:1"), ("evidence", "one:1")]
+    assert [entry for entry in logs["one"] if entry[0] == "evidence"] == shared
+    assert [entry for entry in logs["one"] if entry[0] != "evidence"] == [
+        ("deleted", "one:1"),
+        ("tagged", "one:1"),
+        ("published", "one:1"),
+    ]
+    assert [entry for entry in logs["two:1"] if entry[0] == "evidence"] == shared
+    assert [entry for entry in logs["two:1"] if entry[0] != "evidence"] == [("published", "two:1")]
+
+
+def test_a_digest_keeps_its_reference(registry: Registry) -> None:
+    """A digest is called by its oldest version, by one of a given name if asked, and also after it was collected."""
+    digest = publish(registry, "one").digest
+    publish(registry, "two")
+    assert registry.ref_of(digest) == "one:1"
+    assert registry.ref_of(digest, name="two") == "two:1"
+    assert registry.ref_of(digest, name="three") == "one:1"
+    assert [version.ref for version in registry.summaries(digest=digest)] == ["two:1", "one:1"]
+    registry.delete("one:1")
+    assert registry.ref_of(digest) == "two:1"
+    assert registry.ref_of(digest, name="one") == "one:1"
+    registry.delete("two:1")
+    registry.gc(grace=0)
+    assert registry.ref_of(digest) == "two:1"
+    assert registry.ref_of("b3:" + "0" * 64) is None
 
 
 class Gates:

@@ -50,6 +50,8 @@ def test_two_names_share_one_digest_and_its_bytes(registry: Registry) -> None:
     one, two = publish(registry, "one"), publish(registry, "two")
     assert (one.digest, one.number, two.number) == (two.digest, 1, 1)
     assert len(blobs(registry)) == len(FILES)
+    assert registry.get(one.digest).ref == "one:1"
+    registry.delete("one:1")
     assert registry.get(one.digest).ref == "two:1"
 
 

@@ -102,3 +102,20 @@ def test_the_lineage_holds_all_generations(registry: Registry) -> None:
         merged.digest,
         sibling.digest,
     }
+
+
+def test_a_lineage_calls_its_root_as_it_was_asked(registry: Registry) -> None:
+    """Of two versions with one digest, the root is the one asked for, any other node the older; both say the other."""
+    one = publish(registry, "one", {"a": b"1"})
+    publish(registry, "two", {"a": b"1"})
+    child = publish(registry, "child", {"a": b"2"}, parents=[one])
+    assert [registry.lineage(ref).nodes[one.digest].ref for ref in ("one", "two", "child")] == [
+        "one:1",
+        "two:1",
+        "one:1",
+    ]
+    assert [registry.lineage(ref).also for ref in ("one", "two:1", child.digest)] == [
+        {one.digest: ("two:1",)},
+        {one.digest: ("one:1",)},
+        {one.digest: ("two:1",)},
+    ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ftreg.core.errors import CorruptRegistry, InputError, UnknownName
-from ftreg.registry import Registry
+from ftreg.registry import Registry, cache_key
 from ftreg.registry.blobs import SEAL_TIME
+from ftreg.registry.runs import hold_run
 from tests.registry.kit import FILES, blob_of, blobs, dump, publish, write
 
 
@@ -33,9 +35,19 @@ def test_delete_is_refused_while_an_alias_points_there(registry: Registry) -> No
         with pytest.raises(InputError, match="champion"):
             registry.delete("bot:1", force=force)
     registry.remove_alias("bot", "champion")
-    registry.delete("bot:1")
+    assert registry.delete("bot:1") == ()
     with pytest.raises(UnknownName, match="bot:1"):
         registry.get("bot:1")
+
+
+def test_one_of_two_names_is_deleted(registry: Registry) -> None:
+    """Deleting one of two versions with one digest leaves the other with its files, and says that it keeps them."""
+    digest = publish(registry, "one").digest
+    publish(registry, "two")
+    assert registry.delete("one:1") == ("two:1",)
+    assert registry.gc(grace=0).size == 0
+    assert registry.get(digest).ref == "two:1"
+    assert registry.source("two:1").path.joinpath("config.json").is_file()
 
 
 def test_a_deleted_parent_stays_for_its_children(registry: Registry) -> None:
@@ -44,7 +56,7 @@ def test_a_deleted_parent_stays_for_its_children(registry: Registry) -> None:
     child = publish(registry, "child", {"child.bin": b"child"}, parents=[base])
     with pytest.raises(InputError, match="parent of child:1"):
         registry.delete("base:1")
-    registry.delete("base:1", force=True)
+    assert registry.delete("base:1", force=True) == ("child:1",)
     assert registry.gc(grace=0).size == 0
     assert registry.source("child").parent("base").path.joinpath("base.bin").read_bytes() == b"base"
     assert registry.lineage("child").deleted == {base.digest}
@@ -108,6 +120,62 @@ def test_gc_frees_nothing_where_a_manifest_is_damaged(registry: Registry) -> Non
     with pytest.raises(CorruptRegistry, match="nothing can be freed"):
         registry.gc(grace=0)
     assert len(blobs(registry)) == 2
+
+
+def leave_run(registry: Registry, key: str, size: int, *, age: float = 0) -> Path:
+    """Leave the folder of a training of ``bot`` with a checkpoint of some bytes, written ``age`` seconds ago."""
+    folder = registry.home / "runs" / key
+    os.close(hold_run(folder, "bot"))
+    if size:
+        write(folder, {"checkpoint-3/model.safetensors": b"x" * size})
+    then = time.time() - age
+    for path in (folder / "lock", *folder.rglob("*.safetensors")):
+        os.utime(path, (then, then))
+    return folder
+
+
+def test_gc_frees_the_checkpoints_of_a_published_training(registry: Registry) -> None:
+    """``gc`` frees the folder of a training whose result is published, and one that holds nothing to resume from."""
+    version = publish(registry)
+    key = cache_key(version.manifest.producer, version.manifest.parents, version.manifest.environment)
+    done, empty = leave_run(registry, key, 10), leave_run(registry, "empty", 0)
+    dry = registry.gc(dry_run=True)
+    assert (dry.size, {run.folder for run in dry.runs}) == (10, {done, empty})
+    assert done.is_dir()
+    freed = registry.gc()
+    assert freed.size == 10
+    assert {run.state for run in freed.runs} == {"published", "empty"}
+    assert not list((registry.home / "runs").iterdir())
+
+
+def test_gc_keeps_unfinished_trainings_unless_told(registry: Registry) -> None:
+    """``gc`` keeps a training that may be resumed, and says what it holds; ``runs`` frees it once it is old."""
+    old, young = leave_run(registry, "old", 10, age=7200), leave_run(registry, "young", 20)
+    kept = registry.gc(grace=0).kept_runs
+    assert [(run.folder, run.name, run.size, run.state) for run in kept] == [
+        (young, "bot", 20, "unfinished"),
+        (old, "bot", 10, "unfinished"),
+    ]
+    report = registry.gc(runs=True, grace=3600)
+    assert [run.folder for run in report.runs] == [old]
+    assert not old.exists()
+    assert (young / "checkpoint-3" / "model.safetensors").stat().st_size == 20
+    assert registry.gc(runs=True, grace=0).size == 20
+    assert not young.exists()
+
+
+def test_gc_leaves_a_running_training_alone(registry: Registry) -> None:
+    """The folder that a process holds stays, whatever ``gc`` is told, and counts as running."""
+    version = publish(registry)
+    key = cache_key(version.manifest.producer, version.manifest.parents, version.manifest.environment)
+    folder = leave_run(registry, key, 10)
+    lock = hold_run(folder, "bot")
+    report = registry.gc(runs=True, grace=0)
+    assert report.runs == ()
+    assert [run.state for run in report.kept_runs] == ["running"]
+    assert (folder / "checkpoint-3" / "model.safetensors").exists()
+    os.close(lock)
+    assert len(registry.gc().runs) == 1
 
 
 def overwrite(path: Path, data: bytes) -> None:

@@ -108,9 +108,12 @@ def test_resumed_run_makes_the_bytes_of_an_uninterrupted_one(tmp_path, model_fol
     assert metrics(resumed)["evaluations"] == metrics(whole)["evaluations"]
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, Terminated)],
+)
 def test_a_signal_leaves_a_checkpoint_to_resume_from(tmp_path, model_folder, handlers, number, error):
-    """Ctrl-C or SIGTERM ends the run after its step, with a checkpoint; the resumed run ends in the same bytes."""
+    """Ctrl-C, SIGTERM or SIGHUP ends the run after its step, with a checkpoint; resumed, it ends in the same bytes."""
     whole = make_job(tmp_path / "whole", model_folder(), LORA, max_steps=6)
     lora.train(whole)
     before = signal.getsignal(number)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ftreg.core.types import ADAPTER, CHECKPOINT
-from ftreg.plugin import FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE, MethodSpec, Requirement, hookimpl
+from ftreg.plugin import (
+    ALL_WEIGHTS,
+    FULL_PRECISION,
+    GRADIENT_CHECKPOINTING,
+    MERGEABLE,
+    MethodSpec,
+    Requirement,
+    hookimpl,
+)
 
 _TORCH = tuple(Requirement(package, "ftreg[train]") for package in ("torch", "transformers", "safetensors"))
 _PEFT = (*_TORCH, Requirement("peft", "ftreg[train]"))
@@ -22,7 +30,7 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:FullConfig",
             requires=_TORCH,
             produces=CHECKPOINT,
-            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            trains=frozenset({ALL_WEIGHTS, GRADIENT_CHECKPOINTING}),
             capabilities=frozenset({FULL_PRECISION}),
         ),
         MethodSpec(

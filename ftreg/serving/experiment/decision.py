@@ -89,8 +89,8 @@ def _decide(
     versions = {ref: _find(registry, history.deployment.variant(ref), alias) for ref in refs}
     holders = list(_with_alias(registry, history.deployment, [version.name for version in versions.values()]))
     body = {"decision": decision, "ref": target, "alias": alias, "forced": forced, "report": asdict(report)}
-    for digest in dict.fromkeys(version.digest for version in versions.values()):
-        registry.add_evidence(digest, "experiment", body)
+    for ref in {version.digest: version.ref for version in versions.values()}.values():
+        registry.add_evidence(ref, "experiment", body)
     moved = registry.set_alias(versions[target].ref, alias)
     # An alias belongs to a name: under another name it has to be removed.
     removed = tuple(holder for holder in holders if holder.name != moved.name)
