@@ -182,7 +182,7 @@ def test_the_log_of_a_version_with_a_twin_keeps_its_name(run: Run) -> None:
 def test_delete_of_a_version_with_a_twin(run: Run) -> None:
     """``models delete`` deletes the name that was given, and says which versions keep the bytes."""
     deleted = run("models", "delete", "twin:1", "--force")
-    assert "twin:1 is deleted; its bytes are kept for bot:2, merged:1" in deleted.err
+    assert "twin:1 was deleted; its bytes are kept for bot:2, merged:1" in deleted.err
     assert run("models", "show", "twin:1").code == 2
     assert run("models", "show", "bot:2").code == 0
     newest = json.loads(run("models", "log", "twin", "--json").out)[0]
