@@ -23,7 +23,7 @@ import pluggy
 
 from ftreg.core.manifest import Json
 from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, StepSpec
-from ftreg.core.types import Problem, RunInfo, Version
+from ftreg.core.types import Problem, RemoteBase, RunInfo, Version
 
 hookspec = pluggy.HookspecMarker("ftreg")
 hookimpl = pluggy.HookimplMarker("ftreg")
@@ -117,6 +117,22 @@ def ftreg_resolve_base(uri: str) -> Path | None:
         if not uri.startswith("s3://"):
             return None
         return download(uri)
+    """
+
+
+@hookspec(firstresult=True)
+def ftreg_find_base(uri: str) -> RemoteBase | None:
+    """Look at the base model that a URI names without fetching it, for ``--dry-run``.
+
+    Called with the ``uri`` as for ``ftreg_resolve_base``. Returns what is known of the base, or None if the URI is not
+    for this plugin; raises ``InputError`` if it could not be fetched. A plugin that resolves a URI need not implement
+    this: a dry run says that it did not look. Since 0.1.
+
+    Example::
+
+        if not uri.startswith("s3://"):
+            return None
+        return RemoteBase(size=size_of(uri))
     """
 
 

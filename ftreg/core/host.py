@@ -22,7 +22,7 @@ from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
 from ftreg.core.registration import Registrations
 from ftreg.core.requirements import Requirement
 from ftreg.core.specs import EngineSpec, MethodSpec, Spec, StepSpec
-from ftreg.core.types import Problem
+from ftreg.core.types import Problem, RemoteBase
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -32,6 +32,7 @@ logger = logging.getLogger("ftreg.plugins")
 _SLOW_IMPORT = 0.3  # CPU seconds; ftreg --help takes about 0.1 without plugins
 
 SpecT = TypeVar("SpecT", bound=Spec)
+ResultT = TypeVar("ResultT")
 
 
 class PluginHost:
@@ -245,13 +246,22 @@ class PluginHost:
             FtregError: A plugin raised it on purpose; it is passed on unchanged.
             PluginError: A plugin raised anything else, or returned something that is not a path.
         """
-        for impl in self._registered.implementations("ftreg_resolve_base"):
+        return self._first("ftreg_resolve_base", Path, uri=uri)
+
+    def find_base(self, uri: str) -> RemoteBase | None:
+        """Let the plugins look at the base ``uri`` without fetching it; raises as ``resolve_base`` does."""
+        return self._first("ftreg_find_base", RemoteBase, uri=uri)
+
+    def _first(self, hook: str, returns: type[ResultT], *, uri: str) -> ResultT | None:
+        """Return the first answer of a plugin that is not None, after checking its type."""
+        for impl in self._registered.implementations(hook):
             plugin = self.plugin(impl.plugin_name)
-            answer = self._registered.call(plugin, "ftreg_resolve_base", impl, uri=uri)
-            if isinstance(answer, Path):
+            answer = self._registered.call(plugin, hook, impl, uri=uri)
+            if isinstance(answer, returns):
                 return answer
             if answer is not None:
-                raise broken(plugin, f"ftreg_resolve_base returned {type(answer).__name__} for {uri!r}, not a Path")
+                expected = f"not a {returns.__name__}"
+                raise broken(plugin, f"{hook} returned {type(answer).__name__} for {uri!r}, {expected}")
         return None
 
     def gates(self, hook: str) -> list[PluginInfo]:

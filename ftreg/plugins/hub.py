@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ftreg.core.errors import InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
+from ftreg.core.types import RemoteBase
 
 # Safetensors only: weights in pickle formats can run code when they are loaded.
 _FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
@@ -22,20 +25,58 @@ def ftreg_resolve_base(uri: str) -> Path | None:
     if not uri.startswith("hf:"):
         return None
     try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtra(f"base {uri}", "huggingface_hub", "ftreg[train]") from None
+    repository, revision = _parse(uri)
+    with _hub_errors(uri):
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
+
+
+@hookimpl
+def ftreg_find_base(uri: str) -> RemoteBase | None:
+    """Find a model in the Hub's cache, else ask the Hub for the size of its files; raises as fetching it does."""
+    if not uri.startswith("hf:"):
+        return None
+    try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
         raise MissingExtra(f"base {uri}", "huggingface_hub", "ftreg[train]") from None
+    repository, revision = _parse(uri)
+    with _hub_errors(uri):
+        try:
+            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+            if any(folder.glob("*.safetensors")):  # the cache may hold only a part of the model
+                return RemoteBase(folder)
+        except errors.LocalEntryNotFoundError:
+            pass
+        files = snapshot_download(repository, revision=revision, allow_patterns=_FILES, dry_run=True)
+        return RemoteBase(size=sum(file.file_size or 0 for file in files if file.will_download))
+
+
+def _parse(uri: str) -> tuple[str, str | None]:
+    """Return the repository and the revision that a URI names."""
     repository, _, revision = uri.removeprefix("hf:").partition("@")
+    return repository, revision or None
+
+
+@contextmanager
+def _hub_errors(uri: str) -> Iterator[None]:
+    """Raise ``InputError`` for the Hub's errors about the model ``uri``."""
+    from huggingface_hub import errors
+
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_FILES))
+        yield
     except errors.HFValidationError as error:
         hint = "Write hf:org/name[@revision]."
         raise InputError(f"{uri!r} does not name a repository", where="base", hint=hint) from error
+    except errors.DryRunError as error:
+        raise _not_fetched(uri, error.__cause__ or error) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise _not_fetched(uri, error) from error
 
 
-def _not_fetched(uri: str, error: Exception) -> InputError:
+def _not_fetched(uri: str, error: BaseException) -> InputError:
     """The error that says why ``uri`` could not be fetched, in the place of the Hub's own explanation."""
     from huggingface_hub import constants, errors
 
