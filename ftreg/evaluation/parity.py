@@ -13,6 +13,7 @@ from ftreg.core.errors import FtregError
 from ftreg.core.types import Engine, NullProgress, Progress, Tolerance
 from ftreg.evaluation.numerics import batches, chunks, log_softmax, predicted
 from ftreg.evaluation.probe import Probe
+from ftreg.models.borders import Border
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class _Sums:
             tokens=self.tokens,
         )
 
+    def beyond(self, border: Border, length: int) -> BorderParity:
+        """Return the figures of a text of ``length`` tokens that reaches beyond ``border``."""
+        kl, top1 = self.kl / self.tokens, self.top1 / self.tokens
+        return BorderParity(border.what, border.length, length, self.tokens, kl, top1, self.logit_error)
+
 
 @dataclass(frozen=True)
 class BorderParity:
@@ -99,13 +105,19 @@ class BorderParity:
         what: What changes at the border; see ``Border``.
         border: The border's length, in tokens.
         length: The text's length.
-        parity: The figures, over the compared tokens at the text's end.
+        tokens: How many tokens at the text's end were compared.
+        kl: Mean KL(parent ‖ child) in nats per compared token.
+        top1: Share of compared tokens at which both models rank the same token first.
+        logit_error: Largest absolute difference of any logit.
     """
 
     what: str
     border: int
     length: int
-    parity: Parity
+    tokens: int
+    kl: float
+    top1: float
+    logit_error: float
 
 
 def compute_outputs(
@@ -169,7 +181,7 @@ def measure_parity(parent: Outputs, child: Outputs, probe: Probe) -> tuple[Parit
     if ours != theirs:
         raise FtregError(f"the vocabularies differ: {ours} tokens in the source, {theirs} in the result")
     greedy = _greedy_prefix(parent.answers, child.answers)
-    ordinary, beyond = _Sums(), []
+    ordinary, beyond = _Sums(), list[BorderParity]()
     start = 0
     for text in probe.texts:
         sums = ordinary if text.border is None else _Sums()
@@ -179,8 +191,7 @@ def measure_parity(parent: Outputs, child: Outputs, probe: Probe) -> tuple[Parit
             sums.add(parent.logits[rows], child.logits[rows], labels[part])
         start += len(labels)
         if text.border is not None:
-            length = len(text.ids)
-            beyond.append(BorderParity(text.border.what, text.border.length, length, sums.parity(greedy)))
+            beyond.append(sums.beyond(text.border, len(text.ids)))
     return ordinary.parity(greedy), tuple(beyond)
 
 
@@ -189,30 +200,28 @@ def check(parity: Parity, tolerance: Tolerance, beyond: Sequence[BorderParity] =
 
     Beyond a border only KL and logit error are checked: a share of so few tokens means little.
     """
-    return [
-        *_failures(parity, tolerance),
-        *(
-            f"beyond the {each.what} of {each.border} tokens, {failure}"
-            for each in beyond
-            for failure in _failures(each.parity, Tolerance(kl=tolerance.kl, logit_error=tolerance.logit_error))
-        ),
+    failures = [
+        *_above("KL", parity.kl, tolerance.kl),
+        *_below("top-1 agreement", parity.top1, tolerance.top1),
+        *_above("loss delta", parity.loss_delta, tolerance.loss_delta),
+        *_below("greedy prefix", parity.greedy_prefix, tolerance.greedy_prefix),
+        *_above("logit error", parity.logit_error, tolerance.logit_error),
     ]
+    for each in beyond:
+        place = f"beyond the {each.what} of {each.border} tokens, "
+        failures += _above(f"{place}KL", each.kl, tolerance.kl)
+        failures += _above(f"{place}logit error", each.logit_error, tolerance.logit_error)
+    return failures
 
 
-def _failures(parity: Parity, tolerance: Tolerance) -> list[str]:
-    """Return a sentence for each figure of ``parity`` that is outside ``tolerance``."""
-    limits = [
-        ("KL", parity.kl, tolerance.kl, "above"),
-        ("top-1 agreement", parity.top1, tolerance.top1, "below"),
-        ("loss delta", parity.loss_delta, tolerance.loss_delta, "above"),
-        ("greedy prefix", parity.greedy_prefix, tolerance.greedy_prefix, "below"),
-        ("logit error", parity.logit_error, tolerance.logit_error, "above"),
-    ]
-    return [
-        f"{name} {value:.4g} is {side} {limit:g}"
-        for name, value, limit, side in limits
-        if limit is not None and not (value <= limit if side == "above" else value >= limit)
-    ]
+def _above(name: str, value: float, limit: float | None) -> list[str]:
+    """Return a sentence if ``value`` is above its limit, or NaN."""
+    return [] if limit is None or value <= limit else [f"{name} {value:.4g} is above {limit:g}"]
+
+
+def _below(name: str, value: float, limit: float | None) -> list[str]:
+    """Return a sentence if ``value`` is below its limit, or NaN."""
+    return [] if limit is None or value >= limit else [f"{name} {value:.4g} is below {limit:g}"]
 
 
 def _greedy_prefix(parent: Sequence[Sequence[int]], child: Sequence[Sequence[int]]) -> float:

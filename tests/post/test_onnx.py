@@ -108,7 +108,7 @@ def test_the_probe_finds_a_window_that_was_ignored(trained, tmp_path):
     probe = make_probe(original.tokenizer, [Example(text="Billing.")], borders=find_borders(config))
     parity, beyond = compare_all(original, ignoring, probe)
     assert parity.kl < 1e-6
-    assert beyond[0].parity.kl > 1e-3
+    assert beyond[0].kl > 1e-3
 
 
 def test_int4_without_the_window_is_refused(trained, staging):
