@@ -1,0 +1,188 @@
+"""Merging a LoRA adapter into a 2 GB base: wall time, CPU time and peak memory of ftreg beside PEFT.
+
+Each contender works in a process of its own, from files to files: PEFT's ``merge_and_unload`` and ``save_pretrained``;
+ftreg's merge step alone; and ``ftreg.merge``, which also certifies the result against the live adapter and registers
+it. What is timed starts after the imports; the peak is that of the whole process.
+
+    python benchmarks/merge.py [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from training import cpu_name
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "benchmarks" / "README.md"
+START, END = "<!-- merge.py writes from here -->", "<!-- to here: merge.py -->"
+RESULT = ROOT / "benchmarks" / "results" / "merge-cpu.json"
+LIBRARIES = ("torch", "transformers", "peft")
+PEFT, STEP, CERTIFIED = (
+    "PEFT merge_and_unload + save",
+    "ftreg, merge step alone",
+    "ftreg merge, certified and registered",
+)
+
+
+def prepare(folder: Path) -> None:
+    """Write a base (Llama, 0.53 billion parameters, fp32) and an adapter of rank 16, and register both."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    from ftreg import Registry
+    from ftreg.core.capabilities import FULL_PRECISION, MERGEABLE
+    from ftreg.core.manifest import Parent, Producer
+    from ftreg.data import stdlib_docstrings
+    from ftreg.registry import Draft
+    from ftreg.training import BaseConfig, create_base
+
+    texts = [example.text or "" for example in stdlib_docstrings()]
+    create_base(folder / "base", texts, BaseConfig(vocab_size=4096, hidden_size=64, layers=1, heads=2), 0)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    config = LlamaConfig(
+        vocab_size=32_000, hidden_size=1536, intermediate_size=4096, num_hidden_layers=15, num_attention_heads=12,
+        num_key_value_heads=12, max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder / "base")
+    model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    model.save_pretrained(folder / "adapter")
+    tokenizer.save_pretrained(folder / "adapter")
+    with Registry(folder / "registry") as registry:
+        base = registry_version(registry, folder / "base", Draft, Producer, (), "checkpoint", (FULL_PRECISION,))
+        parents = (Parent("base", base.digest),)
+        registry_version(registry, folder / "adapter", Draft, Producer, parents, "adapter", (MERGEABLE,))
+
+
+def registry_version(registry: Any, folder: Path, draft: Any, producer: Any, parents: Any, kind: str, can: Any) -> Any:
+    """Publish the files of a folder under its name."""
+    with registry.staging() as staging:
+        shutil.copytree(folder, staging.files, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+        made = producer("method", "lora", "methods", "ftreg", "0")
+        content = draft(folder=staging.files, kind=kind, producer=made, parents=parents, capabilities=list(can))
+        return registry.publish(folder.name, content)
+
+
+def merge(contender: str, folder: Path) -> dict[str, float]:
+    """Merge in this process; return what it took."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    import ftreg
+    from ftreg.core.types import Input, StepJob
+    from ftreg.plugins.post.config import MergeConfig
+    from ftreg.plugins.post.merge import apply
+
+    target = folder / "merged"
+    target.mkdir()
+    registry = ftreg.Registry(folder / "registry")
+    source = registry.source("adapter")
+    torch.ones(1) @ torch.ones(1)
+    usage, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    if contender == PEFT:
+        base = AutoModelForCausalLM.from_pretrained(folder / "base")
+        PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(target)
+    elif contender == STEP:
+        apply(StepJob(inputs=(Input("adapter", source),), config=MergeConfig(), staging=target, report=folder))
+    else:
+        ftreg.merge("adapter", registry=registry)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
+    shutil.rmtree(target)
+    if contender == CERTIFIED:
+        registry.delete("adapter-merged:1")
+        registry.gc(grace=0)
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": after.ru_maxrss * 1024}
+
+
+def main() -> None:
+    """Run every contender in turn, several times over, and write the result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.prepare:
+        prepare(options.folder)
+        return
+    if options.contender:
+        print("RESULT " + json.dumps(merge(options.contender, options.folder)))
+        return
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (PEFT, STEP, CERTIFIED)}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, str(Path(__file__).resolve()), "--folder", folder]
+        subprocess.run([*command, "--prepare"], check=True, env=environment)
+        size = sum(path.stat().st_size for path in Path(folder, "base").glob("*.safetensors"))
+        for _ in range(options.repeats):
+            for name, found in runs.items():
+                done = subprocess.run([*command, "--contender", name], env=environment, capture_output=True, text=True)
+                lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+                if not lines:
+                    sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+                found.append(json.loads(lines[0].removeprefix("RESULT ")))
+                last = found[-1]
+                print(f"{name:40} {last['seconds']:6.1f} s  {last['cpu_seconds']:6.1f} CPU s  "
+                      f"{last['peak_bytes'] / 1e9:5.2f} GB", flush=True)  # fmt: skip
+    result = {
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "versions": {name: version(name) for name in LIBRARIES},
+        "date": datetime.now(UTC).date().isoformat(),
+        "base_bytes": size,
+        "runs": runs,
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    text = README.read_text()
+    README.write_text(f"{text.split(START)[0]}{START}\n{report(result)}\n{END}{text.split(END)[1]}")
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as a table: medians, in ratio to PEFT's and to the base's size."""
+    medians = {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for name, runs in result["runs"].items()
+    }
+    peer, size = medians[PEFT], result["base_bytes"]
+    hardware, versions = result["hardware"], result["versions"]
+    lines = [
+        f"{hardware['cpu']}, {hardware['cores']} cores; {', '.join(f'{name} {versions[name]}' for name in versions)}; "
+        f"base of {size / 1e9:.2f} GB in fp32; medians of {len(result['runs'][PEFT])} runs each, in turn; "
+        f"{result['date']}.",
+        "",
+        "| contender | seconds | of PEFT's | CPU seconds | peak memory, GB | of PEFT's | of the base |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in medians.items():
+        seconds, peak = row["seconds"], row["peak_bytes"]
+        lines.append(
+            f"| {name} | **{seconds:.1f}** | {seconds / peer['seconds']:.2f} | {row['cpu_seconds']:.1f} | "
+            f"**{peak / 1e9:.2f}** | {peak / peer['peak_bytes']:.2f} | {peak / size:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
