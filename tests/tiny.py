@@ -18,6 +18,27 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+_COMMON = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+_GROUPED = {**_COMMON, "num_key_value_heads": 1}
+SIZES = {
+    "falcon": _COMMON,
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256},
+    "gpt_oss": {**_GROUPED, "head_dim": 32, "num_local_experts": 4, "rope_parameters": {"rope_type": "default"}},
+    "jamba": {
+        **_GROUPED, "num_experts": 1, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1,
+    },
+    "llama": {**_GROUPED, "head_dim": 32},
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "time_step_rank": 4},
+    "mixtral": {**_GROUPED, "num_local_experts": 4},
+    "qwen2": _GROUPED,
+    "qwen3": {**_GROUPED, "head_dim": 32},
+    "rwkv": {"hidden_size": 64, "attention_hidden_size": 64, "num_hidden_layers": 2},
+}  # fmt: skip
+"""The sizes of a tiny model of each type."""
+
 
 def make_tokenizer(*, chat: bool = True):
     """Train a byte-level BPE tokenizer of 320 tokens with chat markers, an end token and a pad token of its own."""
@@ -46,7 +67,7 @@ def make_model(
 ) -> Path:
     """Write an untrained checkpoint (hidden 64, 2 layers, vocabulary 320) with its tokenizer; return its folder.
 
-    ``architecture`` is ``llama``, ``gpt2``, ``qwen2`` or ``qwen3``.
+    ``architecture`` is a model type of transformers in ``SIZES``.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -58,17 +79,8 @@ def make_model(
         "eos_token_id": 1,
         "pad_token_id": 0,
     }
-    if architecture == "gpt2":
-        sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256}
-    else:
-        sizes = {
-            "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "max_position_embeddings": 256, "head_dim": 32,
-        }  # fmt: skip
-    if architecture == "qwen2":
-        sizes.pop("head_dim")
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **shared))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **SIZES[architecture], **shared))
     model.save_pretrained(folder)
     make_tokenizer(chat=chat).save_pretrained(folder)
     return folder

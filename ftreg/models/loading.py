@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from ftreg.compat.bitsandbytes import keep_training_layout
 from ftreg.core.errors import InputError
+from ftreg.models.architectures import check_causal
 from ftreg.models.quiet import loading
 
 
@@ -23,8 +24,9 @@ def load_pretrained(folder: Path, *, device: str | torch.device, dtype: torch.dt
         **arguments: Further arguments of ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
-        InputError: The files are damaged, lack weights, or hold another kind of model.
+        InputError: The files are damaged, lack weights, or do not hold a causal language model.
     """
+    check_causal(folder)
     with loading("the model", folder):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from ftreg.models.architectures import check_causal
 from ftreg.models.quiet import loading
 
 
@@ -20,6 +21,7 @@ def load_skeleton(folder: Path) -> Any:
     Raises:
         InputError: The folder has no configuration of a causal language model.
     """
+    check_causal(folder)
     with loading("the model's configuration", folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):

@@ -14,6 +14,7 @@ from ftreg.core.manifest import Parent
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, RunInfo, Splits
 from ftreg.data import Encoder, read_template
+from ftreg.models.architectures import check_causal
 from ftreg.models.facts import describe
 from ftreg.pipeline.plan import Plan, with_article
 from ftreg.pipeline.runs import step_config, training_config, training_parents
@@ -56,13 +57,16 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
 
     Raises:
         InfeasiblePlan: The method does not train on this kind of base, or a step cannot combine the versions given.
-        InputError: The device, the precision or the base's tokenizer cannot be used.
+        InputError: The base is not a causal language model, or the device, the precision or the base's tokenizer
+            cannot be used.
         DataError: The data is empty, or the chat template refuses it.
         MissingExtra: The engine that would certify a step's result is not installed.
         DiskFull: The results would not fit on the disk.
         FtregError: A gate of the registry refuses, or is not loaded.
     """
     check_kind(plan, inputs.kind)
+    if inputs.base is not None and inputs.kind == CHECKPOINT:
+        check_causal(inputs.base)
     _check_gates(context, plan, inputs, dry_run=dry_run)
     for step in plan.steps:
         for engine in context.host.specs(EngineSpec):

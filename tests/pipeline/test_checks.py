@@ -52,6 +52,18 @@ def test_the_base_must_be_of_a_kind_that_the_method_trains_on(
         attempt({**recipe("lora", name="x"), "base": adapter.ref})
 
 
+def test_the_base_must_be_a_causal_language_model(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A classifier is refused, with what it is, by every method and before anything is imported."""
+    folder = Path(shutil.copytree(model_folder(), tmp_path / "classifier"))
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("LlamaForCausalLM", "LlamaForSequenceClassification"))
+    for method in ("full", "lora", "qlora", "prefix"):
+        with pytest.raises(InputError, match="LlamaForSequenceClassification is a classifier of texts"):
+            attempt({**recipe(method, name="x"), "base": str(folder)})
+
+
 def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
     """A device or a precision that this machine does not have is refused."""
     device = _absent_device()
