@@ -20,6 +20,24 @@ BASE_NAME = "__base__"
 _WRAPPERS = frozenset({"base_layer", "original_module", "token_adapter"})
 
 
+# Training
+
+
+def bypassed_layers(model: nn.Module) -> list[str]:
+    """Return the names of layers in Mamba blocks whose weights the block reads itself, instead of calling the layer.
+
+    An update of such a layer has no effect, and PEFT refuses most of them. The fused kernels read the weight of the
+    output projection during training, and the weight of the time step projection is multiplied with directly.
+    """
+    return [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if hasattr(module, "A_log") and hasattr(module, "D")  # the parameters of a state-space block
+        for name, _ in module.named_children()
+        if name in ("dt_proj", "out_proj")
+    ]
+
+
 # Merging
 
 

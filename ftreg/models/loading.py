@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ftreg.compat.bitsandbytes import keep_training_layout
+from ftreg.compat.transformers import stop_rescaling
 from ftreg.core.errors import InputError
 from ftreg.models.architectures import check_causal
 from ftreg.models.quiet import loading
@@ -46,6 +47,7 @@ def load_pretrained(folder: Path, *, device: str | torch.device, dtype: torch.dt
             hint="Its files are incomplete, or belong to another model.",
         )
     keep_training_layout(model)
+    stop_rescaling(model)
     return model
 
 

@@ -56,7 +56,8 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
         dry_run: Change nothing in the registry, not even its record of gates.
 
     Raises:
-        InfeasiblePlan: The method does not train on this kind of base, or a step cannot combine the versions given.
+        InfeasiblePlan: The method or a step does not work on this kind of base or model, or a step cannot combine the
+            versions given.
         InputError: The base is not a causal language model, or the device, the precision or the base's tokenizer
             cannot be used.
         DataError: The data is empty, or the chat template refuses it.
@@ -65,14 +66,14 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
         FtregError: A gate of the registry refuses, or is not loaded.
     """
     check_kind(plan, inputs.kind)
-    if inputs.base is not None and inputs.kind == CHECKPOINT:
-        check_causal(inputs.base)
     _check_gates(context, plan, inputs, dry_run=dry_run)
     for step in plan.steps:
         for engine in context.host.specs(EngineSpec):
             if step.spec.produces in engine.kinds:
                 context.host.require(engine)
                 break
+    if inputs.base is not None and inputs.kind == CHECKPOINT:
+        _check_model(context, plan, inputs.base)
     if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
         _check_training(plan, inputs.base, inputs.data)
     if inputs.base is not None:
@@ -104,6 +105,15 @@ def _check_gates(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool)
         runs.append(RunInfo(spec.what, spec.name, name, known, config))
     for run in runs:
         registry.check_run(run, dry_run=dry_run)
+
+
+def _check_model(context: Context, plan: Plan, base: Path) -> None:
+    """Check that the method can train on the base, and that each step on a checkpoint can work on the same model."""
+    check_causal(base)
+    context.host.check_model(plan.method, base, plan.method_config, where="base")
+    for step in plan.steps:
+        if CHECKPOINT in step.spec.accepts:
+            context.host.check_model(step.spec, base, step.config, where=f"then: {step.spec.name}")
 
 
 def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:

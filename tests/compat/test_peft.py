@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftreg.compat.peft import (
     BASE_NAME,
+    bypassed_layers,
     merge_module,
     prefix_cache,
     replaced_layers,
@@ -23,6 +24,7 @@ from ftreg.compat.peft import (
     virtual_tokens,
     wrapped_modules,
 )
+from ftreg.models.skeleton import load_skeleton
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -60,6 +62,16 @@ KINDS = {
     "tokens": lora(trainable_token_indices=[3, 4]),
     "embedding": lora(target_modules=["q_proj", "embed_tokens"]),
 }
+
+
+def test_bypassed_layers(model_folder):
+    """The layers that a Mamba block does not call are found, PEFT refuses such a one, and no others are found."""
+    model = load_skeleton(model_folder("mamba"))
+    found = bypassed_layers(model)
+    assert found == [f"backbone.layers.{i}.mixer.{name}" for i in (0, 1) for name in ("dt_proj", "out_proj")]
+    with pytest.raises(ValueError, match="incompatible with Mamba"):
+        get_peft_model(model, lora(target_modules=["out_proj"]))
+    assert bypassed_layers(load_skeleton(model_folder("llama"))) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

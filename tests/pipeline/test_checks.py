@@ -64,6 +64,17 @@ def test_the_base_must_be_a_causal_language_model(
             attempt({**recipe(method, name="x"), "base": str(folder)})
 
 
+def test_a_method_and_a_step_must_be_able_to_work_on_the_model(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], model_folder: Callable[..., Path]
+) -> None:
+    """A method is asked about the base before any work, and so is each step that follows it."""
+    with pytest.raises(InfeasiblePlan, match="base: bitsandbytes can quantize nothing in FalconForCausalLM"):
+        attempt({**recipe("qlora", name="x"), "base": str(model_folder("falcon"))})
+    then = [{"merge": None}, {"export": {"format": "onnx"}}]
+    with pytest.raises(InfeasiblePlan, match="then: onnx: the export to ONNX needs a model that remembers"):
+        attempt({**recipe("lora", name="x", then=then), "base": str(model_folder("mamba"))})
+
+
 def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
     """A device or a precision that this machine does not have is refused."""
     device = _absent_device()
