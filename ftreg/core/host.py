@@ -191,7 +191,7 @@ class PluginHost:
             spec: The method or step.
             folder: The checkpoint.
             config: The validated configuration of the method or step.
-            where: What the user calls the checkpoint, for an error that does not say where it is.
+            where: What the user calls the checkpoint, for errors; its folder may be one of the registry's.
 
         Raises:
             InputError: The method or step cannot work on it.
@@ -202,7 +202,7 @@ class PluginHost:
         try:
             self.run(spec, spec.check, lambda: check(folder, config), returns=NoneType)
         except InputError as error:
-            error.where = error.where or where
+            error.where = where
             raise
 
     def broken(self, spec: Spec, problem: str) -> PluginError:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ftreg.api import steps
+from ftreg.api.evaluation import evaluate
 from ftreg.api.training import load_recipe
 from ftreg.context import Context
 from ftreg.core.errors import DataError, DiskFull, FtregError, InfeasiblePlan, InputError, UnknownName
@@ -62,6 +63,25 @@ def test_the_base_must_be_a_causal_language_model(
     for method in ("full", "lora", "qlora", "prefix"):
         with pytest.raises(InputError, match="LlamaForSequenceClassification is a classifier of texts"):
             attempt({**recipe(method, name="x"), "base": str(folder)})
+
+
+def test_versions_of_other_kinds_are_refused_by_every_step(
+    registry: Registry, rows: Path, model_folder: Callable[..., Path]
+) -> None:
+    """A version that is not a causal language model, which a plugin may have made, is refused with what it is."""
+    producer = Producer("method", "encode", "encoders", "acme", "1")
+    with registry.staging() as staging:
+        shutil.copytree(model_folder(), staging.files, dirs_exist_ok=True)
+        config = (staging.files / "config.json").read_text()
+        (staging.files / "config.json").write_text(config.replace("LlamaForCausalLM", "BertForMaskedLM"))
+        draft = Draft(folder=staging.files, kind="checkpoint", producer=producer, capabilities=["full-precision"])
+        registry.publish("encoder", draft)
+    reason = "BertForMaskedLM is a masked language model"
+    for step in (steps.quantize, steps.prune, steps.export):
+        with pytest.raises(InputError, match=f"encoder:1: {reason}"):
+            step("encoder", registry=registry)
+    with pytest.raises(InputError, match=reason):
+        evaluate("encoder", rows, registry=registry)
 
 
 def test_a_method_and_a_step_must_be_able_to_work_on_the_model(
