@@ -24,6 +24,11 @@ _COMMON = {
 }  # fmt: skip
 _GROUPED = {**_COMMON, "num_key_value_heads": 1}
 SIZES = {
+    "deepseek_v3": {
+        **_COMMON, "num_key_value_heads": 2, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1, "q_lora_rank": 32,
+        "kv_lora_rank": 32, "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32,
+    },
     "falcon": _COMMON,
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256},
     "gpt_oss": {**_GROUPED, "head_dim": 32, "num_local_experts": 4, "rope_parameters": {"rope_type": "default"}},
@@ -31,6 +36,7 @@ SIZES = {
         **_GROUPED, "num_experts": 1, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1,
     },
     "llama": {**_GROUPED, "head_dim": 32},
+    "llama4_text": {**_GROUPED, "head_dim": 32, "num_local_experts": 4, "intermediate_size_mlp": 128},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "time_step_rank": 4},
     "mixtral": {**_GROUPED, "num_local_experts": 4},
     "qwen2": _GROUPED,

@@ -32,6 +32,11 @@ def cache_tensors(cache: DynamicCache) -> list[torch.Tensor]:
     return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
 
+def is_router(module: Any) -> bool:
+    """Return whether a module chooses experts; some are linear layers by class, and return more than a tensor."""
+    return type(module).__name__.endswith("Router")
+
+
 def caches_keys_and_values(model: Any) -> bool:
     """Return whether all that a model remembers of the tokens before are keys and values.
 

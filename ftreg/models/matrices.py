@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftreg.compat.transformers import loaded_as
+from ftreg.compat.transformers import is_router, loaded_as
 from ftreg.core.manifest import Json
 from ftreg.core.types import Progress
 from ftreg.models.tensors import TensorInfo
@@ -93,7 +93,7 @@ def _own_matrices(module: nn.Module) -> Iterator[tuple[str, Matrix]]:
     if isinstance(module, Conv1D):
         yield "weight", Matrix(module.weight.numel(), transposed=True, layer=True)
     elif isinstance(module, nn.Linear):  # a quantized one packs its weight
-        yield "weight", Matrix(module.in_features * module.out_features, transposed=False, layer=True)
+        yield "weight", Matrix(module.in_features * module.out_features, transposed=False, layer=not is_router(module))
     else:
         for name, weight in module.named_parameters(recurse=False):
             # Not biases, and not what a state-space model calls A and D.

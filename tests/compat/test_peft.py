@@ -12,7 +12,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftreg.compat.peft import (
     BASE_NAME,
-    bypassed_layers,
     merge_module,
     prefix_cache,
     replaced_layers,
@@ -20,6 +19,7 @@ from ftreg.compat.peft import (
     share_replaced_layers,
     tie_head,
     trained_part,
+    unsuitable_layers,
     unwrapped_name,
     virtual_tokens,
     wrapped_modules,
@@ -64,14 +64,16 @@ KINDS = {
 }
 
 
-def test_bypassed_layers(model_folder):
-    """The layers that a Mamba block does not call are found, PEFT refuses such a one, and no others are found."""
+def test_unsuitable_layers(model_folder):
+    """The layers that a Mamba block does not call and routers are found, PEFT refuses the former, and no others are."""
     model = load_skeleton(model_folder("mamba"))
-    found = bypassed_layers(model)
+    found = unsuitable_layers(model)
     assert found == [f"backbone.layers.{i}.mixer.{name}" for i in (0, 1) for name in ("dt_proj", "out_proj")]
     with pytest.raises(ValueError, match="incompatible with Mamba"):
         get_peft_model(model, lora(target_modules=["out_proj"]))
-    assert bypassed_layers(load_skeleton(model_folder("llama"))) == []
+    routed = unsuitable_layers(load_skeleton(model_folder("llama4_text")))
+    assert routed == [f"model.layers.{i}.feed_forward.router" for i in (0, 1)]
+    assert unsuitable_layers(load_skeleton(model_folder("llama"))) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

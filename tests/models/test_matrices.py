@@ -35,7 +35,7 @@ KINDS = {
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_what_counts(architecture, model_folder):
-    """Layers, experts and routers count with all their values; embeddings, the head, norms, biases and states do not."""
+    """Layers, experts and routers count with all values; embeddings, the head, norms, biases and states do not."""
     found = matrices(load_skeleton(model_folder(architecture)))
     assert {kind_of(name) for name in found} == KINDS[architecture]
     model = AutoModelForCausalLM.from_pretrained(model_folder(architecture))

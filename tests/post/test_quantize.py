@@ -86,6 +86,15 @@ def test_models_that_cannot_be_quantized_are_refused(architecture, reason, schem
         check_model(model_folder(architecture), QuantizeConfig(scheme=scheme))
 
 
+def test_layers_that_bitsandbytes_cannot_compute_are_refused(model_folder, staging):
+    """Bitsandbytes' int8 on CPUs fails for DeepSeek's attention, which is an error before anything is written."""
+    if torch.cuda.is_available():
+        pytest.skip("the kernels for CUDA are others")
+    with pytest.raises(InfeasiblePlan, match="With int8 weights, this model cannot be computed"):
+        apply(make_job(make_source(model_folder("deepseek_v3")), QuantizeConfig(), staging))
+    assert not list(staging.iterdir())
+
+
 def test_bfloat16_source_stays_bfloat16(model_folder, tmp_path, staging):
     """What is not quantized keeps a bfloat16 checkpoint's dtype."""
     AutoModelForCausalLM.from_pretrained(model_folder()).to(torch.bfloat16).save_pretrained(tmp_path / "base")

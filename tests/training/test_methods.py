@@ -155,6 +155,7 @@ def test_what_is_saved_is_what_was_trained(tmp_path, model_folder, method, confi
         ("mamba", lora, LoraConfig(rank=4)),
         ("jamba", lora, LoraConfig(rank=4)),
         ("falcon", lora, LoraConfig(rank=4)),
+        ("llama4_text", lora, LoraConfig(rank=4)),
         ("falcon", prefix, PrefixConfig(num_virtual_tokens=4)),
         ("mixtral", prefix, PrefixConfig(num_virtual_tokens=4)),
     ],
@@ -184,6 +185,12 @@ def test_bases_that_a_method_cannot_train_on_are_refused(method, config, archite
     with pytest.raises(InfeasiblePlan, match=reason):
         method.check(model_folder(architecture), config)
     method.check(model_folder("llama"), config)
+
+
+def test_a_prefix_that_does_not_fit_is_refused(tmp_path, model_folder):
+    """A compressed cache, as DeepSeek's, for which PEFT's prefix has the wrong shape, is refused before training."""
+    with pytest.raises(InfeasiblePlan, match="With a prefix, this model cannot be computed"):
+        prefix.train(make_job(tmp_path, model_folder("deepseek_v3"), PrefixConfig(num_virtual_tokens=4)))
 
 
 def test_qlora_counts_what_it_quantizes(tmp_path, model_folder):

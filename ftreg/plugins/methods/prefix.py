@@ -10,6 +10,7 @@ import peft
 from ftreg.compat.transformers import cache_sizes
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.loading import check_computes
 from ftreg.models.quiet import quiet
 from ftreg.models.skeleton import require_keys_and_values
 from ftreg.plugins.methods.config import PrefixConfig
@@ -25,7 +26,7 @@ def train(job: TrainJob) -> Artifact:
     """Train a prefix and save it as an adapter; a projection is applied once, and not saved.
 
     Raises:
-        InfeasiblePlan: Gradient checkpointing is on.
+        InfeasiblePlan: Gradient checkpointing is on, or PEFT's prefix does not fit the base's cache.
     """
     assert isinstance(job.config, PrefixConfig)
     if job.train.gradient_checkpointing:
@@ -43,6 +44,7 @@ def train(job: TrainJob) -> Artifact:
     )
     with quiet():
         model = peft.get_peft_model(model, settings)
+    check_computes(model, "With a prefix")
     measured = fit(job, model)
     return save_adapter(job, model, measured)
 

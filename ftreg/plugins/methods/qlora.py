@@ -10,6 +10,7 @@ from transformers import BitsAndBytesConfig
 
 from ftreg.core.manifest import Json
 from ftreg.core.types import Artifact, TrainJob
+from ftreg.models.loading import check_computes
 from ftreg.models.quantization import BITSANDBYTES, check_quantizable, check_widths, four_bits, quantized_weights
 from ftreg.plugins.methods.config import QloraConfig
 from ftreg.plugins.methods.lora import add_lora
@@ -38,6 +39,7 @@ def train(job: TrainJob) -> Artifact:
     if resolve_device(job.train).type == "cpu":
         check_widths(job.base, settings, hint="Use method lora, or train on a GPU.")
     model = load_model(job, dtype=dtype, quantization_config=settings)
+    check_computes(model, "With 4-bit weights")
     quantized = quantized_weights(model)
     quantized.warn(job.progress, "quantized")
     model = add_lora(model, job.config, where="qlora")

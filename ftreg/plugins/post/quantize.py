@@ -15,7 +15,7 @@ from ftreg.core.types import CHECKPOINT, Artifact, StepJob
 from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.facts import describe
 from ftreg.models.files import clean_config, read_json, write_json
-from ftreg.models.loading import load_pretrained
+from ftreg.models.loading import check_computes, load_pretrained
 from ftreg.models.quantization import BITSANDBYTES, check_quantizable, check_widths, four_bits, quantized_weights
 from ftreg.models.quiet import quiet
 from ftreg.models.tokenizer import copy_tokenizer
@@ -32,7 +32,7 @@ def apply(job: StepJob) -> Artifact:
     """Quantize ``job.source``, and save it so that ``AutoModelForCausalLM.from_pretrained`` loads it.
 
     Raises:
-        InfeasiblePlan: The weights are quantized already.
+        InfeasiblePlan: The weights are quantized already, or bitsandbytes cannot compute the result.
         InputError: The checkpoint cannot be loaded, or a layer does not fit the scheme.
     """
     assert isinstance(job.config, QuantizeConfig)
@@ -45,6 +45,7 @@ def apply(job: StepJob) -> Artifact:
         check_widths(folder, settings, hint="Use scheme int8.")
     job.progress.begin(f"quantizing to {job.config.scheme}", None)
     model = load_pretrained(folder, device="cpu", dtype=dtype, quantization_config=settings)
+    check_computes(model, f"With {job.config.scheme} weights")
     quantized = quantized_weights(model)
     with quiet():
         model.save_pretrained(job.staging)
