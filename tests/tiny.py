@@ -18,11 +18,15 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+WINDOW = 32
+"""Window of attention of the tiny models that have one."""
+
 _COMMON = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": 256,
 }  # fmt: skip
 _GROUPED = {**_COMMON, "num_key_value_heads": 1}
+_ALTERNATING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 SIZES = {
     "deepseek_v3": {
         **_COMMON, "num_key_value_heads": 2, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
@@ -30,6 +34,8 @@ SIZES = {
         "kv_lora_rank": 32, "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 32,
     },
     "falcon": _COMMON,
+    "gemma2": {**_GROUPED, **_ALTERNATING, "head_dim": 32, "query_pre_attn_scalar": 32},
+    "gemma3_text": {**_GROUPED, **_ALTERNATING, "head_dim": 32, "query_pre_attn_scalar": 32},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256},
     "gpt_oss": {**_GROUPED, "head_dim": 32, "num_local_experts": 4, "rope_parameters": {"rope_type": "default"}},
     "jamba": {
@@ -38,7 +44,9 @@ SIZES = {
     "llama": {**_GROUPED, "head_dim": 32},
     "llama4_text": {**_GROUPED, "head_dim": 32, "num_local_experts": 4, "intermediate_size_mlp": 128},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "time_step_rank": 4},
-    "mixtral": {**_GROUPED, "num_local_experts": 4},
+    "mistral": {**_GROUPED, "head_dim": 32, "sliding_window": WINDOW},
+    "mixtral": {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "phi3": {**_GROUPED, "sliding_window": WINDOW},
     "qwen2": _GROUPED,
     "qwen3": {**_GROUPED, "head_dim": 32},
     "rwkv": {"hidden_size": 64, "attention_hidden_size": 64, "num_hidden_layers": 2},
@@ -69,11 +77,11 @@ def make_tokenizer(*, chat: bool = True):
 
 
 def make_model(
-    folder: Path, architecture: str = "llama", *, tied: bool = False, seed: int = 0, chat: bool = True
+    folder: Path, architecture: str = "llama", *, tied: bool = False, seed: int = 0, chat: bool = True, **more: object
 ) -> Path:
     """Write an untrained checkpoint (hidden 64, 2 layers, vocabulary 320) with its tokenizer; return its folder.
 
-    ``architecture`` is a model type of transformers in ``SIZES``.
+    ``architecture`` is a model type of transformers in ``SIZES``; ``more`` goes into the configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -86,7 +94,9 @@ def make_model(
         "pad_token_id": 0,
     }
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **SIZES[architecture], **shared))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(architecture, **{**SIZES[architecture], **more}, **shared)
+    )
     model.save_pretrained(folder)
     make_tokenizer(chat=chat).save_pretrained(folder)
     return folder

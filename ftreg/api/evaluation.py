@@ -94,6 +94,8 @@ def compare(
         InputError: A version, the data or the engine does not exist or cannot be used.
     """
     with opened(registry, progress) as context:
+        for ref in refs:
+            evaluations.check_evaluable(context, ref, limit=limit, engine=engine)
         examples = held_out(refs, data, split=split, registry=context.registry)
         results = {}
         for ref in refs:

@@ -27,7 +27,7 @@ def _options(command: CommandT) -> CommandT:
             "--answers", type=click.IntRange(0), default=3, show_default=True, help="How many answers to show."
         ),
         click.option("--engine", help="Engine to run the models with.", shell_complete=complete_plugins("engine")),
-        click.option("--limit", type=click.IntRange(1), help="Use only the first so many examples."),
+        click.option("--limit", type=click.IntRange(1), help="Use only this many examples, from the first on."),
         click.option(
             "--split", type=click.Choice(["test", "validation", "train"]), help="Which part of the dataset to use."
         ),
@@ -44,7 +44,7 @@ def _options(command: CommandT) -> CommandT:
 @_options
 @click.pass_obj
 def evaluate(session: Session, /, ref: str, **options: Any) -> None:
-    """Measure the version REF on held-out data; the figures are kept with it as evidence."""
+    """Measure the version REF on held-out data, and store the figures with it as evidence."""
     _compare(session, [ref], **options)
 
 
@@ -67,6 +67,7 @@ def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json:
     """Measure versions, and print the figures and a few answers."""
     from ftreg.api import evaluation
 
+    session.no_outcome = "no figures were recorded"
     comparison = evaluation.compare(refs, **options, **session.api_arguments)
     if as_json:
         session.json({ref: asdict(result) for ref, result in comparison.results.items()})

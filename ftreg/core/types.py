@@ -159,6 +159,19 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class RemoteBase:
+    """A base model that a URI names, as far as it is known without fetching it.
+
+    Attributes:
+        folder: Its folder, if it has been fetched to this machine before.
+        size: Bytes that fetching it would bring.
+    """
+
+    folder: Path | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True)
 class Tolerance:
     """How far a derived version may be from its parent on the probe text; a figure that is None is not checked.
 
@@ -319,8 +332,13 @@ class Engine(Protocol):
     tokenizer: Any
     """The ``transformers`` tokenizer that goes with the model."""
 
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Return, for each row of token ids of length T, its logits as float32 of shape (T, vocabulary)."""
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
+        """Return, for each row of token ids of length T, its logits as float32 of shape (T, vocabulary).
+
+        Args:
+            batch: The rows.
+            last: Return the logits of at most so many tokens at the end of each row, which saves memory in long rows.
+        """
 
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
         """Decode each prompt greedily; return the new token ids, without the end-of-sequence token."""

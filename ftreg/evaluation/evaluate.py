@@ -45,7 +45,7 @@ class Evaluation:
         perplexity: ``exp(loss)``.
         tokens: How many tokens are labelled.
         metrics: Each metric's figure over ``answers``; empty if no example has a prompt.
-        failed_metrics: Why a metric has no figure, by its name.
+        failed_metrics: Why a metric could not be computed, by its name.
         answers: The greedy answers, in the order of the examples.
     """
 
@@ -55,6 +55,10 @@ class Evaluation:
     metrics: Mapping[str, float]
     failed_metrics: Mapping[str, str]
     answers: tuple[AnsweredPrompt, ...]
+
+    def __repr__(self) -> str:
+        metrics = "".join(f" {name}={figure:.3f}" for name, figure in self.metrics.items())
+        return f"<Evaluation loss={self.loss:.4f}{metrics} answers={len(self.answers)}>"
 
 
 def evaluate(
@@ -120,9 +124,9 @@ def _loss(engine: Engine, encoder: Encoder, examples: Sequence[Example], progres
         progress.update(done, loss=total / max(tokens, 1))
     progress.end()
     if not tokens:
-        raise DataError("no example has a labelled token", hint="Check them: ftreg data preview")
+        raise DataError("no example has a labelled token", hint="See what is labelled with `ftreg.api.data.preview()`")
     if not math.isfinite(total):
-        raise FtregError("the model's loss is not finite", hint="Its weights are broken.")
+        raise FtregError("the model's loss is not finite", hint="Its weights may be damaged.")
     return total / tokens, tokens
 
 

@@ -32,7 +32,7 @@ def find_engine(host: PluginHost, kind: str, name: str | None = None) -> EngineS
     for spec in host.specs(EngineSpec):
         if kind in spec.kinds:
             return spec
-    raise InputError(f"no engine can load a version of kind {kind}", hint="See: ftreg plugins list")
+    raise InputError(f"no engine can load a version of kind {kind}", hint="See `registry.host.plugins`")
 
 
 def require_runtime(source: Source) -> None:
@@ -78,10 +78,10 @@ class GuardedEngine:
         self._engine = host.call(spec, source, "auto", returns=object)
         self.tokenizer: Any = self._run("tokenizer", lambda: self._engine.tokenizer, object)
 
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
         """Return what ``Engine.logits`` does, with its shapes checked."""
-        rows: list[np.ndarray] = self._run("logits", lambda: self._engine.logits(batch), list)
-        expected = [len(row) for row in batch]
+        rows: list[np.ndarray] = self._run("logits", lambda: self._engine.logits(batch, last=last), list)
+        expected = [min(len(row), last or len(row)) for row in batch]
         shapes = [getattr(row, "shape", None) for row in rows]
         if [shape[0] if shape and len(shape) == 2 else None for shape in shapes] != expected:
             problem = f"logits returned arrays of shapes {shapes}, not (T, vocabulary) for T of {expected}"

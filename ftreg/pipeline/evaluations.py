@@ -18,7 +18,7 @@ from ftreg.core.recipe import DataConfig
 from ftreg.core.specs import MetricSpec
 from ftreg.core.types import DATASET, Example, Metric
 from ftreg.data import read_dataset
-from ftreg.pipeline.engines import open_engine
+from ftreg.pipeline.engines import find_engine, open_engine, require_runtime
 from ftreg.pipeline.inputs import dataset_of, open_data
 
 if TYPE_CHECKING:
@@ -91,22 +91,29 @@ def _named(context: Context, data: str, split: str | None) -> HeldOut:
     return HeldOut(data, dataset.digest, wanted, examples)
 
 
+def check_evaluable(context: Context, ref: str, *, limit: int | None = None, engine: str | None = None) -> None:
+    """Raise ``InputError`` if ``evaluate_version`` cannot measure ``ref``, before any model is loaded."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}, which leaves no examples", where="limit", hint="Give at least 1.")
+    source = context.registry.source(ref)
+    if source.kind == DATASET:
+        raise InputError(f"{source.ref} is a dataset, not a model", hint="See `registry.list()`")
+    context.host.require(find_engine(context.host, source.kind, engine))
+    require_runtime(source)
+
+
 def evaluate_version(
     context: Context, ref: str, data: HeldOut, *, limit: int | None = None, engine: str | None = None
 ) -> Evaluation:
-    """Measure ``ref`` on ``data`` and store the figures as evidence on its digest."""
+    """Measure ``ref`` on ``data`` and store the figures as evidence on its digest; see also ``check_evaluable``."""
     from ftreg.evaluation import evaluate  # imports numpy, which is not always installed
 
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}, which leaves no example", where="limit", hint="Give at least 1.")
     source = context.registry.source(ref)
-    if source.kind == DATASET:
-        raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")
     examples = data.examples[:limit]
     with open_engine(context, source, name=engine) as loaded:
         evaluation = evaluate(loaded, examples, _metrics(context.host), progress=context.progress)
     for name, reason in evaluation.failed_metrics.items():
-        context.progress.say(f"metric {name} has no figure: {reason}")
+        context.progress.say(f"metric {name} could not be computed: {reason}")
     body = {key: value for key, value in asdict(evaluation).items() if key != "answers"}
     body |= {"dataset": data.digest, "split": data.split, "examples": len(examples)}
     context.registry.add_evidence(ref, "evaluation", body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig
 from ftreg.compat.peft import virtual_tokens
 from ftreg.core.errors import InputError
 from ftreg.core.types import ADAPTER, Source
+from ftreg.models.files import weight_bytes
 from ftreg.models.loading import context_length, load_pretrained
 from ftreg.models.quantization import base_quantization
 from ftreg.models.quiet import loading
@@ -38,13 +40,21 @@ class TransformersEngine:
         self._pad = pad if pad is not None else (self._ends or [0])[0]
         # A trained prefix shifts positions, which left padding does not allow for: its rows are answered one at a time.
         self._pads = not virtual_tokens(model)
+        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._keeps = "logits_to_keep" in inspect.signature(plain.forward).parameters
 
     @torch.inference_mode()
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Return the logits of each row, float32 of shape (its length, vocabulary)."""
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
+        """Return the logits of each row, or of its ``last`` tokens, float32 of shape (tokens, vocabulary)."""
         ids, mask = self._padded(batch, left=False)
-        output = self._model(input_ids=ids, attention_mask=mask, use_cache=not self._pads)
-        return [output.logits[index, : len(row)].float().cpu().numpy() for index, row in enumerate(batch)]
+        starts = [max(0, len(row) - (last or len(row))) for row in batch]
+        first = min(starts) if self._keeps else 0  # the columns before it are not needed
+        kept = {"logits_to_keep": ids.shape[1] - first} if self._keeps else {}
+        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=not self._pads, **kept).logits
+        return [
+            logits[index, start - first : len(row) - first].float().cpu().numpy()
+            for index, (start, row) in enumerate(zip(starts, batch, strict=True))
+        ]
 
     @torch.inference_mode()
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
@@ -134,5 +144,5 @@ def _pick_device(device: str, folder: Path) -> str:
         return device
     if not torch.cuda.is_available():
         return "cpu"
-    needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    needed = weight_bytes(folder)
     return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * needed + (1 << 30) else "cpu"
