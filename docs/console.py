@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,9 @@ def write_files(folder: Path) -> None:
         sizes = {"hidden_size": 64, "layers": 2, "heads": 2, "vocab_size": 320}
         ftreg.export(ftreg.init("tiny", folder / "faq.jsonl", registry=registry, **sizes).ref, to=folder / "my-model",
                      registry=registry)  # fmt: skip
+    shutil.copytree(folder / "my-model", folder / "my-classifier")
+    config = folder / "my-classifier/config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace("ForCausalLM", "ForSequenceClassification"))
     (folder / ".ftreg").mkdir()
 
 

@@ -41,8 +41,9 @@ def round_trip(weight: torch.Tensor, *, quant_type: str, double_quant: bool) -> 
     return restored
 
 
-def count_quantized(model: Any) -> int:
-    """Count the layers that bitsandbytes computes in 8 or 4 bits."""
+def quantized_layers(model: Any) -> list[str]:
+    """Return the names of the layers that bitsandbytes computes in 8 or 4 bits."""
     from bitsandbytes import nn
 
-    return sum(isinstance(module, nn.Linear8bitLt | nn.Linear4bit) for module in model.modules())
+    kinds = (nn.Linear8bitLt, nn.Linear4bit)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds)]

@@ -13,11 +13,31 @@ from peft.utils import ModulesToSaveWrapper
 from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from torch import nn
 
+from ftreg.compat.transformers import is_router
+
 BASE_NAME = "__base__"
 """The ``adapter_names`` entry for a row without an adapter."""
 
 # Names that PEFT's wrappers put between a module and its weights.
 _WRAPPERS = frozenset({"base_layer", "original_module", "token_adapter"})
+
+
+# Training
+
+
+def unsuitable_layers(model: nn.Module) -> list[str]:
+    """Return the names of linear layers that LoRA cannot update: routers, and layers that a Mamba block bypasses.
+
+    Mamba's fused kernels read the weight of the output projection during training, and the weight of the time step
+    projection is multiplied with directly: an update would have no effect, and PEFT refuses most of them.
+    """
+    found: list[str] = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear) and is_router(module):
+            found.append(path)
+        if hasattr(module, "A_log") and hasattr(module, "D"):  # the parameters of a state-space block
+            found += [f"{path}.{name}" for name, _ in module.named_children() if name in ("dt_proj", "out_proj")]
+    return found
 
 
 # Merging

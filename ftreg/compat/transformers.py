@@ -1,4 +1,4 @@
-"""transformers: the layout of its caches, its ties, its quantizers, its exporter and its trainer.
+"""transformers: its caches, its ties, its conversions of weights, its quantizers, its exporter and its trainer.
 
 The methods that ``LanguageTrainer`` overrides are listed and checked in ``tests/compat``.
 """
@@ -6,12 +6,14 @@ The methods that ``LanguageTrainer`` overrides are listed and checked in ``tests
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import Transpose, WeightConverter, WeightRenaming, rename_source_key
 
 
 def cache_from(tensors: Sequence[torch.Tensor]) -> DynamicCache:
@@ -28,6 +30,29 @@ def cache_from(tensors: Sequence[torch.Tensor]) -> DynamicCache:
 def cache_tensors(cache: DynamicCache) -> list[torch.Tensor]:
     """Return the keys and values of a cache in turn, layer by layer, each of shape (rows, heads, columns, size)."""
     return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+
+
+def is_router(module: Any) -> bool:
+    """Return whether a module chooses experts; some are linear layers by class, and return more than a tensor."""
+    return type(module).__name__.endswith("Router")
+
+
+def caches_keys_and_values(model: Any) -> bool:
+    """Return whether all that a model remembers of the tokens before are keys and values.
+
+    State-space models, such as Mamba and RWKV, and models that mix their layers with attention, remember a state.
+    """
+    if "past_key_values" not in inspect.signature(type(model).forward).parameters:
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+@torch.no_grad()
+def cache_sizes(model: Any) -> set[tuple[int, int]]:
+    """Return the number of heads and the size of a head in the cache, of each layer; one element if all are alike."""
+    cache = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True).past_key_values
+    return {(keys.shape[1], keys.shape[3]) for keys in cache_tensors(cache)[::2]}
 
 
 def keeps_rows_apart(model: Any) -> bool:
@@ -50,18 +75,65 @@ def tied_weights(model: Any) -> dict[str, str]:
     return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
-def layers_in_four_bits(model: Any, settings: Any) -> list[str]:
-    """Return the names of the layers that ``from_pretrained`` holds in 4 bits.
+def replace_quantized_layers(model: Any, settings: Any) -> None:
+    """Replace those layers of a model on the meta device that ``from_pretrained`` would hold in 8 or 4 bits.
 
     Args:
-        model: A model on the meta device; its layers are replaced.
+        model: The model.
         settings: A ``BitsAndBytesConfig``.
     """
-    from bitsandbytes.nn import Linear4bit
     from transformers.quantizers import AutoHfQuantizer
 
     AutoHfQuantizer.from_config(settings).preprocess_model(model, device_map={"": "cpu"})
-    return [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
+
+
+def computes_quantized(model: Any) -> bool:
+    """Return whether a model can be computed with quantized layers.
+
+    Mamba multiplies with the weight of its time step projection itself, instead of calling the layer; the families that
+    were derived from it do not, once they are quantized.
+    """
+    return model.config.model_type != "mamba"
+
+
+def stop_rescaling(model: Any) -> None:
+    """Prevent RWKV from dividing its weights whenever it turns from training to inference, and back.
+
+    The division, which keeps float16 from overflowing, would be saved with the weights, and fails for wrapped layers.
+    """
+    if hasattr(model.config, "rescale_every"):
+        model.config.rescale_every = 0
+
+
+class Loaded(NamedTuple):
+    """What ``from_pretrained`` makes of a stored tensor.
+
+    Attributes:
+        name: The weight that it becomes, or becomes a part of, by its name in the model.
+        converted: Whether its values are rearranged, as when the matrices of experts are stacked.
+        turned: Whether rows and columns are exchanged.
+    """
+
+    name: str
+    converted: bool
+    turned: bool
+
+
+def loaded_as(model: Any, stored: Iterable[str]) -> dict[str, Loaded]:
+    """Map the names of stored tensors to the weights of ``model`` that they become; others are left out."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}
+    known = dict(model.named_parameters(remove_duplicate=False))
+    found: dict[str, Loaded] = {}
+    for each in stored:
+        name, pattern = rename_source_key(each, renamings, converters, model.base_model_prefix, known)
+        if name in known:
+            operations = by_pattern[pattern].operations if pattern is not None else []
+            turned = any(isinstance(operation, Transpose) for operation in operations)
+            found[each] = Loaded(name, pattern is not None, turned)
+    return found
 
 
 def export_decoder(model: Any) -> Any:

@@ -17,7 +17,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ftreg.core.discovery import DISTRIBUTION, IN_PROCESS, Candidate, PluginInfo, candidates
-from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
+from ftreg.core.errors import FtregError, InputError, MissingExtra, PluginError, UnknownName
 from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
 from ftreg.core.registration import Registrations
 from ftreg.core.requirements import Requirement
@@ -189,6 +189,27 @@ class PluginHost:
         if engine.check is not None:
             check = self._import(engine, engine.check)
             self.run(engine, engine.check, lambda: check(folder), returns=NoneType)
+
+    def check_model(self, spec: MethodSpec | StepSpec, folder: Path, config: BaseModel, *, where: str) -> None:
+        """Let a method or step check the checkpoint that it would work on.
+
+        Args:
+            spec: The method or step.
+            folder: The checkpoint.
+            config: The validated configuration of the method or step.
+            where: What the user calls the checkpoint, for errors; its folder may be one of the registry's.
+
+        Raises:
+            InputError: The method or step cannot work on it.
+        """
+        if spec.check is None:
+            return
+        check = self._import(spec, spec.check)
+        try:
+            self.run(spec, spec.check, lambda: check(folder, config), returns=NoneType)
+        except InputError as error:
+            error.where = where
+            raise
 
     def broken(self, spec: Spec, problem: str) -> PluginError:
         """Return the error for a contribution that broke its contract, with its plugin and distribution."""

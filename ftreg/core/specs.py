@@ -77,6 +77,9 @@ class MethodSpec(Spec):
         trains: How it can train, such as ``GRADIENT_CHECKPOINTING``; see ``ftreg.core.capabilities``.
         capabilities: What can be done with its results, such as ``MERGEABLE``. Recipes are checked against these
             before training starts; an ``Artifact`` may state others if the configuration changes them.
+        check: Import string of a function ``(base, config) -> None`` that raises ``InputError`` if the method cannot
+            train on the checkpoint in the folder ``base``. It is called before any work, and by ``--dry-run``, so it
+            looks at the base's configuration only. None for no check.
     """
 
     what: ClassVar[str] = "method"
@@ -90,10 +93,13 @@ class MethodSpec(Spec):
     accepts: tuple[str, ...] = ("checkpoint",)
     trains: frozenset[str] = frozenset()
     capabilities: frozenset[str] = frozenset()
+    check: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_import("config", self.config)
+        if self.check is not None:
+            self._check_import("check", self.check)
         self._check_all("accepts", self.accepts, tuple, str)
         self._check_all("trains", self.trains, frozenset, str)
         self._check_all("capabilities", self.capabilities, frozenset, str)
@@ -112,6 +118,8 @@ class StepSpec(Spec):
         combines: The role, in the lineage, of further inputs after the first one (``--with``), such as ``adapter``;
             None if it works on one version only.
         suffix: Added to the source's name for the default name of the result.
+        check: As for a method, for the checkpoint that the step works on. In a recipe, the step is checked before the
+            training, with the training's base.
     """
 
     what: ClassVar[str] = "step"
@@ -127,10 +135,13 @@ class StepSpec(Spec):
     capabilities: frozenset[str] = frozenset()
     combines: str | None = None
     suffix: str = ""
+    check: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_import("config", self.config)
+        if self.check is not None:
+            self._check_import("check", self.check)
         self._check_all("accepts", self.accepts, tuple, str)
         self._check_all("needs", self.needs, frozenset, str)
         self._check_all("capabilities", self.capabilities, frozenset, str)

@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ftreg.compat.bitsandbytes import keep_training_layout
-from ftreg.core.errors import InputError
-from ftreg.models.quiet import loading
+from ftreg.compat.transformers import stop_rescaling
+from ftreg.core.errors import InfeasiblePlan, InputError
+from ftreg.models.architectures import check_causal
+from ftreg.models.quiet import loading, quiet
 
 
 def load_pretrained(folder: Path, *, device: str | torch.device, dtype: torch.dtype | str, **arguments: Any) -> Any:
@@ -23,8 +25,9 @@ def load_pretrained(folder: Path, *, device: str | torch.device, dtype: torch.dt
         **arguments: Further arguments of ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
-        InputError: The files are damaged, lack weights, or hold another kind of model.
+        InputError: The files are damaged, lack weights, or do not hold a causal language model.
     """
+    check_causal(folder)
     with loading("the model", folder):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -44,7 +47,27 @@ def load_pretrained(folder: Path, *, device: str | torch.device, dtype: torch.dt
             hint="Its files are incomplete, or belong to another model.",
         )
     keep_training_layout(model)
+    stop_rescaling(model)
     return model
+
+
+def check_computes(model: Any, changed: str) -> None:
+    """Compute a few tokens; raise ``InfeasiblePlan`` if the model cannot, ``changed`` being what was changed about it.
+
+    Libraries that replace parts of a model do not know every family, and some combinations fail in the first product.
+    """
+    ids = torch.zeros(2, 3, dtype=torch.long, device=model.device)
+    try:
+        with quiet(), torch.inference_mode():
+            model(input_ids=ids)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InfeasiblePlan(
+            f"{changed}, this model cannot be computed: {type(error).__name__}: {reason}",
+            hint="The libraries do not support this model family in this way.",
+        ) from error
 
 
 def context_length(model: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""Bases in 4 bits: how they are described, which models fit, and what their weights become."""
+"""Models in 8 and 4 bits: how they are described, which models fit, and what their weights become."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
-from ftreg.compat.bitsandbytes import CPU_WIDTH_MULTIPLE, round_trip
-from ftreg.compat.transformers import layers_in_four_bits
-from ftreg.core.errors import InputError
+from ftreg.compat.bitsandbytes import CPU_WIDTH_MULTIPLE, quantized_layers, round_trip
+from ftreg.compat.transformers import computes_quantized, replace_quantized_layers
+from ftreg.core.errors import InfeasiblePlan, InputError
 from ftreg.core.manifest import Json
 from ftreg.core.requirements import Requirement
 from ftreg.core.types import Source
+from ftreg.models.matrices import Coverage, coverage, matrices
 from ftreg.models.quiet import quiet
-from ftreg.models.skeleton import linear_weights, load_skeleton
+from ftreg.models.skeleton import load_skeleton
 from ftreg.models.tensors import dtype_name
 
 BITSANDBYTES = Requirement("bitsandbytes", "ftreg[train]")
@@ -45,19 +46,47 @@ def base_quantization(adapter: Source) -> dict[str, Any] | None:
     return dict(found) if found else None
 
 
-def check_widths(folder: Path, *, hint: str) -> None:
+def check_quantizable(folder: Path, settings: BitsAndBytesConfig, *, hint: str) -> None:
+    """Raise ``InfeasiblePlan`` if bitsandbytes can quantize nothing of a model, or the model cannot be computed then.
+
+    Args:
+        folder: A checkpoint; only its configuration is read.
+        settings: How it would be quantized.
+        hint: What the user can do instead.
+    """
+    model = _quantized_skeleton(folder, settings)
+    name = type(model).__name__
+    if not computes_quantized(model):
+        raise InfeasiblePlan(
+            f"{name} computes with the weights of its layers itself, and cannot with quantized ones", hint=hint
+        )
+    if not quantized_layers(model):
+        raise InfeasiblePlan(
+            f"bitsandbytes can quantize nothing in {name}: it replaces PyTorch's own linear layers, and this model has "
+            "none",
+            hint=hint,
+        )
+
+
+def quantized_weights(model: Any) -> Coverage:
+    """Count the weights of a loaded model that are held in 8 or 4 bits."""
+    return coverage(matrices(model), {f"{name}.weight" for name in quantized_layers(model)})
+
+
+def check_widths(folder: Path, settings: BitsAndBytesConfig, *, hint: str) -> None:
     """Raise ``InputError`` for a model whose layers bitsandbytes' 4-bit CPU kernels cannot compute.
 
     Args:
         folder: A checkpoint; only its configuration is read.
+        settings: How it would be quantized.
         hint: What the user can do instead.
     """
-    model = load_skeleton(folder)
-    for name, transposed in linear_weights(model).items():
-        width = model.get_parameter(name).shape[1 if transposed else 0]
+    model = _quantized_skeleton(folder, settings)
+    for name in quantized_layers(model):
+        width = model.get_submodule(name).out_features
         if width % CPU_WIDTH_MULTIPLE:
             raise InputError(
-                f"layer {name.removesuffix('.weight')} has {width} output features; on a CPU, 4-bit layers need "
+                f"layer {name} has {width} output features; on a CPU, 4-bit layers need "
                 f"a multiple of {CPU_WIDTH_MULTIPLE}",
                 where=str(folder),
                 hint=hint,
@@ -77,10 +106,10 @@ class RoundTrip:
 
     def __init__(self, folder: Path, quantization: Mapping[str, Any]) -> None:
         self._settings = BitsAndBytesConfig(**quantization)
-        model = load_skeleton(folder)
-        self._transposed = {name for name, transposed in linear_weights(model).items() if transposed}
-        with quiet():
-            self._names = frozenset(f"{name}.weight" for name in layers_in_four_bits(model, self._settings))
+        known = matrices(load_skeleton(folder))
+        self._transposed = {name for name, matrix in known.items() if matrix.transposed}
+        quantized = quantized_layers(_quantized_skeleton(folder, self._settings))
+        self._names = frozenset(f"{name}.weight" for name in quantized)
 
     def __call__(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Return the round trip of the weight called ``name`` in the model, in the weight's own dtype and shape."""
@@ -94,3 +123,11 @@ class RoundTrip:
             double_quant=self._settings.bnb_4bit_use_double_quant,
         ).to(weight.dtype)
         return seen.T.contiguous() if name in self._transposed else seen
+
+
+def _quantized_skeleton(folder: Path, settings: BitsAndBytesConfig) -> Any:
+    """Build the model in ``folder`` as if it were loaded quantized, without its weights."""
+    model = load_skeleton(folder)
+    with quiet():
+        replace_quantized_layers(model, settings)
+    return model

@@ -14,6 +14,7 @@ from ftreg.core.manifest import Parent
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, RunInfo, Splits
 from ftreg.data import Encoder, read_template
+from ftreg.models.architectures import check_causal
 from ftreg.models.facts import describe
 from ftreg.models.files import weight_bytes
 from ftreg.pipeline.plan import Plan, with_article
@@ -56,8 +57,10 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
         dry_run: Change nothing in the registry, not even its record of gates.
 
     Raises:
-        InfeasiblePlan: The method does not train on this kind of base, or a step cannot combine the versions given.
-        InputError: The device, the precision or the base's tokenizer cannot be used.
+        InfeasiblePlan: The method or a step does not work on this kind of base or model, or a step cannot combine the
+            versions given.
+        InputError: The base is not a causal language model, or the device, the precision or the base's tokenizer
+            cannot be used.
         DataError: The data is empty, or the chat template refuses it.
         MissingExtra: The engine that would certify a step's result is not installed.
         DiskFull: The results would not fit on the disk.
@@ -70,6 +73,8 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
             if step.spec.produces in engine.kinds:
                 context.host.require(engine)
                 break
+    if inputs.base is not None and inputs.kind == CHECKPOINT:
+        _check_model(context, plan, inputs.base)
     if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
         _check_training(plan, inputs.base, inputs.data)
     size, checkpoints = inputs.new, 0
@@ -103,6 +108,15 @@ def _check_gates(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool)
         runs.append(RunInfo(spec.what, spec.name, name, known, config))
     for run in runs:
         registry.check_run(run, dry_run=dry_run)
+
+
+def _check_model(context: Context, plan: Plan, base: Path) -> None:
+    """Check that the method can train on the base, and that each step on a checkpoint can work on the same model."""
+    check_causal(base)
+    context.host.check_model(plan.method, base, plan.method_config, where="base")
+    for step in plan.steps:
+        if CHECKPOINT in step.spec.accepts:
+            context.host.check_model(step.spec, base, step.config, where=f"then: {step.spec.name}")
 
 
 def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:

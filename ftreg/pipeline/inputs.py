@@ -181,10 +181,12 @@ def _stage(context: Context, name: str, draft: Draft) -> OpenedInput:
 def _stage_base(
     context: Context, stack: ExitStack, folder: Path, name: str, origin: dict[str, Json], where: str
 ) -> OpenedInput:
-    """Copy a folder that transformers can load into staging; raise ``InputError`` for one that it cannot load."""
+    """Copy a causal language model's folder into staging; raise ``InputError`` for another folder."""
+    from ftreg.models.architectures import check_causal
     from ftreg.models.facts import describe
 
     check_model_folder(folder, where)
+    check_causal(folder)
     staging = stack.enter_context(context.registry.staging())
     # A download may consist of links into its plugin's cache; links in a user's folder must stay inside it.
     within = Path(folder.anchor) if "uri" in origin else None

@@ -55,6 +55,8 @@ def apply_step(
     target = name or result_name(context.registry.get(inputs[0][0]).name, spec)
     context.registry.check_gates("ftreg_check_version")
     context.registry.check_run(work.run(target))
+    if source.kind == CHECKPOINT:
+        context.host.check_model(spec, source.path, config, where=source.ref)
     if reuse:
         known = context.registry.find_produced(work.cache_key, name=target)
         if known is not None and (accept or not _was_accepted(context, known)):

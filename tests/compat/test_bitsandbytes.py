@@ -11,7 +11,7 @@ from bitsandbytes import functional
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 
-from ftreg.compat.bitsandbytes import CPU_WIDTH_MULTIPLE, count_quantized, keep_training_layout, round_trip
+from ftreg.compat.bitsandbytes import CPU_WIDTH_MULTIPLE, keep_training_layout, quantized_layers, round_trip
 
 
 def four_bit_layer(weight: torch.Tensor, quant_type: str = "nf4", *, double_quant: bool = True) -> Linear4bit:
@@ -62,7 +62,7 @@ def test_cpu_width_multiple():
     assert packing.parameters["block_n"].default == CPU_WIDTH_MULTIPLE
 
 
-def test_count_quantized():
-    """Layers in 8 and in 4 bits count, others do not."""
+def test_quantized_layers():
+    """Layers in 8 and in 4 bits are found, others are not."""
     model = nn.Sequential(nn.Linear(8, 8), Linear8bitLt(8, 8), Linear4bit(64, 64))
-    assert count_quantized(model) == 2
+    assert quantized_layers(model) == ["1", "2"]

@@ -19,10 +19,12 @@ from ftreg.compat.peft import (
     share_replaced_layers,
     tie_head,
     trained_part,
+    unsuitable_layers,
     unwrapped_name,
     virtual_tokens,
     wrapped_modules,
 )
+from ftreg.models.skeleton import load_skeleton
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
@@ -60,6 +62,18 @@ KINDS = {
     "tokens": lora(trainable_token_indices=[3, 4]),
     "embedding": lora(target_modules=["q_proj", "embed_tokens"]),
 }
+
+
+def test_unsuitable_layers(model_folder):
+    """The layers that a Mamba block does not call and routers are found, PEFT refuses the former, and no others are."""
+    model = load_skeleton(model_folder("mamba"))
+    found = unsuitable_layers(model)
+    assert found == [f"backbone.layers.{i}.mixer.{name}" for i in (0, 1) for name in ("dt_proj", "out_proj")]
+    with pytest.raises(ValueError, match="incompatible with Mamba"):
+        get_peft_model(model, lora(target_modules=["out_proj"]))
+    routed = unsuitable_layers(load_skeleton(model_folder("llama4_text")))
+    assert routed == [f"model.layers.{i}.feed_forward.router" for i in (0, 1)]
+    assert unsuitable_layers(load_skeleton(model_folder("llama"))) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

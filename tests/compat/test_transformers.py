@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, DynamicCache
 
+from ftreg.compat.bitsandbytes import quantized_layers
 from ftreg.compat.transformers import (
     cache_from,
+    cache_sizes,
     cache_tensors,
+    caches_keys_and_values,
+    computes_quantized,
     export_decoder,
     keeps_rows_apart,
-    layers_in_four_bits,
+    loaded_as,
     planned_steps,
+    replace_quantized_layers,
+    stop_rescaling,
     tied_weights,
     to_device,
     use_one_gpu,
@@ -81,16 +89,76 @@ def test_tied_weights(model_folder):
     assert tied_weights(load_skeleton(model_folder("llama", False))) == {}
 
 
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("gpt2", True)])
-def test_layers_in_four_bits(architecture, tied, model_folder):
-    """The layers that the skeleton shows in 4 bits are those that loading in 4 bits makes so."""
-    settings = BitsAndBytesConfig(load_in_4bit=True)
+def test_replace_quantized_layers(architecture, tied, bits, model_folder):
+    """The layers that the skeleton shows in 4 or 8 bits are those that loading makes so."""
+    settings = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
     folder = model_folder(architecture, tied)
     loaded = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings)
-    kinds = {name: type(module).__name__ for name, module in loaded.named_modules()}
-    expected = {name for name, kind in kinds.items() if kind == "Linear4bit"}
-    assert expected
-    assert set(layers_in_four_bits(load_skeleton(folder), settings)) == expected
+    skeleton = load_skeleton(folder)
+    replace_quantized_layers(skeleton, settings)
+    assert quantized_layers(loaded)
+    assert quantized_layers(skeleton) == quantized_layers(loaded)
+
+
+@torch.no_grad()
+def test_computes_quantized(model_folder):
+    """Mamba fails with quantized layers; as soon as it does not, ftreg can let it be quantized."""
+    settings = BitsAndBytesConfig(load_in_8bit=True)
+    for architecture, fine in (("mamba", False), ("jamba", True)):
+        folder = model_folder(architecture)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, dtype=torch.float16)
+        with contextlib.nullcontext() if fine else pytest.raises(RuntimeError):
+            loaded(input_ids=torch.tensor([[1, 2, 3]]))
+        assert computes_quantized(loaded) is fine
+
+
+@torch.no_grad()
+def test_stop_rescaling(tmp_path):
+    """RWKV divides weights of later layers when it turns to inference, and does not after ``stop_rescaling``."""
+    config = AutoConfig.for_model("rwkv", vocab_size=32, hidden_size=32, num_hidden_layers=2, rescale_every=1)
+    for stopped in (False, True):
+        model = AutoModelForCausalLM.from_config(config).eval()
+        before = model.rwkv.blocks[1].attention.output.weight.clone()
+        if stopped:
+            stop_rescaling(model)
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+        assert torch.equal(before, model.rwkv.blocks[1].attention.output.weight) is stopped
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "falcon", "mixtral", "gpt_oss", "jamba", "mamba"])
+def test_loaded_as(architecture, model_folder):
+    """Every stored tensor is found in the model: under its own name, its new one, or as a part of stacked experts."""
+    folder = model_folder(architecture)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    found = loaded_as(model, stored)
+    assert found.keys() == stored.keys()
+    for name, loaded in found.items():
+        weight = model.get_parameter(loaded.name)
+        if not loaded.converted:
+            assert torch.equal(weight, stored[name])
+        else:  # an expert's matrix is a block of one of the stacked ones
+            rows = {tuple(row) for matrix in weight.tolist() for row in matrix}
+            assert not loaded.turned
+            assert {tuple(row) for row in stored[name].tolist()} <= rows
+    assert any(loaded.converted for loaded in found.values()) is (architecture == "mixtral")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cached"),
+    [("llama", True), ("falcon", True), ("gpt_oss", True), ("mamba", False), ("rwkv", False), ("jamba", False)],
+)
+def test_caches_keys_and_values(architecture, cached, model_folder):
+    """Attention keeps keys and values, in full or in a window; state-space models and hybrids keep a state."""
+    assert caches_keys_and_values(load_skeleton(model_folder(architecture))) is cached
+
+
+@pytest.mark.parametrize(("architecture", "sizes"), [("llama", (1, 32)), ("falcon", (1, 32)), ("gpt2", (2, 32))])
+def test_cache_sizes(architecture, sizes, model_folder):
+    """The sizes are those of the keys, also of multi-query attention."""
+    assert cache_sizes(AutoModelForCausalLM.from_pretrained(model_folder(architecture))) == {sizes}
 
 
 def test_export_decoder(model_folder):

@@ -34,6 +34,8 @@ def test_good_names(name: str) -> None:
         (MethodSpec, "impl", "../evil:f"),
         (MethodSpec, "impl", None),
         (MethodSpec, "config", ""),
+        (MethodSpec, "check", "my_package.module.function"),
+        (StepSpec, "check", ""),
         (MethodSpec, "requires", ("torch",)),
         (MethodSpec, "requires", Requirement("torch", "torch")),
         (MethodSpec, "accepts", "checkpoint"),

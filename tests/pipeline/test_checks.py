@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ftreg.api import steps
+from ftreg.api.evaluation import evaluate
 from ftreg.api.training import load_recipe
 from ftreg.context import Context
 from ftreg.core.errors import DataError, DiskFull, FtregError, InfeasiblePlan, InputError, UnknownName
@@ -50,6 +51,48 @@ def test_the_base_must_be_of_a_kind_that_the_method_trains_on(
         attempt({**recipe("lora", name="x"), "base": "colours"})
     with pytest.raises(InfeasiblePlan, match=r"Merge it first: `ftreg.merge\('bot:1'\)`"):
         attempt({**recipe("lora", name="x"), "base": adapter.ref})
+
+
+def test_the_base_must_be_a_causal_language_model(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A classifier is refused, with what it is, by every method and before anything is imported."""
+    folder = Path(shutil.copytree(model_folder(), tmp_path / "classifier"))
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("LlamaForCausalLM", "LlamaForSequenceClassification"))
+    for method in ("full", "lora", "qlora", "prefix"):
+        with pytest.raises(InputError, match="LlamaForSequenceClassification is a classifier of texts"):
+            attempt({**recipe(method, name="x"), "base": str(folder)})
+
+
+def test_versions_of_other_kinds_are_refused_by_every_step(
+    registry: Registry, rows: Path, model_folder: Callable[..., Path]
+) -> None:
+    """A version that is not a causal language model, which a plugin may have made, is refused with what it is."""
+    producer = Producer("method", "encode", "encoders", "acme", "1")
+    with registry.staging() as staging:
+        shutil.copytree(model_folder(), staging.files, dirs_exist_ok=True)
+        config = (staging.files / "config.json").read_text()
+        (staging.files / "config.json").write_text(config.replace("LlamaForCausalLM", "BertForMaskedLM"))
+        draft = Draft(folder=staging.files, kind="checkpoint", producer=producer, capabilities=["full-precision"])
+        registry.publish("encoder", draft)
+    reason = "BertForMaskedLM is a masked language model"
+    for step in (steps.quantize, steps.prune, steps.export):
+        with pytest.raises(InputError, match=f"encoder:1: {reason}"):
+            step("encoder", registry=registry)
+    with pytest.raises(InputError, match=reason):
+        evaluate("encoder", rows, registry=registry)
+
+
+def test_a_method_and_a_step_must_be_able_to_work_on_the_model(
+    attempt: Callable[[dict], Any], recipe: Callable[..., dict], model_folder: Callable[..., Path]
+) -> None:
+    """A method is asked about the base before any work, and so is each step that follows it."""
+    with pytest.raises(InfeasiblePlan, match="base: bitsandbytes can quantize nothing in FalconForCausalLM"):
+        attempt({**recipe("qlora", name="x"), "base": str(model_folder("falcon"))})
+    then = [{"merge": None}, {"export": {"format": "onnx"}}]
+    with pytest.raises(InfeasiblePlan, match="then: onnx: the export to ONNX needs a model that remembers"):
+        attempt({**recipe("lora", name="x", then=then), "base": str(model_folder("mamba"))})
 
 
 def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:

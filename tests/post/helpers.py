@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftreg.core.manifest import Manifest, Parent, Producer
-from ftreg.core.types import Artifact, Example, Input, Message, Source, StepJob
+from ftreg.core.types import Artifact, Example, Input, Message, NullProgress, Source, StepJob
 from ftreg.evaluation import Parity, make_probe
 from tests.evaluation.helpers import compare
 
@@ -25,6 +25,16 @@ EXAMPLES = [
 ]
 
 IDS = [[5, 9, 17, 33, 65, 129, 255, 60, 61, 62], [40, 41, 42], [300, 2, 7, 7, 11, 12]]
+
+
+class Listener(NullProgress):
+    """A progress that remembers the lines that were said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
 
 
 def make_source(

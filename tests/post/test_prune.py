@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from ftreg.core.errors import InfeasiblePlan, RecipeError
 from ftreg.core.recipe import validate
 from ftreg.evaluation import check
+from ftreg.models.matrices import kind_of
 from ftreg.plugins.post.config import PruneConfig
 from ftreg.plugins.post.prune import apply
 from tests.post.helpers import make_job, make_source, parity_of
@@ -45,7 +46,9 @@ def test_layer_scope(architecture, sparsity, model_folder, staging):
         assert before[name][zero].abs().max() <= before[name][~zero].abs().min()
         assert torch.equal(before[name][~zero], after[name][~zero])
     assert artifact.facts["sparsity"] == pytest.approx(sparsity, abs=1e-3)
-    assert artifact.facts["sparsity_by_layer"].keys() == set(changed)
+    assert artifact.facts["sparsity_by_kind"].keys() == {kind_of(name) for name in changed}
+    total = sum(before[name].numel() for name in changed)
+    assert artifact.facts["pruned"] == {"weights": total, "of": total, "left": {}}
     AutoModelForCausalLM.from_pretrained(staging)
 
 
@@ -55,16 +58,18 @@ def test_global_scope(dtype, model_folder, tmp_path, staging):
     base = tmp_path / "base"
     shutil.copytree(model_folder(), base)
     tensors = {name: tensor.to(dtype) for name, tensor in weights(base).items()}
-    tensors["model.layers.0.mlp.up_proj.weight"] *= 3  # a layer of larger weights keeps more of them
+    for layer in (0, 1):
+        tensors[f"model.layers.{layer}.mlp.up_proj.weight"] *= 3  # matrices of larger weights keep more of them
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     artifact = apply(make_job(make_source(base), PruneConfig(sparsity=0.4, scope="global"), staging))
     after = weights(staging)
-    names = artifact.facts["sparsity_by_layer"]
+    names = pruned_names(tensors, after)
     magnitudes = torch.cat([tensors[name].float().abs().flatten() for name in names])
     zeros = torch.cat([(after[name] == 0).flatten() for name in names])
     assert int(zeros.sum()) == round(0.4 * len(magnitudes))
     assert magnitudes[zeros].max() <= magnitudes[~zeros].min()
-    assert names["model.layers.0.mlp.up_proj.weight"] < 0.2 < names["model.layers.1.mlp.up_proj.weight"]
+    by_kind = artifact.facts["sparsity_by_kind"]
+    assert by_kind["model.layers.*.mlp.up_proj.weight"] < 0.2 < by_kind["model.layers.*.mlp.gate_proj.weight"]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -75,6 +80,32 @@ def test_pattern(architecture, model_folder, staging):
     name = "transformer.h.0.mlp.c_fc.weight" if architecture == "gpt2" else "model.layers.0.mlp.up_proj.weight"
     matrix = tensors[name].T if architecture == "gpt2" else tensors[name]
     assert ((matrix.reshape(-1, 4) != 0).sum(dim=1) == 2).all()
+
+
+FAMILIES = ["falcon", "mixtral", "gpt_oss", "mamba"]
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_families(architecture, pattern, model_folder, staging):
+    """Layers of a model's own class and each expert's matrix are pruned like any other, routers are not."""
+    base = model_folder(architecture)
+    artifact = apply(make_job(make_source(base), PruneConfig(sparsity=0.5, pattern=pattern), staging))
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base, staging))
+    changed = pruned_names(dict(before.named_parameters()), dict(after.named_parameters()))
+    for name in changed:
+        weight = after.get_parameter(name)
+        stacked = weight if weight.dim() == 3 else weight[None]
+        for matrix in stacked:  # one for each expert
+            assert int((matrix == 0).sum()) == matrix.numel() // 2
+            if pattern == "2:4":
+                rows = matrix.T if architecture == "gpt_oss" and len(stacked) > 1 else matrix  # stored as (in, out)
+                assert ((rows.reshape(-1, 4) != 0).sum(dim=1) == 2).all()
+    counted = artifact.facts["pruned"]
+    assert counted["weights"] == sum(after.get_parameter(name).numel() for name in changed)
+    routers = {"mixtral": "model.layers.*.block_sparse_moe.gate.weight", "gpt_oss": "model.layers.*.mlp.router.weight"}
+    assert counted["left"] == ({routers[architecture]: 2 * 4 * 64} if architecture in routers else {})
+    assert counted["of"] == counted["weights"] + sum(counted["left"].values())
 
 
 def test_pattern_needs_half():

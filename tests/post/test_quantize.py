@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -14,7 +15,13 @@ from ftreg.evaluation import check
 from ftreg.plugins.engines import transformers as engine
 from ftreg.plugins.post.config import QuantizeConfig
 from ftreg.plugins.post.quantize import apply
-from tests.post.helpers import IDS, make_job, make_source, parity_of
+from ftreg.plugins.post.quantize import check as check_model
+from tests.post.helpers import IDS, Listener, make_job, make_source, parity_of
+
+
+def is_matrix(name):
+    """Return whether a stored tensor is the matrix of a linear layer."""
+    return re.search(r"\.(attn|self_attn|mlp)\.\w+\.weight", name) and "norm" not in name
 
 
 @pytest.mark.parametrize("scheme", ["int8", "nf4"])
@@ -29,7 +36,9 @@ def test_quantized_checkpoint(architecture, tied, scheme, trained, staging):
     assert type(model.get_output_embeddings()).__name__ == "Linear"
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
     assert artifact.facts["bytes_after"] < 0.6 * artifact.facts["bytes_before"]
-    assert artifact.facts["quantized_layers"] == (8 if architecture == "gpt2" else 14)
+    sizes = [weight.numel() for name, weight in load_file(source.path / "model.safetensors").items() if is_matrix(name)]
+    assert len(sizes) == (8 if architecture == "gpt2" else 14)
+    assert artifact.facts["quantized"] == {"weights": sum(sizes), "of": sum(sizes), "left": {}}
     assert AutoTokenizer.from_pretrained(staging).chat_template
     assert "_name_or_path" not in json.loads((staging / "config.json").read_text())
     assert check(parity_of(source, artifact, staging), artifact.tolerance) == []
@@ -46,6 +55,44 @@ def test_certificate_fails_for_a_broken_layer(scheme, trained, staging):
     tensors["model.layers.0.mlp.down_proj.weight"] = weight.flatten().roll(1000).reshape(weight.shape)
     save_file(tensors, path, metadata={"format": "pt"})
     assert check(parity_of(source, artifact, staging), artifact.tolerance)
+
+
+def test_what_is_left_out_is_counted_and_said(model_folder, staging):
+    """Of a Mixtral only the attention is quantized; the facts and the user are told what is not, by name."""
+    said = Listener()
+    artifact = apply(make_job(make_source(model_folder("mixtral")), QuantizeConfig(), staging, progress=said))
+    experts, routers, attention = 2 * 4 * 3 * 64 * 128, 2 * 4 * 64, 2 * (2 * 64 * 64 + 2 * 64 * 32)
+    assert artifact.facts["quantized"] == {
+        "weights": attention,
+        "of": attention + experts + routers,
+        "left": {
+            "model.layers.*.mlp.experts.gate_up_proj": experts * 2 // 3,
+            "model.layers.*.mlp.experts.down_proj": experts // 3,
+            "model.layers.*.mlp.gate.weight": routers,
+        },
+    }
+    [warning] = said.lines
+    assert warning.startswith("warning: only 11% of the linear weights are quantized; left as they are: model.layers.*")
+
+
+@pytest.mark.parametrize("scheme", ["int8", "nf4"])
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [("falcon", "can quantize nothing in Falcon"), ("mamba", "Mamba.* cannot with quantized")],
+)
+def test_models_that_cannot_be_quantized_are_refused(architecture, reason, scheme, model_folder):
+    """A model of other linear layers than PyTorch's, and one that bypasses its layers, are refused before work."""
+    with pytest.raises(InfeasiblePlan, match=reason):
+        check_model(model_folder(architecture), QuantizeConfig(scheme=scheme))
+
+
+def test_layers_that_bitsandbytes_cannot_compute_are_refused(model_folder, staging):
+    """Bitsandbytes' int8 on CPUs fails for DeepSeek's attention, which is an error before anything is written."""
+    if torch.cuda.is_available():
+        pytest.skip("the kernels for CUDA are others")
+    with pytest.raises(InfeasiblePlan, match="With int8 weights, this model cannot be computed"):
+        apply(make_job(make_source(model_folder("deepseek_v3")), QuantizeConfig(), staging))
+    assert not list(staging.iterdir())
 
 
 def test_bfloat16_source_stays_bfloat16(model_folder, tmp_path, staging):

@@ -149,12 +149,64 @@ def test_what_is_saved_is_what_was_trained(tmp_path, model_folder, method, confi
     assert measured["final_validation_loss"] < loss_of(load_model(job).eval(), base)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "method", "config"),
+    [
+        ("mamba", lora, LoraConfig(rank=4)),
+        ("jamba", lora, LoraConfig(rank=4)),
+        ("falcon", lora, LoraConfig(rank=4)),
+        ("llama4_text", lora, LoraConfig(rank=4)),
+        ("falcon", prefix, PrefixConfig(num_virtual_tokens=4)),
+        ("mixtral", prefix, PrefixConfig(num_virtual_tokens=4)),
+    ],
+)
+def test_families(tmp_path, model_folder, architecture, method, config):
+    """Other families train with the defaults, every tensor of the adapter changes, and plain PEFT loads the result."""
+    base = model_folder(architecture)
+    job = make_job(tmp_path, base, config, validation=len(CHATS), max_steps=8, learning_rate=3e-2)
+    measured = method.train(job).measured
+    assert measured["changed_tensors"] == measured["trained_tensors"]
+    model = reload(base, job.staging)
+    assert loss_of(model, base) == pytest.approx(measured["final_validation_loss"], abs=1e-4)
+    assert measured["final_validation_loss"] < loss_of(load_model(job).eval(), base)
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "architecture", "reason"),
+    [
+        (qlora, QloraConfig(), "falcon", "bitsandbytes can quantize nothing in FalconForCausalLM"),
+        (qlora, QloraConfig(), "mamba", "MambaForCausalLM .* cannot with quantized ones"),
+        (prefix, PrefixConfig(), "mamba", "keys and values in all of its layers, which MambaForCausalLM does not"),
+        (prefix, PrefixConfig(), "jamba", "keys and values in all of its layers, which JambaForCausalLM does not"),
+    ],
+)
+def test_bases_that_a_method_cannot_train_on_are_refused(method, config, architecture, reason, model_folder):
+    """A method that would change nothing of a base, or cannot work with it, says so before it starts."""
+    with pytest.raises(InfeasiblePlan, match=reason):
+        method.check(model_folder(architecture), config)
+    method.check(model_folder("llama"), config)
+
+
+def test_a_prefix_that_does_not_fit_is_refused(tmp_path, model_folder):
+    """A compressed cache, as DeepSeek's, for which PEFT's prefix has the wrong shape, is refused before training."""
+    with pytest.raises(InfeasiblePlan, match="With a prefix, this model cannot be computed"):
+        prefix.train(make_job(tmp_path, model_folder("deepseek_v3"), PrefixConfig(num_virtual_tokens=4)))
+
+
+def test_qlora_counts_what_it_quantizes(tmp_path, model_folder):
+    """On a Mixtral the adapter's facts say how little of the base was quantized, and that the experts were not."""
+    quantized = qlora.train(make_job(tmp_path, model_folder("mixtral"), QloraConfig(rank=4))).facts["quantized"]
+    assert quantized["weights"] < 0.2 * quantized["of"]
+    assert "model.layers.*.mlp.experts.gate_up_proj" in quantized["left"]
+
+
 def test_qlora_is_trained_on_the_base_that_its_facts_describe(tmp_path, model_folder):
     """On the base quantized as the facts say, the adapter has the loss that training ended with."""
     base = model_folder("qwen2")
     job = make_job(tmp_path, base, QloraConfig(rank=4), validation=len(CHATS), max_steps=6)
     artifact = qlora.train(job)
     quantization = artifact.facts["base_quantization"]
+    assert artifact.facts["quantized"]["weights"] == artifact.facts["quantized"]["of"] > 0
     assert quantization["bnb_4bit_quant_type"] == "nf4"
     model = reload(base, job.staging, quantization_config=transformers.BitsAndBytesConfig(**quantization))
     for module in model.modules():

@@ -52,6 +52,7 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             produces=ADAPTER,
             trains=frozenset({GRADIENT_CHECKPOINTING}),
             capabilities=frozenset({MERGEABLE}),
+            check="ftreg.plugins.methods.qlora:check",
         ),
         MethodSpec(
             name="prefix",
@@ -60,5 +61,6 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:PrefixConfig",
             requires=_PEFT,
             produces=ADAPTER,
+            check="ftreg.plugins.methods.prefix:check",
         ),
     ]

@@ -9,6 +9,7 @@ import peft
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ftreg.compat.peft import unsuitable_layers
 from ftreg.core.errors import RecipeError
 from ftreg.core.types import Artifact, TrainJob
 from ftreg.models.quiet import quiet
@@ -54,6 +55,7 @@ def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=ALL_LINEAR if config.target_modules == ALL_LINEAR else list(config.target_modules),
+        exclude_modules=(unsuitable_layers(model) or None) if config.target_modules == ALL_LINEAR else None,
         modules_to_save=list(config.modules_to_save) or None,
         bias=config.bias,
         use_rslora=config.rslora,

@@ -36,6 +36,7 @@ def ftreg_steps() -> list[StepSpec]:
             requires=_requires("train", "torch", "transformers", "accelerate", "bitsandbytes", "safetensors"),
             needs=_FULL,
             suffix="quantized",
+            check="ftreg.plugins.post.quantize:check",
         ),
         StepSpec(
             name="prune",
@@ -46,6 +47,7 @@ def ftreg_steps() -> list[StepSpec]:
             needs=_FULL,
             capabilities=_FULL,
             suffix="pruned",
+            check="ftreg.plugins.post.prune:check",
         ),
         StepSpec(
             name="onnx",
@@ -59,5 +61,6 @@ def ftreg_steps() -> list[StepSpec]:
             produces="onnx",
             needs=_FULL,
             suffix="onnx",
+            check="ftreg.plugins.post.onnx:check",
         ),
     ]

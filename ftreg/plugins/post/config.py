@@ -60,8 +60,8 @@ class PruneConfig(Config):
         0.3,
         gt=0,
         lt=1,
-        description="share of the linear layers' weights that become zero; 0.1-0.3 usually costs little, 0.5 and more "
-        "needs further training",
+        description="share of the weights of linear layers and experts that becomes zero; 0.1-0.3 usually costs "
+        "little, 0.5 and more needs further training",
     )
     scope: Literal["layer", "global"] = Field(
         "layer",

@@ -30,6 +30,7 @@ from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.files import clean_config, read_json, write_json
 from ftreg.models.loading import load_pretrained
 from ftreg.models.quiet import loading, quiet
+from ftreg.models.skeleton import require_keys_and_values
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import OnnxConfig
 from ftreg.plugins.post.tolerance import FOUR_BITS, equal_within
@@ -42,6 +43,11 @@ _BUILDER_FAMILIES = frozenset(
         "Mistral", "Nemotron", "Olmo", "Phi", "Phi3", "Qwen2", "Qwen3", "SmolLM3",
     )
 )  # fmt: skip
+
+
+def check(folder: Path, _config: OnnxConfig) -> None:
+    """Raise ``InfeasiblePlan`` if the model in ``folder`` has no keys and values for the graph's cache."""
+    require_keys_and_values(folder, needed_by="the export to ONNX")
 
 
 def apply(job: StepJob) -> Artifact:

@@ -1,13 +1,16 @@
 """Step ``prune``: sets the weights of smallest magnitude to zero (Han et al., 2015, https://arxiv.org/abs/1506.02626).
 
-The matrices of linear layers are pruned; embeddings, the output head, norms and biases are not. The result has the size
-and the speed of its source: only formats and kernels for sparse weights gain from zeros, such as 2:4 on sparse tensor
-cores.
+The matrices of linear layers and of experts are pruned; embeddings, the output head, routers, norms and biases are not.
+The result has the size and the speed of its source: only formats and kernels for sparse weights gain from zeros, such
+as 2:4 on sparse tensor cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,32 +19,37 @@ from ftreg.core.errors import FtregError, InfeasiblePlan
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob, Tolerance
 from ftreg.models.checkpoint import Checkpoint, copy_config
 from ftreg.models.facts import describe
-from ftreg.models.skeleton import linear_weights, load_skeleton, model_names
+from ftreg.models.matrices import Coverage, Matrix, coverage, kind_of, stored_matrices
+from ftreg.models.skeleton import load_skeleton
 from ftreg.models.tensors import write_weights
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import PruneConfig
+
+
+def check(folder: Path, config: PruneConfig) -> None:
+    """Raise ``InfeasiblePlan`` if the model in ``folder`` has no matrix that the pattern fits."""
+    _choose(Checkpoint(folder), config)
 
 
 def apply(job: StepJob) -> Artifact:
     """Prune ``job.source`` to the configured sparsity, and count the zeros in what was written.
 
     Raises:
-        InfeasiblePlan: The checkpoint is quantized, or has no linear layer that the pattern fits.
+        InfeasiblePlan: The checkpoint is quantized, or has no matrix that the pattern fits.
         InputError: Files are damaged.
         FtregError: The result is less sparse than configured.
     """
     assert isinstance(job.config, PruneConfig)
     source = Checkpoint(job.source.path)
     source.require_full_precision("prune")
-    layers = _prunable(source, job.config)
-    if not layers:
-        raise InfeasiblePlan(f"{job.source.ref} has no linear layer to prune", where="prune")
-    pruner = _pruner(source, layers, job.config)
+    chosen, covered = _choose(source, job.config)
+    covered.warn(job.progress, "pruned")
+    pruner = _pruner(source, chosen, job.config)
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for done, name in enumerate(source.tensors, start=1):
             tensor = source.read(name)
-            yield name, pruner(tensor, layers[name]) if name in layers else tensor
+            yield name, pruner(tensor, chosen[name]) if name in chosen else tensor
             job.progress.update(done)
 
     job.progress.begin("pruning", len(source.tensors), unit="tensors")
@@ -51,7 +59,7 @@ def apply(job: StepJob) -> Artifact:
     copy_tokenizer(job.staging, job.source.path)
     return Artifact(
         kind=CHECKPOINT,
-        facts={**describe(job.staging), **_verify(job, layers)},
+        facts={**describe(job.staging), "pruned": covered.facts(), **_verify(job, chosen)},
         tolerance=tolerance(job.config.sparsity),
     )
 
@@ -64,64 +72,74 @@ def tolerance(sparsity: float) -> Tolerance:
     return Tolerance(kl=sparsity, top1=1 - sparsity, loss_delta=sparsity / 2)
 
 
-def _prunable(source: Checkpoint, config: PruneConfig) -> dict[str, bool]:
-    """Return the matrices to prune by name on disk, each with whether it is transposed, that is, stored as (in, out).
+def _choose(source: Checkpoint, config: PruneConfig) -> tuple[dict[str, Matrix], Coverage]:
+    """Return the matrices to prune by name on disk, and how much of the model they are.
 
     Raises:
-        InfeasiblePlan: The pattern does not divide a matrix.
+        InfeasiblePlan: There are none, or the pattern does not divide one.
     """
-    model = load_skeleton(source.folder)
-    linear = linear_weights(model)
-    found = {stored: linear[name] for stored, name in model_names(model, source.tensors).items() if name in linear}
-    for name, transposed in found.items():
-        inputs = source.tensors[name].shape[0 if transposed else -1]
-        if config.pattern == "2:4" and inputs % 4:
+    known = stored_matrices(load_skeleton(source.folder), source.tensors)
+    grouped = config.pattern == "2:4"  # along the inputs, which have to be known then
+    chosen = {
+        name: matrix for name, matrix in known.items() if matrix.layer and not (grouped and matrix.transposed is None)
+    }
+    if not chosen:
+        raise InfeasiblePlan("this model has no linear layer that can be pruned", where=str(source.folder))
+    for name, matrix in chosen.items():
+        inputs = source.tensors[name].shape[-2 if matrix.transposed else -1]
+        if grouped and inputs % 4:
             raise InfeasiblePlan(
                 f"{name} has {inputs} inputs, and the pattern 2:4 needs a multiple of 4", where="prune"
             )
-    return found
+    return chosen, coverage(known, chosen)
 
 
-def _pruner(source: Checkpoint, layers: Mapping[str, bool], config: PruneConfig) -> Any:
-    """Return the function ``(weight, transposed) -> pruned weight`` for the configuration."""
+def _pruner(
+    source: Checkpoint, chosen: Mapping[str, Matrix], config: PruneConfig
+) -> Callable[[torch.Tensor, Matrix], torch.Tensor]:
+    """Return the function ``(weight, its matrix) -> pruned weight`` for the configuration."""
     if config.pattern == "2:4":
         return _prune_2_4
     if config.scope == "global":
-        return _GlobalPruner(source, layers, config.sparsity)
-    return lambda weight, _transposed: _prune_smallest(weight, round(config.sparsity * weight.numel()))
+        return _GlobalPruner(source, chosen, config.sparsity)
+    return lambda weight, _matrix: _prune_smallest(weight, config.sparsity)
 
 
-def _prune_smallest(weight: torch.Tensor, count: int) -> torch.Tensor:
-    """Set the ``count`` values of smallest magnitude to zero."""
-    pruned = weight.clone()
-    pruned.view(-1)[weight.abs().flatten().topk(count, largest=False).indices] = 0
-    return pruned
+def _prune_smallest(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
+    """Set the values of smallest magnitude of a matrix, or of each matrix of a stack, to zero."""
+    each = weight.reshape(-1, weight.shape[-2] * weight.shape[-1])
+    smallest = each.abs().topk(round(sparsity * each.shape[1]), dim=1, largest=False).indices
+    return each.scatter(1, smallest, 0).view(weight.shape)
 
 
-def _prune_2_4(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
+def _prune_2_4(weight: torch.Tensor, matrix: Matrix) -> torch.Tensor:
     """Set the two smallest of every four neighbouring weights along the inputs to zero."""
-    rows = (weight.T if transposed else weight).contiguous()
+    rows = _rows(weight, matrix)
     groups = rows.view(-1, 4)
     pruned = groups.scatter(1, groups.abs().topk(2, dim=1, largest=False).indices, 0).view(rows.shape)
-    return pruned.T.contiguous() if transposed else pruned
+    return pruned.mT.contiguous() if matrix.transposed else pruned
+
+
+def _rows(weight: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+    """Return a weight with its inputs along the last dimension."""
+    return (weight.mT if matrix.transposed else weight).contiguous()
 
 
 class _GlobalPruner:
-    """Sets the smallest weights of all layers together to zero, exactly as many as configured.
+    """Sets the smallest weights of all matrices together to zero, exactly as many as configured.
 
     The threshold is found in two passes over the files, each a histogram of 16 bits of the magnitudes, whose float32
     bits sort as their values do; so only the counts are held in memory.
     """
 
-    def __init__(self, source: Checkpoint, layers: Mapping[str, bool], sparsity: float) -> None:
-        total = sum(source.read(name).numel() for name in layers)
-        rank = round(sparsity * total)
-        high, rank = self._bin(source, layers, rank, None)
-        low, self._ties = self._bin(source, layers, rank, high)
+    def __init__(self, source: Checkpoint, chosen: Mapping[str, Matrix], sparsity: float) -> None:
+        rank = round(sparsity * sum(matrix.size for matrix in chosen.values()))
+        high, rank = self._bin(source, chosen, rank, None)
+        low, self._ties = self._bin(source, chosen, rank, high)
         self._threshold = (high << 16) | low
 
-    def __call__(self, weight: torch.Tensor, _transposed: bool) -> torch.Tensor:
-        """Prune the next layer; of weights that equal the threshold, the first are pruned until there are enough."""
+    def __call__(self, weight: torch.Tensor, _matrix: Matrix) -> torch.Tensor:
+        """Prune the next weight; of weights that equal the threshold, the first are pruned until there are enough."""
         bits = _magnitude_bits(weight)
         pruned = weight.clone()
         pruned.view(-1)[bits < self._threshold] = 0
@@ -131,10 +149,10 @@ class _GlobalPruner:
         return pruned
 
     @staticmethod
-    def _bin(source: Checkpoint, layers: Mapping[str, bool], rank: int, high: int | None) -> tuple[int, int]:
+    def _bin(source: Checkpoint, chosen: Mapping[str, Matrix], rank: int, high: int | None) -> tuple[int, int]:
         """Return 16 bits of the value of this ``rank``, and its rank among the values that share them."""
         counts = torch.zeros(1 << 16, dtype=torch.int64)
-        for name in layers:
+        for name in chosen:
             bits = _magnitude_bits(source.read(name))
             part = bits >> 16 if high is None else bits[bits >> 16 == high] & 0xFFFF
             counts += torch.bincount(part, minlength=1 << 16)
@@ -148,23 +166,24 @@ def _magnitude_bits(weight: torch.Tensor) -> torch.Tensor:
     return weight.float().abs().flatten().contiguous().view(torch.int32)
 
 
-def _verify(job: StepJob, layers: Mapping[str, bool]) -> dict[str, Any]:
+def _verify(job: StepJob, chosen: Mapping[str, Matrix]) -> dict[str, Any]:
     """Read the result back and return its sparsity as facts; raise ``FtregError`` if it is less than configured."""
     assert isinstance(job.config, PruneConfig)
-    zeros: dict[str, int] = {}
-    sizes: dict[str, int] = {}
+    zeros: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    count = 0
     result = Checkpoint(job.staging)
-    for name, transposed in layers.items():
+    for name, matrix in chosen.items():
         weight = result.read(name)
-        zeros[name], sizes[name] = int((weight == 0).sum()), weight.numel()
-        rows = (weight.T if transposed else weight).contiguous()
-        if job.config.pattern == "2:4" and int(((rows.view(-1, 4) == 0).sum(dim=1) < 2).sum()):
+        zeros[kind_of(name)] += int((weight == 0).sum())
+        sizes[kind_of(name)] += weight.numel()
+        count += math.prod(weight.shape[:-2])
+        if job.config.pattern == "2:4" and int(((_rows(weight, matrix).view(-1, 4) == 0).sum(dim=1) < 2).sum()):
             raise FtregError(f"{name} was written without the pattern 2:4")
-    if sum(zeros.values()) < sum(sizes.values()) * job.config.sparsity - len(layers):
-        raise FtregError(f"only {sum(zeros.values())} of {sum(sizes.values())} weights were written as zeros")
+    if zeros.total() < sizes.total() * job.config.sparsity - count:
+        raise FtregError(f"only {zeros.total()} of {sizes.total()} weights were written as zeros")
     return {
-        "sparsity": round(sum(zeros.values()) / sum(sizes.values()), 6),
-        "sparsity_by_layer": {name: round(zeros[name] / sizes[name], 6) for name in layers},
-        "prunable_parameters": sum(sizes.values()),
+        "sparsity": round(zeros.total() / sizes.total(), 6),
+        "sparsity_by_kind": {kind: round(zeros[kind] / size, 6) for kind, size in sizes.items()},
         "pattern": job.config.pattern,
     }
