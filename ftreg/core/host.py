@@ -20,7 +20,7 @@ from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
 from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
 from ftreg.core.registration import Registrations
 from ftreg.core.requirements import Requirement
-from ftreg.core.specs import EngineSpec, MethodSpec, Spec, StepSpec
+from ftreg.core.specs import ConfiguredSpec, EngineSpec, Spec, StepSpec
 from ftreg.core.types import Problem
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class PluginHost:
         """Return the error for a contribution that broke its contract, with its plugin and distribution."""
         return broken(self.provider(spec), f"{spec.what} {spec.name}: {problem}")
 
-    def config_model(self, spec: MethodSpec | StepSpec) -> type[BaseModel]:
+    def config_model(self, spec: ConfiguredSpec) -> type[BaseModel]:
         """Import the pydantic model ``spec.config``; raise as ``load`` does."""
         from pydantic import BaseModel
 
@@ -200,8 +200,8 @@ class PluginHost:
             raise self.broken(spec, f"its config {spec.config} has the field {taken[0]!r}, which is a key of recipes")
         return model
 
-    def configure(self, spec: MethodSpec | StepSpec, values: Mapping[str, Any], *, where: str) -> BaseModel:
-        """Validate the settings of a method or step with its own model.
+    def configure(self, spec: ConfiguredSpec, values: Mapping[str, Any], *, where: str) -> BaseModel:
+        """Validate the settings of a method, step or metric with its own model.
 
         Raises:
             RecipeError: A setting is unknown or has an invalid value.
