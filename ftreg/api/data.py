@@ -33,7 +33,7 @@ class DataReport:
         format: Its row format.
         rows: How many rows it has.
         bad: The rows that cannot be used.
-        warnings: What is likely to spoil a training although the rows can be used.
+        warnings: Findings about usable rows that may harm training.
     """
 
     path: Path
@@ -94,7 +94,7 @@ def check(
     registry: Registry | None = None,
     progress: Progress | None = None,
 ) -> DataReport:
-    """Find every row of ``path`` that cannot be used, and what is likely to spoil a training.
+    """Find every row of ``path`` that cannot be used, and whatever else may harm training.
 
     Args:
         path: A JSONL, JSON, CSV or Parquet file.

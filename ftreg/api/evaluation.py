@@ -14,12 +14,12 @@ from ftreg.api.opening import opened
 from ftreg.core.types import AnsweredPrompt, Progress
 from ftreg.pipeline import evaluations
 from ftreg.pipeline import held_out as choosing
-from ftreg.pipeline.evaluations import Evaluation
+from ftreg.pipeline.evaluations import Evaluation, MetricResult
 from ftreg.pipeline.held_out import HeldOut
 from ftreg.pipeline.metrics import choose_metrics
 from ftreg.registry import Registry
 
-__all__ = ["Comparison", "Evaluation", "SideBySide", "compare", "evaluate", "held_out"]
+__all__ = ["Comparison", "Evaluation", "MetricResult", "SideBySide", "compare", "evaluate", "held_out"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ def compare(
         MissingExtra: A metric or the engine needs a package that is not installed.
     """
     with opened(registry, progress) as context:
+        for ref in refs:
+            evaluations.check_evaluable(context, ref, engine=engine)
         calls = choose_metrics(context.host, metrics, settings)
         examples = held_out(refs, data, split=split, limit=limit, registry=context.registry)
         results = {}

@@ -1,4 +1,4 @@
-"""Experiments: follows the A/B experiment of a deployment, changes its weights, and acts on its result."""
+"""Experiments: follows the A/B experiment of a deployment, changes its weights, and promotes or rolls back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def status(name: str, *, experiment: str | None = None, db: Path | None = None) 
 def report(name: str, *, experiment: str | None = None, db: Path | None = None) -> Report:
     """Return the figures of the variants, what may be concluded from them, and a verdict; arguments as for ``status``.
 
-    It may be asked for as often as one likes: the intervals hold at all times together.
+    It may be read at any time and as often as you like: the confidence intervals stay valid.
     """
     from ftreg.serving.experiment.history import find
     from ftreg.serving.experiment.report import make_report
@@ -53,7 +53,8 @@ def set_weights(
 ) -> dict[str, Any]:
     """Change the weights of variants on the running server at ``url``; return the experiment as it is then.
 
-    Variants that are not named keep their weight. As few users as possible change over, and no request fails.
+    Variants that are not named keep their weight. As few users as possible move to another variant, and no request
+    fails.
 
     Args:
         name: The deployment.
@@ -124,7 +125,7 @@ def rollback(
 def weights_in_force(deployment: Deployment) -> Mapping[str, float] | None:
     """Return the shares by reference that servers on this machine would deal by, if they differ from the deployment's.
 
-    An experiment of the same versions that was served here before goes on with the weights on record.
+    An experiment with the same versions that was served here before continues with its recorded weights.
     """
     from ftreg.serving.deployment import RECORD, state_folder
     from ftreg.serving.experiment.history import read

@@ -63,7 +63,7 @@ def settings(name: str, host: PluginHost) -> list[Setting]:
     for step in host.specs(StepSpec):
         if step.name == name:
             return list(describe(host.config_model(step).model_json_schema()))
-    raise UnknownName("method, step, metric or section with settings", name, names(host))
+    raise UnknownName("method, step, metric or section", name, names(host))
 
 
 def describe(schema: Mapping[str, Any], prefix: str = "") -> Iterator[Setting]:

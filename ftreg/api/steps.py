@@ -11,10 +11,11 @@ from typing import Any
 from ftreg.api.opening import opened
 from ftreg.context import Context
 from ftreg.core.errors import InputError
+from ftreg.core.host import PluginHost
 from ftreg.core.names import check_name
 from ftreg.core.recipe import apply_settings
 from ftreg.core.specs import StepSpec
-from ftreg.core.types import ADAPTER, Progress, Version
+from ftreg.core.types import ADAPTER, CHECKPOINT, Progress, Version
 from ftreg.pipeline.steps import apply_step
 from ftreg.registry import Registry
 
@@ -90,10 +91,13 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
 
     Raises:
         InputError: ``to`` exists already.
+        UnknownName: No step exports to ``format``.
     """
     if to is not None and Path(to).exists():
         raise InputError("exists already", where=f"to: {to}", hint="Name a folder that does not exist yet.")
     with opened(options.pop("registry", None), options.pop("progress", None)) as context:
+        if format is not None and format not in (known := export_formats(context.host)):
+            raise context.host.unknown("export format", format, known, where="format")
         if to is not None and format is None:
             version = context.registry.get(_merged(context, ref) if options.get("merge") else ref)
         else:
@@ -101,6 +105,15 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
         if to is not None:
             _copy_out(context.registry.source(version.digest).path, Path(to))
         return version
+
+
+def export_formats(host: PluginHost) -> list[str]:
+    """Return the formats that ``export`` can write: the steps that turn a checkpoint into files of another kind."""
+    return [
+        spec.name
+        for spec in host.specs(StepSpec)
+        if CHECKPOINT in spec.accepts and spec.produces not in (CHECKPOINT, ADAPTER)
+    ]
 
 
 def _merged(context: Context, ref: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.api.opening import opened
+from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
 from ftreg.core.recipe import Recipe, apply_settings, parse_recipe, read_recipe
 from ftreg.core.types import Progress, Version
@@ -43,21 +44,25 @@ class TrainingFigures:
     plot: Path | None
 
 
-def load_recipe(recipe: RecipeLike, settings: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    recipe: RecipeLike, settings: Mapping[str, Any] | None = None, *, host: PluginHost | None = None
+) -> Recipe:
     """Read a recipe from a file or a mapping, put ``settings`` in, and validate it.
 
     Args:
         recipe: A file or a mapping. Paths in a file are relative to the file.
         settings: Values by dotted key, such as ``{"lora.rank": 32}``; they replace those of the recipe.
+        host: The plugins, whose settings are suggested for an unknown key; None for ftreg's own keys only.
 
     Raises:
         RecipeError: The recipe does not validate.
     """
+    model_of = host.settings_model if host is not None else None
     if isinstance(recipe, Mapping):
-        return parse_recipe(apply_settings(_with_data_section(recipe), settings or {}))
+        return parse_recipe(apply_settings(_with_data_section(recipe), settings or {}), model_of=model_of)
     path = Path(recipe)
     raw = _relative_to(_with_data_section(read_recipe(path)), path.parent)
-    return parse_recipe(apply_settings(raw, settings or {}), where=str(path))
+    return parse_recipe(apply_settings(raw, settings or {}), where=str(path), model_of=model_of)
 
 
 def plan(
@@ -75,7 +80,7 @@ def plan(
     """
     with opened(registry, progress) as context:
         where = "recipe" if isinstance(recipe, Mapping) else str(recipe)
-        return make_plan(context.host, load_recipe(recipe, settings), where=where)
+        return make_plan(context.host, load_recipe(recipe, settings, host=context.host), where=where)
 
 
 def preview(
@@ -121,7 +126,7 @@ def train(
     Args:
         recipe: A file or a mapping.
         settings: Values by dotted key, which replace those of the recipe.
-        resume: Go on from the last checkpoint of the same run, which was interrupted.
+        resume: Resume from the last checkpoint of the same run, which was interrupted.
         registry: Where to read and publish; by default the default registry.
         progress: Where to report progress.
     """

@@ -1,17 +1,14 @@
-"""Commands and groups: help that ends with examples, and errors that name options."""
+"""Commands and groups: help that ends with examples, and errors that speak of commands."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from ftreg.cli.wording import speak_of_commands
 from ftreg.core.errors import FtregError, UnknownName
-
-_ARGUMENT = re.compile(r"`(\w+)(?:=\w+)?`")
 
 
 class Command(click.Command):
@@ -38,11 +35,11 @@ class Command(click.Command):
                     formatter.write("".join(f"{' ' * formatter.current_indent}{line}\n" for line in lines))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that speaks of a Python argument is made to speak of the option."""
+        """Run the command; an error that speaks of Python is made to speak of commands and options."""
         try:
             return super().invoke(ctx)
         except FtregError as error:
-            speak_of_options(error, ctx)
+            speak_of_commands(error, ctx)
             raise
 
 
@@ -73,31 +70,3 @@ class Group(click.Group):
             if args[0] not in known:
                 raise UnknownName("command", args[0], known, hint=f"See: {ctx.command_path} --help")
         return super().resolve_command(ctx, args)
-
-
-def speak_of_options(error: FtregError, ctx: click.Context) -> None:
-    """Make an error of ``ftreg.api`` name this command's options in the place of Python's arguments.
-
-    ``where="split"`` becomes ``--split``, and `` `data` `` or `` `merge=True` `` in a message or hint become ``--data``
-    and ``--merge``. The parameters of commands are called as the functions' arguments for this reason.
-    """
-    contexts = (ctx.find_root(), ctx)
-    flags = {param.name: _flag(param) for one in contexts for param in one.command.params if param.name}
-    name, colon, rest = (error.where or "").partition(": ")
-    # What a recipe says has the same names as options: only what was typed becomes an option then.
-    typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    if name in flags and (typed or not ctx.params.get("recipe")):
-        error.where = f"{flags[name]}{' ' if colon else ''}{rest}"
-    error.message = _replace(error.message, flags)
-    error.hint = error.hint and _replace(error.hint, flags)
-
-
-def _replace(text: str, flags: dict[str, str]) -> str:
-    return _ARGUMENT.sub(lambda found: flags.get(found[1], found[0]), text)
-
-
-def _flag(param: click.Parameter) -> str:
-    """How a parameter is typed: ``--split``, or ``REF`` for an argument."""
-    if isinstance(param, click.Argument):
-        return param.human_readable_name
-    return next((opt for opt in param.opts if opt.startswith("--")), param.opts[0])

@@ -45,6 +45,13 @@ def complete_plugins(what: str) -> Completer:
     return complete
 
 
+def complete_formats(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+    """Complete an export format."""
+    from ftreg.api.steps import export_formats
+
+    return [CompletionItem(name) for name in export_formats(_host(ctx)) if name.startswith(incomplete)]
+
+
 def complete_settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
     """Complete the keys of ``--set``, and after ``KEY=`` the values if there is a list of them."""
     with suppress(FtregError):

@@ -71,7 +71,7 @@ def _where(session: Session, base: str | None) -> dict[str, Any]:
 @_data_options
 @click.pass_obj
 def check(session: Session, /, path: Path, base: str | None, as_json: bool, **options: Any) -> None:
-    """Name every row of PATH that cannot be used, and what is likely to spoil a training.
+    """List every row of PATH that cannot be used, and warn about data that may harm training.
 
     The exit code is 2 if a row is bad. With --base, what the model's tokenizer and chat template make of the rows is
     checked too.
@@ -90,7 +90,7 @@ def check(session: Session, /, path: Path, base: str | None, as_json: bool, **op
             session.print(f"{path}: {report.rows} rows, format {report.format}, all can be used")
     if report.bad:
         bad = len(report.bad)
-        raise DataError(f"{bad} of {report.rows} rows cannot be used", where=str(path), hint="Mend or remove them.")
+        raise DataError(f"{bad} of {report.rows} rows cannot be used", where=str(path), hint="Correct or remove them.")
 
 
 @command.command(

@@ -36,9 +36,9 @@ def _read_variants(ctx: click.Context, param: click.Parameter, texts: Sequence[s
               help="A version and its share of the requests; the first one is the control.",
               shell_complete=complete_weights)  # fmt: skip
 @click.option("--shadow", "shadows", metavar="REF", multiple=True, shell_complete=complete_refs,
-              help="A version that runs on every request too, and whose answers are discarded.")  # fmt: skip
+              help="A version that also runs on every request; its answers are discarded.")  # fmt: skip
 @click.option("--engine", help="Engine to run the versions with.", shell_complete=complete_plugins("engine"))
-@click.option("--gpu", "gpus", type=click.IntRange(0), help="GPUs to ask for.")
+@click.option("--gpu", "gpus", type=click.IntRange(0), help="GPUs to request.")
 @click.option("--file", "-f", type=click.Path(path_type=Path, dir_okay=False),
               help="A deployment.yaml; options replace what it says.")  # fmt: skip
 @json_option
@@ -46,8 +46,8 @@ def _read_variants(ctx: click.Context, param: click.Parameter, texts: Sequence[s
 def deploy(session: Session, /, as_json: bool, shadows: tuple[str, ...], **options: Any) -> None:
     """Package versions as the deployment NAME: a Bento with their weights, a router and an OpenAI-compatible API.
 
-    Users are assigned to the variants by weight, each user to one variant for good. What is packaged are digests: it
-    does not change when names and aliases move on.
+    Users are assigned to the variants by weight, and each user stays with one variant. Versions are packaged by digest,
+    so the deployment does not change when aliases move or new versions are published.
     """
     from ftreg.api import deployments
 
@@ -111,6 +111,6 @@ def _tell_weights_in_force(session: Session, deployment: Deployment) -> None:
         now = ", ".join(f"{ref} {share:.1%}" for ref, share in shares.items())
         wanted = " ".join(f"{ref}={weight:g}" for ref, weight in deployment.weights.items())
         session.progress.say(
-            f"the experiment of these versions goes on with the weights on record: {now}\n"
+            f"the experiment with these versions continues with the recorded weights: {now}\n"
             f"  To change them, once it runs: ftreg experiment set {deployment.name} {wanted}"
         )

@@ -38,7 +38,7 @@ def _options(command: CommandT) -> CommandT:
             help="A metric to compute beside those that are always computed; may be given again.",
             shell_complete=complete_plugins("metric"),
         ),
-        click.option("--limit", type=click.IntRange(1), help="Use only the first so many examples."),
+        click.option("--limit", type=click.IntRange(1), help="Use only this many examples, from the first on."),
         click.option(
             "--split", type=click.Choice(["test", "validation", "train"]), help="Which part of the dataset to use."
         ),
@@ -88,6 +88,7 @@ def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json:
     """Measure versions, and print the figures and a few answers."""
     from ftreg.api import evaluation
 
+    session.no_outcome = "no figures were recorded"
     comparison = evaluation.compare(refs, **options, **session.api_arguments)
     examples = comparison.telling_examples(answers)
     if as_json:

@@ -1,4 +1,4 @@
-"""``ftreg experiment``: watch an experiment, change its weights, and act on what it has found."""
+"""``ftreg experiment``: follow an experiment, change its weights, and promote or roll back."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def record_options(command: CommandT) -> CommandT:
     for option in (
         json_option,
         click.option(
-            "--db", type=click.Path(path_type=Path), help="The record, if this machine's servers do not keep it."
+            "--db", type=click.Path(path_type=Path), help="The record; by default this machine's servers' own."
         ),
         click.option(
             "--experiment", metavar="ID|NAME",
-            help="An experiment of the record, by its id, the id's beginning, or its name; by default the last served.",
+            help="An experiment of the record, by id, the start of its id, or name; by default the last served.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -38,7 +38,7 @@ def record_options(command: CommandT) -> CommandT:
 
 @click.group(cls=Group)
 def command() -> None:
-    """Watch the experiment of the deployment NAME, change its weights, and act on what it has found.
+    """Follow the experiment of the deployment NAME, change its weights, and promote or roll back.
 
     The record is experiment.db in the state folder of the deployment's servers. It keeps all experiments of NAME.
     """
@@ -69,7 +69,7 @@ def status_command(session: Session, /, name: str, as_json: bool, **record: Any)
 def report_command(session: Session, /, name: str, as_json: bool, **record: Any) -> None:
     """Show the figures of the variants, what may be concluded from them, and a verdict.
 
-    It may be looked at as often as one likes: the intervals hold at all times together.
+    It may be read at any time and as often as you like: the confidence intervals stay valid.
     """
     from ftreg.api import experiments
     from ftreg.cli.experiment_tables import show_report
@@ -90,13 +90,15 @@ def _read_weights(ctx: click.Context, param: click.Parameter, texts: Sequence[st
 @click.argument("weights", metavar="REF=WEIGHT...", nargs=-1, required=True, callback=_read_weights,
                 shell_complete=complete_weights)  # fmt: skip
 @click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="Where the server answers.")
-@click.option("--token", envvar="FTREG_ADMIN_TOKEN", help="The server's admin token; by default the one it has stored.")
+@click.option(
+    "--token", envvar="FTREG_ADMIN_TOKEN", help="The server's admin token; by default the one stored on this machine."
+)
 @json_option
 @click.pass_obj
 def set_command(session: Session, /, name: str, as_json: bool, **options: Any) -> None:
     """Change weights on the running server; variants that are not named keep theirs.
 
-    As few users as possible change over, and no request fails. The token may also be in $FTREG_ADMIN_TOKEN.
+    As few users as possible move to another variant, and no request fails. The token may also be in $FTREG_ADMIN_TOKEN.
     """
     from ftreg.api import experiments
 
@@ -148,7 +150,9 @@ def _show_decision(session: Session, decision: Decision, *, as_json: bool) -> No
             | version_facts(session, version)
         )
         return
-    session.progress.say(f"{version.name}@{alias} is {version.ref}" + (", forced" if decision.forced else ""))
+    session.progress.say(
+        f"{version.name}@{alias} now points to {version.ref}" + (", forced" if decision.forced else "")
+    )
     for holder in decision.removed:
-        session.progress.say(f"{holder.name}@{alias} was {holder.ref}, and is removed")
+        session.progress.say(f"{holder.name}@{alias} pointed to {holder.ref} and was removed")
     session.progress.say("running servers keep their weights; ftreg experiment set changes them")

@@ -19,9 +19,9 @@ _USAGE = ["requests", "errors", "p50 s", "p95 s", "first token s", "tokens"]
 def show_status(session: Session, status: Status) -> None:
     """Print the variants, the requests, the epochs, and the record's other experiments."""
     session.table(
-        ["version", "weight", "share", "units", "requests"],
-        [[one.ref, f"{one.weight:g}", f"{one.share:.1%}", one.units, one.requests] for one in status.variants],
-        right=["weight", "share", "units", "requests"],
+        ["version", "weight", "share", "users", "requests"],
+        [[one.ref, f"{one.weight:g}", f"{one.share:.1%}", one.users, one.requests] for one in status.variants],
+        right=["weight", "share", "users", "requests"],
     )
     routes = ", ".join(f"{count} {route}" for route, count in status.requests.items())
     session.print(f"\nexperiment {status.experiment} ({status.id}): {routes or 'no'} requests")
@@ -45,7 +45,7 @@ def _moment(at: float) -> str:
 def show_report(session: Session, report: Report) -> None:
     """Print the variants, the comparisons, pinned and shadow requests, and the verdict."""
     _show_figures(
-        session, [*_USAGE, "units", "expected", "observed", "rated", "score"], [_arm_row(arm) for arm in report.arms]
+        session, [*_USAGE, "users", "expected", "observed", "rated", "score"], [_arm_row(arm) for arm in report.arms]
     )
     if report.comparisons:
         session.print("")
@@ -89,7 +89,7 @@ def _arm_row(arm: Arm) -> Sequence[Any]:
     found = arm.score
     score = None if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
     shares = [f"{arm.expected_share:.1%}", None if arm.observed_share is None else f"{arm.observed_share:.1%}"]
-    return [arm.usage.ref, *_usage_cells(arm.usage), arm.units, *shares, arm.rated, score]
+    return [arm.usage.ref, *_usage_cells(arm.usage), arm.users, *shares, arm.rated, score]
 
 
 def _apart_row(usage: VariantUsage) -> Sequence[Any]:

@@ -29,7 +29,7 @@ from ftreg.cli.session import Session, json_option
 def command(session: Session, name: str, data: Path, settings: dict[str, Any], seed: int, as_json: bool) -> None:
     """Create an untrained base model called NAME, with a byte-level BPE tokenizer of its own.
 
-    Its size is set with --set. Pre-train it with the method full.
+    Its size is set with --set. Pre-train it with `ftreg train --method full`.
     """
     from ftreg.api import training
 

@@ -10,6 +10,7 @@ from ftreg import __version__
 from ftreg.cli.command import Group
 from ftreg.cli.commands import COMMANDS
 from ftreg.cli.session import Session
+from ftreg.cli.wording import speak_of_commands
 from ftreg.core.errors import FtregError
 from ftreg.core.guard import resolve_import
 from ftreg.core.signals import Terminated, raising_when_terminated
@@ -69,12 +70,13 @@ def _leave_out(ctx: click.Context, _: click.Parameter, names: tuple[str, ...]) -
 @click.option("--home", metavar="DIR", help="Registry to use instead of $FTREG_HOME.")
 @click.option(
     "--no-plugin",
+    "disabled",
     metavar="NAME",
     multiple=True,
     is_eager=True,
     expose_value=False,
     callback=_leave_out,
-    help="Leave a plugin out; may be given again.",
+    help="Leave a plugin out; can be repeated.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
@@ -103,9 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as error:  # click turns the former into the latter
         cause = error.__cause__ or error
-        published = ", ".join(session.published)
-        done = f"published before that: {published}" if published else "nothing was published"
-        session.fail(f"{'terminated' if isinstance(cause, Terminated) else 'interrupted'}; {done}")
+        session.fail(f"{'terminated' if isinstance(cause, Terminated) else 'interrupted'}; {session.outcome}")
         sys.exit(cause.exit_code if isinstance(cause, Terminated) else 130)
     except BrokenPipeError:
         sys.exit(1)
@@ -113,5 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         known = session.explain(error)
         if session.debug:
             raise
+        if isinstance(known, FtregError):
+            speak_of_commands(known, click.Context(cli))
         session.fail(str(known))
         sys.exit(known.exit_code if isinstance(known, FtregError) else 1)

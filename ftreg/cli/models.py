@@ -35,8 +35,8 @@ def command() -> None:
 )
 @click.option("--name", help="Only versions of this name.")
 @click.option("--kind", help="Only this kind, such as checkpoint, adapter, onnx or dataset.")
-@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="Only with this tag; may be given again.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="Only with this tag; can be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many.")
 @json_option
 @click.pass_obj
 def list_command(
@@ -62,7 +62,7 @@ def list_command(
         optional=["created (UTC)", "made by", "tags"],
     )
     if len(found) == limit < registry.count():
-        session.progress.say(f"the newest {limit}; --limit shows more")
+        session.progress.say(f"only the newest {limit} are shown; --limit shows more")
 
 
 def _row(version: Summary) -> list[str]:
@@ -92,7 +92,7 @@ def show_command(session: Session, ref: str, as_json: bool) -> None:
 @command.command("log", examples=["ftreg models log", "ftreg models log support-bot --at 2026-03-03"])
 @click.argument("name", required=False, shell_complete=complete_refs)
 @click.option("--at", metavar="DATE", help="Show where the aliases of NAME pointed at that time, such as 2026-03-03.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Show at most this many.")
 @json_option
 @click.pass_obj
 def log_command(session: Session, name: str | None, at: str | None, limit: int, as_json: bool) -> None:
@@ -143,7 +143,7 @@ def _aliases_at(session: Session, name: str, at: str) -> list[Event]:
 )
 @_ref_argument
 @click.argument("tags", metavar="KEY=VALUE...", nargs=-1)
-@click.option("--remove", metavar="KEY", multiple=True, help="Remove a tag; may be given again.")
+@click.option("--remove", metavar="KEY", multiple=True, help="Remove a tag; can be repeated.")
 @json_option
 @click.pass_obj
 def tag_command(session: Session, ref: str, tags: tuple[str, ...], remove: tuple[str, ...], as_json: bool) -> None:
@@ -183,7 +183,7 @@ def _refuse_tag_first(arguments: Sequence[str]) -> NoReturn:
 @json_option
 @click.pass_obj
 def alias_command(session: Session, ref: str, alias: str, remove: bool, as_json: bool) -> None:
-    """Point ALIAS, such as champion, at REF. Gates of plugins may refuse."""
+    """Point ALIAS, such as champion, at REF. Plugins' gates may refuse."""
     registry = session.registry
     _refuse_swapped(registry, ref, alias)
     if remove:
@@ -194,7 +194,7 @@ def alias_command(session: Session, ref: str, alias: str, remove: bool, as_json:
     else:
         version = registry.set_alias(ref, alias)
         facts = version_facts(session, version) | {"name": version.name, "alias": alias}
-        told = f"{version.name}@{alias} is {version.ref}"
+        told = f"{version.name}@{alias} now points to {version.ref}"
     if as_json:
         session.json(facts)
     else:
@@ -228,7 +228,7 @@ def delete_command(session: Session, ref: str, force: bool, as_json: bool) -> No
         session.json(facts | {"deleted": True, "kept_for": kept_for})
     else:
         bytes_are = f"its bytes are kept for {', '.join(kept_for)}" if kept_for else "ftreg gc frees its bytes"
-        session.progress.say(f"{version.ref} is deleted; {bytes_are}")
+        session.progress.say(f"{version.ref} was deleted; {bytes_are}")
 
 
 def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:
@@ -273,9 +273,9 @@ def _action(session: Session, event: Event, ref: str | None) -> str:
         case "untagged":
             return f"untagged {detail['key']}"
         case "gate_enlisted":
-            return f"is guarded by gate {detail['plugin']} ({detail['distribution']}): {detail['hook']}"
+            return f"is guarded by plugin {detail['plugin']} ({detail['distribution']}): {detail['hook']}"
         case "gate_released":
-            return f"is no longer guarded by gate {detail['plugin']}"
+            return f"is no longer guarded by plugin {detail['plugin']}"
         case "evidence":
             return f"{detail['type']} recorded" + (f" for {event.ref}, the same digest" if event.ref != ref else "")
         case action:

@@ -27,7 +27,7 @@ def set_option(command: CommandT) -> CommandT:
         multiple=True,
         callback=_read_settings,
         shell_complete=complete_settings,
-        help="Change a setting; may be given again.",
+        help="Change a setting; can be repeated.",
     )(command)
 
 
@@ -43,7 +43,7 @@ def _read_settings(ctx: click.Context, param: click.Parameter, values: Sequence[
             raise InputError(f"{value!r} is not a setting", where="--set", hint="Write --set train.epochs=3")
         if key in settings:
             raise InputError(f"{key!r} is set twice", where="--set", hint="Keep one of the two.")
-        settings[key] = read_setting(key, text)
+        settings[key] = read_setting(text, where=f"--set {key}")
     return settings
 
 
@@ -55,7 +55,7 @@ def column_option(command: CommandT) -> CommandT:
         metavar="FIELD=COLUMN",
         multiple=True,
         callback=_read_columns,
-        help="Read a field of the row format from this column, such as prompt=Question; may be given again.",
+        help="Read a field of the row format from this column, such as prompt=Question; can be repeated.",
     )(command)
 
 
@@ -64,7 +64,9 @@ def _read_columns(ctx: click.Context, param: click.Parameter, values: tuple[str,
     for value in values:
         field, _, column = value.partition("=")
         if not field or not column:
-            raise InputError(f"{value!r} names no column", where="--column", hint="Write --column prompt=Question")
+            raise InputError(
+                f"{value!r} does not name a column", where="--column", hint="Write --column prompt=Question"
+            )
         if field in columns:
             raise InputError(f"{field!r} is given twice", where="--column", hint="Keep one of the two.")
         columns[field] = column
@@ -84,7 +86,9 @@ def read_weights(
             weight = math.nan
         if not ref or not math.isfinite(weight) or weight < smallest:
             raise InputError(
-                f"{text!r} gives no weight", where=where, hint="Write REF=WEIGHT, such as support-bot:1=80"
+                f"{text!r} has no usable weight",
+                where=where,
+                hint="Write REF=WEIGHT, such as support-bot:1=80",
             )
         if ref in weights:
             raise InputError(f"{ref!r} is given twice", where=where, hint="Keep one of the two.")
@@ -110,7 +114,7 @@ def show_versions(session: Session, versions: Sequence[Version], *, as_json: boo
         session.json(facts if len(facts) != 1 else facts[0])
         return
     session.table(
-        ["version", "kind", "size", "digest", "parity with its source"],
+        ["version", "kind", "size", "digest", "vs. source"],
         [[v.ref, v.kind, human_size(v.size), v.digest[:15], parity_line(session, v.digest)] for v in versions],
         right=["size"],
         optional=["digest"],

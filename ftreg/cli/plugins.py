@@ -69,7 +69,7 @@ def info(session: Session, name: str, as_json: bool) -> None:
     specs = [spec for spec in _all_specs(host) if spec.name == name]
     if not plugins and not specs:
         known = {plugin.name for plugin in host.plugins} | {spec.name for spec in _all_specs(host)}
-        raise UnknownName("plugin, nor anything that one provides,", name, known)
+        raise UnknownName("plugin or contribution", name, known)
     facts = [{"what": "plugin", **asdict(plugin)} for plugin in plugins] + [_facts(host, spec) for spec in specs]
     if as_json:
         session.json(facts)
@@ -94,7 +94,7 @@ def release(session: Session, name: str, as_json: bool) -> None:
     if as_json:
         session.json([asdict(gate) for gate in session.registry.gates()])
     else:
-        session.progress.say(f"gate {name} no longer guards {session.registry.home}")
+        session.progress.say(f"the gate of plugin {name} no longer guards {session.registry.home}")
 
 
 def _list_kind(session: Session, kind: type[Spec], as_json: bool) -> None:

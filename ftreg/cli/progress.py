@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ftreg.cli.wording import in_commands
+
 _SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -68,8 +70,8 @@ class ConsoleProgress:
             self._bar = None
 
     def say(self, message: str) -> None:
-        """Write a line above the bar."""
-        self._console.print(escape(message), style="dim")
+        """Write a line above the bar; what it says of Python, in the words of the command line."""
+        self._console.print(escape(in_commands(message)), style="dim")
 
 
 def _short(value: float | str) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ftreg.cli.command import Command
-from ftreg.cli.options import set_option, show_versions
+from ftreg.cli.options import set_option, show_versions, version_facts
 from ftreg.cli.session import Session, json_option
-from ftreg.cli.train import show_preview
+from ftreg.cli.train import show_figures, show_preview
 
 
 @click.command(
@@ -21,7 +22,7 @@ from ftreg.cli.train import show_preview
 @click.argument("recipe", type=click.Path(path_type=Path))
 @set_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be done.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the interrupted training.")
+@click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the interrupted training.")
 @click.option("--accept", is_flag=True, help="Publish results that are further from their source than allowed.")
 @json_option
 @click.pass_obj
@@ -30,13 +31,21 @@ def command(
 ) -> None:
     """Run a RECIPE: train, then apply its steps.
 
-    The whole recipe is checked before anything starts. What was done before, with the same inputs and settings, is
-    reused: running again after a failure goes on where it stopped.
+    The whole recipe is checked before anything starts. Work that was done before with the same inputs and settings is
+    reused, so running a recipe again after a failure continues where it stopped.
     """
     from ftreg.api import training
 
     if dry_run:
         show_preview(session, training.preview(recipe, settings=settings, **session.api_arguments), as_json=as_json)
-    else:
-        versions = training.run(recipe, settings=settings, **options, **session.api_arguments)
-        show_versions(session, versions, as_json=as_json)
+        return
+    versions = training.run(recipe, settings=settings, **options, **session.api_arguments)
+    figures = training.training_figures(versions[0].ref, registry=session.registry)
+    if as_json:
+        trained, *others = [version_facts(session, version) for version in versions]
+        trained["training"] = asdict(figures) if figures else None
+        session.json([trained, *others] if others else trained)
+        return
+    show_versions(session, versions, as_json=False)
+    if figures is not None:
+        show_figures(session, figures)

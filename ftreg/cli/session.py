@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ftreg.cli.commands import COMMANDS
-from ftreg.core.errors import FtregError
+from ftreg.core.errors import FtregError, PluginError
 from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
 from ftreg.core.specs import CommandSpec
@@ -34,6 +34,7 @@ class Session:
         self.disabled_plugins: tuple[str, ...] = ()
         self.debug = False
         self.plugin_command: CommandSpec | None = None
+        self.no_outcome = "nothing was published"
 
     @cached_property
     def host(self) -> PluginHost:
@@ -79,10 +80,14 @@ class Session:
         return {"registry": self.registry, "progress": self.progress}
 
     @property
-    def published(self) -> tuple[str, ...]:
-        """References of the versions that this run of the command line has published."""
-        registry = self.__dict__.get("registry")
-        return () if registry is None else registry.published
+    def outcome(self) -> str:
+        """What this run of the command line has added to the registry, for the message about an interruption."""
+        registry: Registry | None = self.__dict__.get("registry")
+        if registry is not None and registry.published:
+            return f"published before that: {', '.join(registry.published)}"
+        if registry is not None and registry.documented:
+            return f"evidence recorded before that: {', '.join(registry.documented)}"
+        return self.no_outcome
 
     def close(self) -> None:
         """Close the registry, if it was opened."""
@@ -108,7 +113,7 @@ class Session:
         for line in table.lines:
             self.print(line)
         if table.dropped:
-            self.progress.say(f"left out for lack of room: {', '.join(table.dropped)}; --json shows all")
+            self.progress.say(f"columns that do not fit were left out: {', '.join(table.dropped)}; --json shows all")
 
     def print(self, text: str, style: str | None = None) -> None:
         """Print a line of facts unchanged: brackets are not markup, and nothing is wrapped or cut."""
@@ -127,13 +132,16 @@ class Session:
         fault = fault_of(error, Path(self.home or "."))
         if fault is not None:
             return fault
-        if isinstance(error, FtregError):
+        if isinstance(error, FtregError) and not isinstance(error, PluginError):
             return error
-        if self.plugin_command is not None:
-            return self.host.broken(self.plugin_command, f"it raised {type(error).__name__}: {error}")
-        return FtregError(
-            f"{type(error).__name__}: {error}", hint="This is a bug in ftreg; `ftreg --debug ...` shows where."
-        )
+        if isinstance(error, PluginError):
+            known: FtregError = error
+        elif self.plugin_command is not None:
+            known = self.host.broken(self.plugin_command, f"it raised {type(error).__name__}: {error}")
+        else:
+            known = FtregError(f"{type(error).__name__}: {error}", hint="This is a bug in ftreg.")
+        known.hint = f"{known.hint or ''} ftreg --debug shows where it happened.".strip()
+        return known
 
 
 def json_option(command: CommandT) -> CommandT:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ftreg.cli.command import Command
-from ftreg.cli.completion import complete_plugins, complete_refs, complete_weights
+from ftreg.cli.completion import complete_formats, complete_plugins, complete_refs, complete_weights
 from ftreg.cli.options import read_weights, set_option, show_versions
 from ftreg.cli.session import Session, json_option
 
@@ -27,7 +27,7 @@ def step_options(command: CommandT) -> CommandT:
         click.option(
             "--accept", is_flag=True, help="Publish the result even if it is further from its source than allowed."
         ),
-        click.option("--name", help="Name of the result; by default the source's and the step's."),
+        click.option("--name", help="Name of the result; by default bot-merged for step merge of bot."),
         set_option,
     ):
         command = option(command)
@@ -51,7 +51,7 @@ def with_option(command: CommandT) -> CommandT:
         multiple=True,
         callback=_read_others,
         shell_complete=complete_weights,
-        help="A further version to combine with REF, and its weight, by default 1; may be given again.",
+        help="A further version to combine with REF, and its weight (by default 1); can be repeated.",
     )(command)
 
 
@@ -65,7 +65,7 @@ def with_option(command: CommandT) -> CommandT:
 @step_options
 @click.pass_obj
 def merge(session: Session, /, ref: str, as_json: bool, **options: Any) -> None:
-    """Merge the adapter REF into its base: a full checkpoint that needs no adapter."""
+    """Merge the adapter REF into its base; the result is a full checkpoint."""
     _apply(session, "merge", ref, options, as_json=as_json)
 
 
@@ -108,9 +108,9 @@ def prune(session: Session, /, ref: str, as_json: bool, **options: Any) -> None:
     examples=["ftreg export support-bot-merged --format onnx", "ftreg export support-bot:2 --to ./support-bot"],
 )
 @_ref
-@click.option("--format", help="Export format, which is the name of a step; onnx is built in.",
-              shell_complete=complete_plugins("step"))  # fmt: skip
-@click.option("--to", type=click.Path(path_type=Path), help="Copy the files, as real files, into this new folder.")
+@click.option("--format", help="What to export to; onnx is built in, plugins bring others.",
+              shell_complete=complete_formats)  # fmt: skip
+@click.option("--to", type=click.Path(path_type=Path), help="Copy the files, not links to them, into this new folder.")
 @_merge
 @step_options
 @click.pass_obj
@@ -133,7 +133,7 @@ def export(session: Session, /, ref: str, as_json: bool, **options: Any) -> None
 @step_options
 @click.pass_obj
 def apply(session: Session, /, step: str, ref: str, as_json: bool, **options: Any) -> None:
-    """Apply any STEP, a plugin's too, to the version REF."""
+    """Apply any STEP, including those of plugins, to the version REF."""
     _apply(session, step, ref, options, as_json=as_json)
 
 

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 @click.option("--data", help="Training data: a file, or a dataset in the registry.")
 @click.option("--method", help="Training method, such as full, lora, qlora or prefix; by default lora.",
               shell_complete=complete_plugins("method"))  # fmt: skip
-@click.option("--name", help="Name of the result; by default made of the data's and the method's.")
+@click.option("--name", help="Name of the result; by default the data's name and the method, such as faq-lora.")
 @column_option
 @set_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be done.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run.")
+@click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the same run.")
 @json_option
 @click.pass_obj
 def command(
@@ -57,20 +57,21 @@ def command(
 ) -> None:
     """Fine-tune a base model and register the result.
 
-    Everything can come from a RECIPE file, from options, or from both; options win. `ftreg run` does the same and then
-    applies the steps under `then:`, which this command leaves out.
+    Settings come from a RECIPE file, from options, or from both; options take precedence. Steps under `then:` are not
+    run: `ftreg run` trains in the same way and then runs them.
     """
     from ftreg.api import training
 
     given = {("data.path" if flag == "data" else flag): value for flag, value in flags.items() if value is not None}
     if recipe is None and not (flags["base"] and flags["data"]):
         missing = " and ".join(f"--{flag}" for flag in ("base", "data") if not flags[flag])
-        raise InputError(f"{missing} missing", where="ftreg train", hint="Give both, or a RECIPE file.")
+        raise InputError(f"{missing} must be given", where="ftreg train", hint="Give both, or a RECIPE file.")
     mapping = {f"data.columns.{field}": column for field, column in columns.items()}
     wanted = {**given, **mapping, **settings}
     source: Path | dict[str, Any] = recipe if recipe is not None else {}
     if dry_run:
-        show_preview(session, training.preview(source, settings=wanted, **session.api_arguments), as_json=as_json)
+        facts = training.preview(source, settings=wanted, **session.api_arguments)
+        show_preview(session, facts | {"left_out": facts.pop("then")}, as_json=as_json)
         return
     left_out = [step.spec.name for step in training.plan(source, settings=wanted, **session.api_arguments).steps]
     version = training.train(source, settings=wanted, resume=resume, **session.api_arguments)
@@ -87,7 +88,7 @@ def command(
         return
     show_versions(session, [version], as_json=False)
     if figures is not None:
-        _show_figures(session, figures)
+        show_figures(session, figures)
     _show_next(session, following)
 
 
@@ -96,11 +97,12 @@ def show_preview(session: Session, facts: Mapping[str, Any], *, as_json: bool) -
     if as_json:
         session.json(facts)
     else:
-        session.table(["", "dry run: nothing is changed"], [[key, _cell(value)] for key, value in facts.items()])
+        rows = [[key.replace("_", " "), _cell(value)] for key, value in facts.items() if value != []]
+        session.table(["", "dry run: nothing is changed"], rows)
 
 
-def _show_figures(session: Session, figures: TrainingFigures) -> None:
-    """Print the losses, and where the curves are."""
+def show_figures(session: Session, figures: TrainingFigures) -> None:
+    """Print the losses of a training run, and where its curves are."""
     line = f"\n{figures.steps} steps, training loss {figures.loss:.4f}"
     if figures.validation_loss is not None and figures.best_validation_loss is not None:
         line += f", validation loss {figures.validation_loss:.4f}"
@@ -123,8 +125,8 @@ def _next_commands(version: Version, figures: TrainingFigures | None) -> list[tu
     if figures is not None and figures.validation_loss is not None:
         commands.append((f"ftreg eval {version.ref}", "measure it on held-out examples"))
     if version.kind == "adapter" and "mergeable" in version.manifest.capabilities:
-        commands.append((f"ftreg merge {version.ref}", "make it a model of its own"))
-    return [*commands, (f"ftreg serve {version.ref}", "answer over HTTP")]
+        commands.append((f"ftreg merge {version.ref}", "merge it into its base: a standalone model"))
+    return [*commands, (f"ftreg serve {version.ref}", "serve it over HTTP")]
 
 
 def _run_command(recipe: Path | None, settings: Mapping[str, Any]) -> str:

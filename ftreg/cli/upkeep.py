@@ -12,6 +12,7 @@ import click
 from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_refs
 from ftreg.cli.session import Session, human_size, json_option, moment
+from ftreg.cli.wording import in_commands
 
 if TYPE_CHECKING:
     from ftreg.registry import GcReport
@@ -50,9 +51,9 @@ def verify(session: Session, ref: str | None, quick: bool, rebuild: bool, as_jso
         session.json(asdict(report) | {"ok": report.ok})
     else:
         for damage in report.damages:
-            session.print(f"{damage.where}\n  {damage.problem}\n  {damage.hint}")
+            session.print(f"{damage.where}\n  {damage.problem}\n  {in_commands(damage.hint)}")
         looked = "looked at" if quick else "hashed"
-        verdict = "all is well" if report.ok else f"{len(report.damages)} damaged"
+        verdict = "no damage" if report.ok else f"{len(report.damages)} damaged"
         counts = f"{report.versions} versions, {report.files} files, {human_size(report.size)} {looked}"
         session.print(f"{counts}: {verdict}")
     if not report.ok:
@@ -71,7 +72,7 @@ def _rebuild(session: Session) -> None:
 @click.command(cls=Command, examples=["ftreg gc --dry-run", "ftreg gc --grace 7d --runs"])
 @click.option("--runs", is_flag=True, help="Free the checkpoints of unfinished trainings too, which ends --resume.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be freed.")
-@click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep what was written since: 30m, 7d.")
+@click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep newer files; such as 30m or 7d.")
 @json_option
 @click.pass_obj
 def gc(session: Session, runs: bool, dry_run: bool, grace: float, as_json: bool) -> None:
@@ -97,8 +98,8 @@ def gc(session: Session, runs: bool, dry_run: bool, grace: float, as_json: bool)
         )
     if any(run.state == "unfinished" for run in report.kept_runs):
         session.print(
-            "An unfinished training goes on with its command and --resume. To give it up: ftreg gc --runs, which frees "
-            "what was not written to within the grace period."
+            "To continue an unfinished training, add --resume to its command. To give it up: ftreg gc --runs, which "
+            "frees what was not written to within the grace period."
         )
 
 

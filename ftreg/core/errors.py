@@ -69,7 +69,7 @@ class UnknownName(InputError):
             hint = f"Did you mean {' or '.join(near)}?"
         elif hint is None and names:
             hint = f"Known: {', '.join(names[:20])}."
-        super().__init__(f"no {what} is called {name!r}", where=where, hint=hint)
+        super().__init__(f"no {what} named {name!r}", where=where, hint=hint)
         self.name = name
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import metadata
+from traceback import walk_tb
+from types import TracebackType
 
 from ftreg.core.errors import MissingExtra
 from ftreg.core.requirements import Requirement
@@ -19,7 +21,17 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtra | None:
     if not bringing:
         return None
     smallest = min(bringing, key=len)
-    return MissingExtra("this", package, smallest[0].install)
+    return MissingExtra(_what_needs_it(error.__traceback__), package, smallest[0].install)
+
+
+def _what_needs_it(trace: TracebackType | None) -> str:
+    """Return the function of ``ftreg.api`` that was called, as code; the module that imports if none was."""
+    frames = [frame for frame, _ in walk_tb(trace)]
+    names = [(str(frame.f_globals.get("__name__")), frame.f_code.co_name) for frame in frames]
+    for module, function in names:
+        if module.startswith("ftreg.api.") and module != "ftreg.api.opening":
+            return f"`{module}.{function}()`"
+    return next((module for module, _ in reversed(names) if module.startswith("ftreg.")), "ftreg")
 
 
 def require_extras(what: str, *extras: str) -> None:

@@ -46,7 +46,7 @@ def disk_full(where: str) -> DiskFull:
     return DiskFull(
         "the disk is full; nothing was published",
         where=where,
-        hint="Free some space and try again; ftreg gc --dry-run shows what the registry can free.",
+        hint="Free some space and try again; `registry.gc(dry_run=True)` says what the registry can free.",
     )
 
 

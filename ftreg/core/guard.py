@@ -62,11 +62,11 @@ class PluginGuard:
 def broken(plugin: PluginInfo, problem: str) -> PluginError:
     """Return the error for a plugin that broke its contract, with its distribution and a hint."""
     if plugin.distribution == DISTRIBUTION:
-        hint = "This is a defect of ftreg; --debug shows where."
+        hint = "This is a bug in ftreg."
     elif plugin.distribution == IN_PROCESS:
-        hint = "Correct the plugin that this process registered; --debug shows where it happened."
+        hint = "Correct the plugin that this process registered."
     else:
-        hint = f"Report it to the authors of {plugin.distribution}; --debug shows where it happened."
+        hint = f"Report it to the authors of {plugin.distribution}."
     return PluginError(problem, where=plugin.origin, hint=hint)
 
 

@@ -23,7 +23,7 @@ import pluggy
 
 from ftreg.core.manifest import Json
 from ftreg.core.specs import CommandSpec, EngineSpec, FormatSpec, MethodSpec, MetricSpec, StepSpec
-from ftreg.core.types import Problem, RunInfo, Version
+from ftreg.core.types import Problem, RemoteBase, RunInfo, Version
 
 hookspec = pluggy.HookspecMarker("ftreg")
 hookimpl = pluggy.HookimplMarker("ftreg")
@@ -121,6 +121,22 @@ def ftreg_resolve_base(uri: str) -> Path | None:
     """
 
 
+@hookspec(firstresult=True)
+def ftreg_find_base(uri: str) -> RemoteBase | None:
+    """Look at the base model that a URI names without fetching it, for ``--dry-run``.
+
+    Called with the ``uri`` as for ``ftreg_resolve_base``. Returns what is known of the base, or None if the URI is not
+    for this plugin; raises ``InputError`` if it could not be fetched. A plugin that resolves a URI need not implement
+    this: a dry run says that it did not look. Since 0.1.
+
+    Example::
+
+        if not uri.startswith("s3://"):
+            return None
+        return RemoteBase(size=size_of(uri))
+    """
+
+
 @hookspec
 def ftreg_check_run(run: RunInfo) -> Sequence[Problem]:  # type: ignore[empty-body]
     """Refuse a training run or a step before its work, which a gate for versions could refuse only afterwards.
@@ -147,7 +163,7 @@ def ftreg_check_version(version: Version) -> Sequence[Problem]:  # type: ignore[
     Example::
 
         if "license" not in version.tags:
-            return [Problem("no licence tag", hint="Add it: ftreg models tag REF license=apache-2.0")]
+            return [Problem("no licence tag", hint="Add a tag `license`, such as apache-2.0.")]
         return []
     """
 
@@ -163,7 +179,7 @@ def ftreg_check_promotion(version: Version, alias: str, evidence: Sequence[Mappi
     Example::
 
         if alias == "champion" and not any(record["type"] == "evaluation" for record in evidence):
-            return [Problem("never evaluated", hint=f"ftreg eval {version.ref}")]
+            return [Problem("never evaluated", hint=f"Run `ftreg.evaluate({version.ref!r})`")]
         return []
     """
 

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -20,8 +21,8 @@ from ftreg.core.errors import FtregError, MissingExtra, PluginError, UnknownName
 from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
 from ftreg.core.registration import Registrations
 from ftreg.core.requirements import Requirement
-from ftreg.core.specs import ConfiguredSpec, EngineSpec, Spec, StepSpec
-from ftreg.core.types import Problem
+from ftreg.core.specs import ConfiguredSpec, EngineSpec, MethodSpec, MetricSpec, Spec, StepSpec
+from ftreg.core.types import Problem, RemoteBase
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -31,6 +32,7 @@ logger = logging.getLogger("ftreg.plugins")
 _SLOW_IMPORT = 0.3  # CPU seconds; ftreg --help takes about 0.1 without plugins
 
 SpecT = TypeVar("SpecT", bound=Spec)
+ResultT = TypeVar("ResultT")
 
 
 class PluginHost:
@@ -60,7 +62,7 @@ class PluginHost:
         self._registered = Registrations(self._guard, commands)
         for candidate in candidates():
             self._admit(candidate)
-        self._refuse_unknown(self._disabled, "--no-plugin")
+        self._refuse_unknown(self._disabled, "disabled")
         self._refuse_unknown(self._only or frozenset(), "FTREG_PLUGINS")
 
     @classmethod
@@ -113,7 +115,7 @@ class PluginHost:
     def _obstacle(self, candidate: Candidate) -> tuple[str, str]:
         """Return the state and the reason of a plugin that is not to be imported; empty if it is."""
         if candidate.name in self._disabled:
-            return "disabled", "by --no-plugin"
+            return "disabled", "on request"
         if self._only is not None and candidate.distribution != DISTRIBUTION and candidate.name not in self._only:
             return "disabled", "by FTREG_PLUGINS"
         return ("failed", candidate.fault) if candidate.fault else ("", "")
@@ -128,14 +130,18 @@ class PluginHost:
         """Return the contribution called ``name``; raise ``UnknownName`` if there is none."""
         entry = self._registered.specs.get((kind, name))
         if entry is None:
-            error = UnknownName(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
-            if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
-                failure = f"Failed to load: plugin {', '.join(failed)} (ftreg plugins list shows why)."
-                error.hint = f"{error.hint} {failure}" if error.hint else failure
-            raise error
+            raise self.unknown(kind.what, name, [spec.name for spec in self.specs(kind)], where=where)
         spec = entry[0]
         assert isinstance(spec, kind)
         return spec
+
+    def unknown(self, what: str, name: str, known: Iterable[str], *, where: str | None = None) -> UnknownName:
+        """Return the error for a contribution that no plugin makes; it names the plugins that failed to load."""
+        error = UnknownName(what, name, known, where=where)
+        if failed := [plugin.name for plugin in self.plugins if plugin.state == "failed"]:
+            failure = f"Failed to load: plugin {', '.join(failed)} (`registry.host.plugins` says why)."
+            error.hint = f"{error.hint} {failure}" if error.hint else failure
+        return error
 
     def provider(self, spec: Spec) -> PluginInfo:
         """Return the plugin that contributed ``spec``."""
@@ -197,8 +203,16 @@ class PluginHost:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             raise self.broken(spec, f"its config {spec.config} is not a pydantic model")
         if isinstance(spec, StepSpec) and (taken := sorted(spec.keys & model.model_fields.keys())):
-            raise self.broken(spec, f"its config {spec.config} has the field {taken[0]!r}, which is a key of recipes")
+            raise self.broken(spec, f"its config {spec.config} has the field {taken[0]!r}, which recipes use as a key")
         return model
+
+    def settings_model(self, name: str) -> type[BaseModel] | None:
+        """Return the model of the settings of the method, step or metric ``name``; None if none can be loaded."""
+        specs: list[ConfiguredSpec] = [*self.specs(MethodSpec), *self.specs(StepSpec), *self.specs(MetricSpec)]
+        found = [spec for spec in specs if spec.name == name]
+        with suppress(FtregError, IndexError):
+            return self.config_model(found[0])
+        return None
 
     def configure(self, spec: ConfiguredSpec, values: Mapping[str, Any], *, where: str) -> BaseModel:
         """Validate the settings of a method, step or metric with its own model.
@@ -232,13 +246,22 @@ class PluginHost:
             FtregError: A plugin raised it on purpose; it is passed on unchanged.
             PluginError: A plugin raised anything else, or returned something that is not a path.
         """
-        for impl in self._registered.implementations("ftreg_resolve_base"):
+        return self._first("ftreg_resolve_base", Path, uri=uri)
+
+    def find_base(self, uri: str) -> RemoteBase | None:
+        """Let the plugins look at the base ``uri`` without fetching it; raises as ``resolve_base`` does."""
+        return self._first("ftreg_find_base", RemoteBase, uri=uri)
+
+    def _first(self, hook: str, returns: type[ResultT], *, uri: str) -> ResultT | None:
+        """Return the first answer of a plugin that is not None, after checking its type."""
+        for impl in self._registered.implementations(hook):
             plugin = self.plugin(impl.plugin_name)
-            answer = self._registered.call(plugin, "ftreg_resolve_base", impl, uri=uri)
-            if isinstance(answer, Path):
+            answer = self._registered.call(plugin, hook, impl, uri=uri)
+            if isinstance(answer, returns):
                 return answer
             if answer is not None:
-                raise broken(plugin, f"ftreg_resolve_base returned {type(answer).__name__} for {uri!r}, not a Path")
+                expected = f"not a {returns.__name__}"
+                raise broken(plugin, f"{hook} returned {type(answer).__name__} for {uri!r}, {expected}")
         return None
 
     def gates(self, hook: str) -> list[PluginInfo]:
@@ -287,8 +310,7 @@ def _warn_if_slow(candidate: Candidate, seconds: float) -> None:
     if seconds > _SLOW_IMPORT:
         logger.warning(
             "%s takes %.1f s of CPU to import, in every command; its module should import heavy libraries only inside "
-            "its implementations. --no-plugin %s leaves it out.",
+            "its implementations.",
             candidate.info("active").origin,
             seconds,
-            candidate.name,
         )

@@ -133,4 +133,4 @@ class Manifest:
                 **raw,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CorruptRegistry(f"a manifest cannot be read: {error}", hint="Run: ftreg verify") from error
+            raise CorruptRegistry(f"a manifest cannot be read: {error}", hint="Run `registry.verify()`") from error

@@ -43,7 +43,7 @@ def check_alias(alias: str) -> str:
     if check_name(alias, what="alias").isdigit():
         raise InputError(
             f"{alias!r} cannot be an alias: it is a number",
-            hint="An alias is a name such as champion or v3; a version is called by its number as in name:3.",
+            hint="An alias is a name such as champion or v3; a version has a number, as in name:3.",
         )
     return alias
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ftreg.core.errors import RecipeError
 from ftreg.core.names import check_name, nearest_name
+from ftreg.core.text import read_text
 from ftreg.core.validation import first_problem
 from ftreg.core.yaml12 import read_yaml
 
@@ -69,7 +70,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataConfig:
         if sum(key is not None for key in (self.group_by, self.stratify_by, self.split_by)) > 1:
-            raise ValueError("group_by, stratify_by and split_by exclude one another")
+            raise ValueError("only one of group_by, stratify_by and split_by can be set")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test leave nothing to train on")
         return self
@@ -193,29 +194,47 @@ _SHORT_FORMS: Mapping[str, str] = {"lr": "learning_rate", "bs": "batch_size", "w
 """What other tools call a setting, and its key here; only to suggest the key."""
 
 
-def validate(model: type[ConfigT], values: Mapping[str, Any], *, where: str) -> ConfigT:
-    """Validate ``values`` as ``model``; raise ``RecipeError`` naming the first bad key, with a "did you mean"."""
+Sections = Callable[[], Mapping[str, type[BaseModel]]]
+"""Returns the models of the sections that plugins add to a recipe, by name; called only to suggest a key."""
+
+
+def validate(model: type[ConfigT], values: Mapping[str, Any], *, where: str, sections: Sections = dict) -> ConfigT:
+    """Validate ``values`` as ``model``.
+
+    Args:
+        model: The model.
+        values: The values, as a file or a caller gives them.
+        where: What the values are, for messages.
+        sections: Further sections, whose keys are suggested too.
+
+    Raises:
+        RecipeError: The values do not validate; it names the first bad key, with a "did you mean".
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        location, message, others = first_problem(model, error)
-        kind = error.errors()[0]["type"]
-        place = ".".join([where, *location]) if where else ".".join(location)
-        more = f" (and {others} more)" if others else ""
-        if kind == "extra_forbidden":
-            hint = _nearest_keys(model, location)
-            raise RecipeError(f"unknown key {location[-1]!r}{more}", where=place, hint=hint) from None
-        if kind == "missing":
-            raise RecipeError(f"{location[-1]!r} is missing{more}", where=place, hint="Add it.") from None
-        raise RecipeError(f"{message}{more}", where=place) from None
+        problem = first_problem(model, error)
+        place = ".".join([where, *problem.key] if where else problem.key)
+        message, hint = problem.message, None
+        if problem.type == "extra_forbidden":
+            message, hint = f"unknown key {problem.key[-1]!r}", _nearest_keys(model, problem.key, sections())
+        elif problem.type == "missing":
+            message, hint = f"{problem.key[-1]!r} is missing", "Add it."
+        elif near := difflib.get_close_matches(str(problem.given), problem.choices, n=3):
+            hint = f"Did you mean {' or '.join(near)}?"
+        more = f" (and {problem.others} more)" if problem.others else ""
+        raise RecipeError(f"{message}{more}", where=place, hint=hint) from None
 
 
-def _nearest_keys(model: type[BaseModel], location: list[str]) -> str:
+def _nearest_keys(model: type[BaseModel], location: list[str], sections: Mapping[str, type[BaseModel]]) -> str:
     """The hint for an unknown key: the same key elsewhere, else the nearest ones beside it, else all beside it."""
     *section, key = location
     wanted = _SHORT_FORMS.get(key, key)
-    known = _keys_at(model, section)
+    known = [name for name in _keys_at(model, section) if name != "method_config"]  # files have the method's name
     inner = [f"{name}.{field}" for name in known for field in _keys_at(model, [*section, name])]
+    if not section:
+        known += sections
+        inner += [f"{name}.{field}" for name, added in sections.items() for field in added.model_fields]
     near = [path for path in (*known, *inner) if path.rsplit(".", 1)[-1] == wanted]
     near = near or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(known))}."
@@ -233,11 +252,22 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
     return [field.alias or name for name, field in current.model_fields.items()]
 
 
-def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """Turn a recipe's raw mapping into a ``Recipe``; raise ``RecipeError`` if it does not validate.
+def parse_recipe(
+    values: Mapping[str, Any], *, where: str = "recipe", model_of: Callable[[str], type[BaseModel] | None] | None = None
+) -> Recipe:
+    """Turn a recipe's raw mapping into a ``Recipe``.
 
     The method is ``lora`` by default, and the name consists of the data's and the method's: ``faq-lora`` for
     ``faq.jsonl``. A section under the name of a step holds settings for the steps of that name under ``then``.
+
+    Args:
+        values: The mapping.
+        where: What it is, for messages.
+        model_of: Returns the model of a method's or a step's settings, so that an unknown key of the recipe can be
+            recognized as one of them.
+
+    Raises:
+        RecipeError: The recipe does not validate.
     """
     raw = dict(values)
     method = raw.setdefault("method", "lora")
@@ -253,7 +283,12 @@ def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
         raw["data"] = {"path": raw["data"]}
     if "name" not in raw and isinstance(raw.get("data"), Mapping) and isinstance(raw["data"].get("path"), str):
         raw["name"] = nearest_name(f"{Path(raw['data']['path']).stem.split(':')[0]}-{method}")
-    return validate(Recipe, raw, where=where)
+
+    def sections() -> dict[str, type[BaseModel]]:
+        used = dict.fromkeys([str(method), *(call.step for call in calls)])
+        return {name: model for name in used if model_of is not None and (model := model_of(name)) is not None}
+
+    return validate(Recipe, raw, where=where, sections=sections)
 
 
 def _section(raw: dict[str, Any], name: str, where: str) -> dict[str, Any]:
@@ -292,7 +327,7 @@ def _parse_call(item: Any, where: str) -> StepCall:
             if step == "export":
                 step = config.pop("format", "onnx")
             return validate(StepCall, {"step": step, "config": config, **call}, where=where)
-    raise RecipeError("not a step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
+    raise RecipeError("is not a step", where=where, hint="Write '- merge' or '- quantize: {scheme: int8}'.")
 
 
 def _weights(given: Any) -> Any:
@@ -304,27 +339,27 @@ def _weights(given: Any) -> Any:
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe file into a raw mapping; raise ``RecipeError`` if the file does not hold a YAML mapping."""
+    if not path.exists():
+        raise RecipeError("no such recipe", where=str(path), hint="Give the path of a YAML file.")
     try:
-        raw = read_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError("no such recipe", where=str(path), hint="Give the path of a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
+        raw = read_yaml(read_text(path, RecipeError))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
+        raise RecipeError(f"is not valid YAML: {getattr(error, 'problem', error)}", where=place) from None
     if not isinstance(raw, dict):
-        raise RecipeError("a recipe is a mapping of keys to values", where=str(path), hint="See docs/recipe.md.")
+        raise RecipeError(
+            "is not a mapping of keys to values, as a recipe is", where=str(path), hint="See docs/recipe.md."
+        )
     return raw
 
 
-def read_setting(key: str, text: str) -> Any:
-    """Read the value of ``--set key=text``: YAML, so that ``3`` is a number and ``[q, v]`` is a list."""
+def read_setting(text: str, *, where: str) -> Any:
+    """Read the value of a setting: YAML, so that ``3`` is a number and ``[q, v]`` is a list."""
     try:
         return read_yaml(text)
     except yaml.YAMLError:
-        raise RecipeError(f"{text!r} cannot be read as a value", where=f"--set {key}") from None
+        raise RecipeError(f"{text!r} cannot be read as a value", where=where) from None
 
 
 def apply_settings(raw: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,7 +375,7 @@ def apply_settings(raw: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
         for section in sections:
             inner = target.get(section)
             if inner is not None and not isinstance(inner, Mapping):
-                raise RecipeError(f"{section!r} holds a value, not settings", where=key)
+                raise RecipeError(f"{section!r} is a value, not a section", where=key)
             target[section] = dict(inner or {})
             target = target[section]
         target[last] = value

@@ -138,7 +138,7 @@ class Registrations:
                 other = self.specs[key][1]
                 raise PluginError(
                     f"{spec.what} {spec.name!r} is provided by both {other.distribution} (plugin {other.name}) and "
-                    f"{info.distribution} (plugin {info.name}); disable one with --no-plugin"
+                    f"{info.distribution} (plugin {info.name}); leave one out with `disabled`"
                 )
 
     def plugin(self, name: str) -> PluginInfo:

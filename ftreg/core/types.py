@@ -159,6 +159,19 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class RemoteBase:
+    """A base model that a URI names, as far as it is known without fetching it.
+
+    Attributes:
+        folder: Its folder, if it has been fetched to this machine before.
+        size: Bytes that fetching it would bring.
+    """
+
+    folder: Path | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True)
 class Tolerance:
     """How far a derived version may be from its parent on the probe text; a figure that is None is not checked.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 _SHOWN = 60
 _OWN_WORDS = ("value_error", "assertion_error")  # raised by a model's own validator
+_CHOICES = ("literal_error", "enum")
 # What a value must be, by pydantic's error type; the braces take the error's context. A type has two errors: the value
 # is of another type, or it is a text that cannot be read as one.
 _MUST_BE: Mapping[str, str] = {
@@ -45,8 +47,29 @@ _MUST_BE: Mapping[str, str] = {
 }
 
 
-def first_problem(model: type[BaseModel], error: ValidationError) -> tuple[list[str], str, int]:
-    """Return the key of the first thing that is wrong, what is wrong with it, and how many other things are.
+@dataclass(frozen=True)
+class FirstProblem:
+    """The first thing that is wrong with a mapping.
+
+    Attributes:
+        type: Pydantic's name for it, such as ``extra_forbidden``.
+        key: Where it is, section by section.
+        message: What is wrong.
+        others: How many other keys have problems.
+        given: The value.
+        choices: The values that are allowed, if there is a list of them.
+    """
+
+    type: str
+    key: list[str]
+    message: str
+    others: int
+    given: Any
+    choices: tuple[str, ...]
+
+
+def first_problem(model: type[BaseModel], error: ValidationError) -> FirstProblem:
+    """Return what ``error`` says is wrong first.
 
     A value that fits none of several types is one problem, although pydantic reports an error for each type.
     """
@@ -60,7 +83,15 @@ def first_problem(model: type[BaseModel], error: ValidationError) -> tuple[list[
     given = same[0]["input"]
     if errors[0]["type"] not in _OWN_WORDS:
         text = f"{text}, not {_shown(given)}"
-    return key, text, len({tuple(place) for place, _ in places}) - 1
+    expected = " ".join(one["ctx"]["expected"] for one in same if one["type"] in _CHOICES)
+    return FirstProblem(
+        type=errors[0]["type"],
+        key=key,
+        message=text,
+        others=len({tuple(place) for place, _ in places}) - 1,
+        given=given,
+        choices=tuple(re.findall(r"'([^']*)'", expected)),
+    )
 
 
 def _key_of(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], bool]:

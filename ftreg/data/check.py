@@ -1,4 +1,4 @@
-"""Checking: problems that spoil a training although every row can be read."""
+"""Checking: problems that may harm training although every row can be read."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def _about_tokenizer(encoder: Encoder) -> Iterator[Finding]:
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         yield Finding(
             "pad-is-eos",
-            f"the tokenizer pads with its end-of-sequence token {tokenizer.eos_token!r}; ftreg trains on that token "
-            "nevertheless, but tools that mask padding by its id do not",
+            f"the tokenizer pads with its end-of-sequence token {tokenizer.eos_token!r}; ftreg still trains "
+            "on that token, but tools that mask padding by token id do not",
         )
     if "strftime_now" in encoder.template.source:
         yield Finding(
-            "dated-template", "the chat template writes today's date: the training set differs from day to day"
+            "dated-template", "the chat template inserts today's date, so the training data changes from day to day"
         )
 
 
@@ -129,7 +129,7 @@ def _about_rows(encoder: Encoder, encoded: Sequence[Encoded], rows: Sequence[int
         yield Finding(
             "answers-skipped",
             f"{_count(skipped, 'has', 'have')} earlier answers that are not trained on: the chat template renders them "
-            "differently once the chat goes on",
+            "differently when later turns follow",
             skipped,
         )
     control = re.compile("|".join(map(re.escape, sorted(special_tokens(encoder.tokenizer)))))

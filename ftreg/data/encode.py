@@ -71,7 +71,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, *, max_length: int, template: str | None = None) -> None:
         if tokenizer.eos_token_id is None:
             raise DataError(
-                "the tokenizer has no end-of-sequence token: a model trained with it never stops",
+                "the tokenizer has no end-of-sequence token: a model trained with it would never stop",
                 hint="Set eos_token in the base model's tokenizer_config.json.",
             )
         self.tokenizer = tokenizer
@@ -120,7 +120,7 @@ class Encoder:
             progress.say(remark)
         if encoded and not kept:
             raise DataError(
-                f"every answer lies beyond the first {self.max_length} tokens: nothing is left to train on",
+                f"every answer starts after the first {self.max_length} tokens, so nothing is left to train on",
                 hint="Raise train.max_length, or shorten the prompts.",
             )
         return kept
@@ -162,7 +162,7 @@ class Encoder:
         texts = iter(self._ids([example.text for example in examples if example.text is not None], special=True))
         chats = [_upto_answer(example) for example in examples if example.text is None]
         if not all(chats):
-            raise DataError("a chat without an answer of the assistant has nothing to train on")
+            raise DataError("a chat without an assistant message has nothing to train on")
         rendered = iter(self._tokenize_chats(self.template.render(chats)) if chats else ())
         for example in examples:
             if example.text is None:

@@ -73,7 +73,9 @@ def load_examples(
         first, others = data.bad[0], len(data.bad) - 1
         more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
         raise DataError(
-            f"{first.message}{more}", where=place(path, first.row), hint=f"See all of them: ftreg data check {path}"
+            f"{first.message}{more}",
+            where=place(path, first.row),
+            hint=f"See all of them: `ftreg.api.data.check({str(path)!r})`",
         )
     return list(data.examples), data.format
 
@@ -126,9 +128,9 @@ def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> st
         raise DataError(
             f"the columns {found} fit more than one format: {', '.join(fitting)}",
             where=str(path),
-            hint=f"Name the one that is meant with `format`, such as {fitting[0]}; in a recipe, under data.",
+            hint=f"Name one with `format`, such as {fitting[0]}, or under data in a recipe.",
         )
-    mapping = "If only the names differ: --column prompt=Question, or columns: {prompt: Question} in a recipe's data."
+    mapping = "If only the names differ, map them with `columns={'prompt': 'Question'}`, or under data in a recipe."
     raise DataError(f"no format fits the columns: {found}", where=str(path), hint=f"Formats: {known}.\n  {mapping}")
 
 

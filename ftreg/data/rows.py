@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from ftreg.core.errors import DataError, MissingExtra
 from ftreg.core.manifest import Json
+from ftreg.core.text import not_utf8, read_text, refuse_utf16
 from ftreg.data.columns import kind_of
 
 Row = dict[str, Json]
@@ -53,7 +54,7 @@ def place(path: Path, number: int) -> str:
 
 def _read_jsonl(path: Path) -> Iterator[NumberedRow]:
     with path.open("rb") as file:
-        _refuse_utf16(path, file.read(4))
+        refuse_utf16(file.read(4), path, DataError)
         file.seek(0)
         for number, line in enumerate(file, start=1):
             if number == 1:
@@ -67,7 +68,7 @@ def _parse_line(line: bytes) -> Row | DataError:
     try:
         return _as_row(_parse_json(line.decode("utf-8")))
     except UnicodeDecodeError as error:
-        return DataError(f"is not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}")
+        return DataError(not_utf8(line, error.start))
     except DataError as error:
         return error
 
@@ -98,7 +99,7 @@ def _as_row(value: Json) -> Row | DataError:
 
 def _read_json(path: Path) -> Iterator[NumberedRow]:
     """Read a JSON list of objects, or JSON Lines in a file called .json."""
-    text = _decode(path)
+    text = read_text(path, DataError)
     if not text.lstrip().startswith("["):
         yield from _read_jsonl(path)
         return
@@ -114,7 +115,7 @@ def _read_csv(path: Path) -> Iterator[NumberedRow]:
     """Read a table with a header; the cells of .tsv files are separated by tabs."""
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, DataError), newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
         header = next(reader, [])
@@ -174,22 +175,6 @@ def _plain(value: Any, column: str) -> Json:
     if isinstance(value, bytes):
         raise DataError(f"column {column!r} holds bytes, not text")
     return str(value)
-
-
-def _decode(path: Path) -> str:
-    """Read a text file as UTF-8, with or without a byte-order mark."""
-    data = path.read_bytes()
-    _refuse_utf16(path, data)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"is not UTF-8: byte 0x{data[error.start]:02x}", where=f"{path}:{line}") from None
-
-
-def _refuse_utf16(path: Path, start: bytes) -> None:
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError("is UTF-16, not UTF-8", where=str(path), hint="Save it as UTF-8.")
 
 
 _READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {

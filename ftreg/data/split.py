@@ -57,7 +57,7 @@ def split_examples(examples: Sequence[Example], config: DataConfig, progress: Pr
     for name in ("validation", "test"):
         if config.split_by is None and getattr(config, name) and not members[name]:
             (progress or NullProgress()).say(
-                f"the {name} split is empty: {getattr(config, name):g} of {len(examples)} examples is too little"
+                f"the {name} split is empty: {len(examples)} x {getattr(config, name):g} examples are too few"
             )
     return Splits(**members)
 

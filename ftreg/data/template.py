@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.core.errors import DataError
+from ftreg.core.text import read_text
 from ftreg.core.types import Message
 
 PLAIN = (
@@ -132,7 +133,7 @@ class Template:
         own = marks[len(earlier) :]
         if not own:
             raise DataError(
-                "the chat template marks no part of the answer as the assistant's",
+                "the chat template does not mark any part of the answer as the assistant's",
                 hint="Put {% generation %} and {% endgeneration %} around the assistant's content, or leave them out.",
             )
         if own[0][0] < len(prompt) and (len(chat) == 1 or own[0][0] < len(self._texts([chat[:-1]])[0])):
@@ -155,8 +156,8 @@ class Template:
         )
         raise DataError(
             f"the chat template ends the prompt for an answer with {prompt[same:][-60:]!r}, but renders "
-            f"{text[same:][:60]!r} there in a chat with that answer: the model would be trained on another prompt than "
-            "it gets later",
+            f"{text[same:][:60]!r} there in a chat with that answer: the model would be trained on a different prompt "
+            "from the one that it gets later",
             hint="Give a template that renders both alike: data.template=my_template.jinja",
         )
 
@@ -208,14 +209,11 @@ def read_template(choice: str) -> str | None:
     """
     if choice == "auto":
         return None
-    try:
-        source = Path(choice).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the chat template cannot be read: {error}",
-            where=choice,
-            hint="data.template is 'auto' or the path of a Jinja file.",
-        ) from None
+    path = Path(choice).expanduser()
+    if not path.is_file():
+        hint = "data.template is 'auto' or the path of a Jinja file."
+        raise DataError("no such chat template", where=choice, hint=hint)
+    source = read_text(path, DataError)
     _check_syntax(source, choice)
     return source
 

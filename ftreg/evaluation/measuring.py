@@ -129,7 +129,7 @@ class _Meter:
         """Count ``sequences`` that were scored or answered; raise ``FtregError`` if their loss is not finite."""
         self.scores = sum(scores, self.scores)
         if not math.isfinite(self.scores.nats):
-            raise FtregError("the model's loss is not finite", hint="Its weights are broken.")
+            raise FtregError("the model's loss is not finite", hint="Its weights may be damaged.")
         self._done += sequences
         self._progress.update(self._done, loss=self.scores.nats / max(self.scores.tokens, 1))
 
@@ -141,7 +141,7 @@ class _Meter:
 def _checked(scores: TokenScores) -> TokenScores:
     """Return ``scores``; raise ``DataError`` if they are about no token."""
     if not scores.tokens:
-        raise DataError("no example has a labelled token", hint="Check them: ftreg data preview")
+        raise DataError("no example has a labelled token", hint="See what is labelled with `ftreg.api.data.preview()`")
     return scores
 
 

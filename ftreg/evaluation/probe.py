@@ -86,7 +86,9 @@ def make_probe(
             if 0 < len(start) < max_length:
                 starts.append(tuple(start))
     if not texts:
-        raise DataError("no held-out example has a token to compare", hint="Check them: ftreg data preview")
+        raise DataError(
+            "no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`"
+        )
     return Probe(tuple(ids for ids, _ in texts), tuple(labels for _, labels in texts), tuple(starts), source)
 
 

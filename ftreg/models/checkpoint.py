@@ -69,9 +69,9 @@ class Checkpoint:
         """Raise ``InfeasiblePlan``, naming ``step``, if the weights are quantized."""
         if self.config.get("quantization_config"):
             raise InfeasiblePlan(
-                f"{step} works on plain weights, and these are quantized already",
+                f"{step} needs weights in full precision; these are quantized",
                 where=str(self.folder),
-                hint="Use the version that they were quantized from.",
+                hint="Use the version that was quantized.",
             )
 
     def _files(self) -> list[Path]:
@@ -110,7 +110,7 @@ class Checkpoint:
         return InputError(
             f"the weights are damaged or incomplete: {reason}",
             where=str(self.folder),
-            hint="ftreg verify checks stored versions.",
+            hint="`registry.verify()` checks stored versions.",
         )
 
 

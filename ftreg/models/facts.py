@@ -118,5 +118,5 @@ def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                     raise ValueError(f"its tensors take {end} bytes, and it has {path.stat().st_size}")
                 found |= {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
             except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-                raise InputError(f"is not a whole safetensors file: {error}", where=str(path)) from None
+                raise InputError(f"is not a complete safetensors file: {error}", where=str(path)) from None
     return found

@@ -1,4 +1,4 @@
-"""The JSON files of a model folder."""
+"""The files of a model folder: its JSON, and the size of its weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.core.errors import InputError
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the bytes of the weights in a folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def load_pretrained(folder: Path, *, device: str | torch.device, dtype: torch.dt
     absent = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     if absent:
         raise InputError(
-            f"lacks weights of its own architecture: {', '.join(absent[:3])} ({len(absent)} in all)",
+            f"lacks weights that its architecture needs: {', '.join(absent[:3])} ({len(absent)} in all)",
             where=str(folder),
             hint="Its files are incomplete, or belong to another model.",
         )

@@ -54,5 +54,5 @@ def loading(what: str, folder: Path) -> Iterator[None]:
         raise InputError(
             f"{what} cannot be loaded: {type(error).__name__}: {reason}",
             where=str(folder),
-            hint="Its files are damaged, incomplete, or of another kind; ftreg verify checks stored versions.",
+            hint="Its files are damaged, incomplete, or of another kind; `registry.verify()` checks stored versions.",
         ) from error

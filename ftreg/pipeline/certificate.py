@@ -48,7 +48,7 @@ def certify(
     if failures and not accept:
         raise CertificateFailed(
             f"{result.ref} is too far from {reference.ref}: {'; '.join(failures)}",
-            hint="Nothing was published. Choose gentler settings, or publish it all the same with `accept=True`.",
+            hint="Nothing was published. Choose gentler settings, or publish it anyway with `accept=True`.",
         )
     return {
         "reference": reference.digest,

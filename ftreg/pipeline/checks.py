@@ -15,6 +15,7 @@ from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, RunInfo, Splits
 from ftreg.data import Encoder, read_template
 from ftreg.models.facts import describe
+from ftreg.models.files import weight_bytes
 from ftreg.pipeline.plan import Plan, with_article
 from ftreg.pipeline.runs import step_config, training_config, training_parents
 from ftreg.pipeline.steps import open_inputs
@@ -71,19 +72,21 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
                 break
     if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
         _check_training(plan, inputs.base, inputs.data)
+    size, checkpoints = inputs.new, 0
     if inputs.base is not None:
-        checkpoints = _checkpoints(plan, inputs.base)
-        _check_disk(context, plan, size=_size(inputs.base), new=inputs.new, checkpoints=checkpoints)
+        size, checkpoints = weight_bytes(inputs.base), _checkpoints(plan, inputs.base)
+    _check_disk(context, plan, size=size, new=inputs.new, checkpoints=checkpoints)
 
 
 def check_kind(plan: Plan, kind: str) -> None:
     """Raise ``InfeasiblePlan`` if the method does not train on a base of ``kind``."""
     if kind not in plan.method.accepts:
+        merge = f"Merge it first: `ftreg.merge({plan.recipe.base!r})`"
         raise InfeasiblePlan(
             f"method {plan.method.name} trains on {' or '.join(map(with_article, plan.method.accepts))}; "
             f"{plan.recipe.base} is {with_article(kind)}",
             where="base",
-            hint=f"Merge it first: ftreg merge {plan.recipe.base}" if kind == ADAPTER else "See: ftreg models list",
+            hint=merge if kind == ADAPTER else "See `registry.list()`",
         )
 
 
@@ -140,10 +143,5 @@ def _check_disk(context: Context, plan: Plan, *, size: int, new: int, checkpoint
         raise DiskFull(
             f"the disk has {free / 1e9:.1f} GB free, and this needs about {needed / 1e9:.1f} GB",
             where=str(context.registry.home),
-            hint="Free some space, or choose another registry with `home`; ftreg gc --dry-run shows what can be freed.",
+            hint="Choose another registry with `home`, or free space; `registry.gc(dry_run=True)` says what can go.",
         )
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes of the weights in a folder."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -33,7 +33,7 @@ def find_engine(host: PluginHost, kind: str, name: str | None = None) -> EngineS
     for spec in host.specs(EngineSpec):
         if kind in spec.kinds:
             return spec
-    raise InputError(f"no engine can load a version of kind {kind}", hint="See: ftreg plugins list")
+    raise InputError(f"no engine can load a version of kind {kind}", hint="See `registry.host.plugins`")
 
 
 def runtime_of(source: Source) -> list[Requirement]:

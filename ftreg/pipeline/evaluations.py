@@ -21,7 +21,7 @@ from ftreg.core.manifest import Json
 from ftreg.core.requirements import installed_versions
 from ftreg.core.types import DATASET, AnsweredPrompt, Source, Table
 from ftreg.data import AnswerFile
-from ftreg.pipeline.engines import find_engine, open_engine, runtime_of
+from ftreg.pipeline.engines import find_engine, open_engine, require_runtime, runtime_of
 from ftreg.pipeline.held_out import HeldOut
 from ftreg.pipeline.metrics import MetricCall, compute
 from ftreg.registry import EvidenceRecord
@@ -61,7 +61,7 @@ class Evaluation:
         tokens: How many tokens are labelled.
         examples: How many examples were measured.
         metrics: What each metric found in ``answers``; empty if no example has a prompt.
-        failed_metrics: Why a metric has no figures, by its name.
+        failed_metrics: Why a metric could not be computed, by its name.
         answers: The greedy answers, in the order of the examples.
         at: When the evidence was recorded, in UTC, ISO 8601.
     """
@@ -76,6 +76,10 @@ class Evaluation:
     answers: Collection[AnsweredPrompt]
     at: str = ""
 
+    def __repr__(self) -> str:
+        figures = " ".join(f"{name}={figure:.4g}" for name, figure in self.figures.items())
+        return f"<Evaluation {figures} answers={len(self.answers)}>"
+
     @property
     def figures(self) -> dict[str, float]:
         """All figures by name; those of a metric with several are called ``metric.figure``."""
@@ -87,6 +91,15 @@ class Evaluation:
         }
 
 
+def check_evaluable(context: Context, ref: str, *, engine: str | None = None) -> None:
+    """Raise ``InputError`` if ``evaluate_version`` cannot measure ``ref``, before any model is loaded."""
+    source = context.registry.source(ref)
+    if source.kind == DATASET:
+        raise InputError(f"{source.ref} is a dataset, not a model", hint="See `registry.list()`")
+    context.host.require(find_engine(context.host, source.kind, engine))
+    require_runtime(source)
+
+
 def evaluate_version(
     context: Context,
     ref: str,
@@ -96,7 +109,7 @@ def evaluate_version(
     engine: str | None = None,
     again: bool = False,
 ) -> Evaluation:
-    """Measure ``ref`` on ``data``, and keep what is found as evidence on its digest.
+    """Measure ``ref`` on ``data``, and keep what is found as evidence on its digest; see also ``check_evaluable``.
 
     Args:
         context: Where to work.
@@ -107,12 +120,9 @@ def evaluate_version(
         again: Compute everything anew, also what the evidence holds.
 
     Raises:
-        InputError: ``ref`` cannot be evaluated.
         DataError: No example has a labelled token.
     """
     source = context.registry.source(ref)
-    if source.kind == DATASET:
-        raise InputError(f"{source.ref} is a dataset, not a model", hint="See: ftreg models list")
     run = _run_of(context, source, data, engine)
     earlier = [] if again else _earlier(context, source, run)
     known = {call.spec.name: body for call in calls if (body := _known(earlier, call)) is not None}
@@ -204,7 +214,7 @@ def _compute(
             found[call.spec.name] = {**compute(context.host, call, answers), **call.key}
         except FtregError as error:  # the other figures are worth having without it
             failed[call.spec.name] = error.message
-            context.progress.say(f"metric {call.spec.name} has no figures: {error.message}")
+            context.progress.say(f"metric {call.spec.name} could not be computed: {error.message}")
     return found, failed
 
 

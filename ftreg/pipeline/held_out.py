@@ -60,7 +60,7 @@ def held_out(
     if split is not None and split not in _SPLITS:
         raise UnknownName("split", split, _SPLITS, where="split")
     if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}, which leaves no example", where="limit", hint="Give at least 1.")
+        raise InputError(f"limit is {limit}, which leaves no examples", where="limit", hint="Give at least 1.")
     if data is not None and Path(data).expanduser().is_file():
         return _of_file(context, data, split, limit)
     wanted = [split] if split else ["test", "validation"]

@@ -72,7 +72,7 @@ def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "ba
     if is_uri(base):
         fetched = context.host.resolve_base(base)
         if fetched is None:
-            raise InputError(f"no plugin can fetch {base!r}", where=where, hint="See: ftreg plugins list")
+            raise InputError(f"no plugin can fetch {base!r}", where=where, hint="See `registry.host.plugins`")
         name = base.split(":", 1)[1].split("@")[0].rstrip("/").rsplit("/", 1)[-1]
         return _stage_base(context, stack, fetched, name, {"uri": base, "resolved": fetched.name}, where)
     try:
@@ -80,7 +80,7 @@ def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "ba
     except UnknownName as error:
         if Path(base).is_dir():
             hint = f"For the folder, write ./{base}"
-            raise InputError(f"no version is called {base!r}", where=where, hint=hint) from None
+            raise InputError(f"no version named {base!r}", where=where, hint=hint) from None
         error.where = where
         raise
 
@@ -110,7 +110,7 @@ def open_data(
         raise InputError(
             f"{config.path} is a registered dataset, whose columns were read when it was registered",
             where=f"{where}.columns",
-            hint="Name columns for a file only.",
+            hint="Map columns of files only.",
         )
     return known, read_dataset(known.path)
 
@@ -159,7 +159,7 @@ def check_model_folder(folder: Path, where: str) -> None:
         raise InputError(
             "this folder does not hold a model: it needs config.json and *.safetensors",
             where=f"{where}: {folder}",
-            hint="Models in other formats (*.bin, *.pt) can run code when loaded; save them with safe_serialization.",
+            hint="Models in other formats (*.bin, *.pt) can run code when loaded; convert them to safetensors first.",
         )
 
 

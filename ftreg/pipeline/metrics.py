@@ -58,7 +58,7 @@ def choose_metrics(host: PluginHost, names: Sequence[str], settings: Mapping[str
             hint = f"Name {name} with `metrics`."
             raise InputError(f"there are settings for {name}, which is not computed", where="settings", hint=hint)
         if not isinstance(values, Mapping):
-            hint = f"Write {name}.KEY=VALUE; see: ftreg settings {name}"
+            hint = f"Its settings are called {name}.KEY; see `ftreg.api.settings.settings('{name}')`"
             raise InputError(f"{name} is a metric, not a setting of one", where="settings", hint=hint)
     return [_call(host, spec, given.get(spec.name, {})) for spec in chosen.values()]
 

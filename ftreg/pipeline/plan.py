@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from ftreg.core.capabilities import GRADIENT_CHECKPOINTING, MERGEABLE
+from ftreg.core.capabilities import FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE
 from ftreg.core.errors import InfeasiblePlan, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.recipe import Recipe, StepCall
 from ftreg.core.specs import MethodSpec, StepSpec
-from ftreg.core.types import CHECKPOINT
+from ftreg.core.types import CHECKPOINT, ONNX
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,23 @@ class Product:
         maker: The method's or step's name.
         kind: What its files are.
         capabilities: What can be done with it.
+        exists: Whether it is a version, not one that a plan will make.
+        precision: How its weights are stored, if they are not in full precision.
     """
 
     what: str
     maker: str
     kind: str
     capabilities: frozenset[str]
+    exists: bool = False
+    precision: str = "quantized"
 
     def __str__(self) -> str:
-        return f"{self.what} {self.maker}"
+        return "this one" if self.exists else f"the result of {self.what} {self.maker}"
+
+    def without(self, capability: str) -> str:
+        """Say what it is, since it lacks ``capability``."""
+        return self.precision if capability == FULL_PRECISION else f"not {capability}"
 
 
 def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Plan:
@@ -131,23 +139,25 @@ def result_name(source: str, spec: StepSpec) -> str:
 def check_combines(spec: StepSpec, others: int, *, where: str) -> None:
     """Raise ``InfeasiblePlan`` if ``spec`` works on one version only and there are ``others`` to combine."""
     if others and spec.combines is None:
-        raise InfeasiblePlan(f"step {spec.name} works on one version, and cannot combine several", where=where)
+        raise InfeasiblePlan(f"step {spec.name} works on a single version and cannot combine several", where=where)
 
 
 def obstacle(spec: StepSpec, product: Product) -> str | None:
     """Say why ``spec`` cannot work on ``product``; None if it can."""
     wanted = " or ".join(with_article(" ".join([*sorted(spec.needs), kind])) for kind in spec.accepts)
     if product.kind not in spec.accepts:
-        return f"step {spec.name} needs {wanted}; the result of {product} is {with_article(product.kind)}"
+        return f"step {spec.name} needs {wanted}; {product} is {with_article(product.kind)}"
     missing = sorted(spec.needs - product.capabilities)
     if missing:
-        return f"step {spec.name} needs {wanted}; the result of {product} is not {' and '.join(missing)}"
+        return f"step {spec.name} needs {wanted}; {product} is {' and '.join(map(product.without, missing))}"
     return None
 
 
 def with_article(noun: str) -> str:
-    """Put "a" or "an" before a noun."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    """Put "a" or "an" before a kind of version, with or without adjectives."""
+    *adjectives, kind = noun.split(" ")
+    noun = " ".join([*adjectives, "ONNX model" if kind == ONNX else kind])
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _find_source(spec: StepSpec, products: Sequence[Product], call: StepCall, place: str) -> int:
@@ -170,4 +180,4 @@ def _remedy(spec: StepSpec, products: Sequence[Product]) -> str:
     """Say what would make the step possible."""
     if CHECKPOINT in spec.accepts and any(MERGEABLE in product.capabilities for product in products):
         return "Put '- merge' before it."
-    return "Take the step out, or choose another method (ftreg plugins list)."
+    return "Remove the step, or choose another method; `registry.host.plugins` lists them."

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ftreg.context import Context
 from ftreg.core.manifest import Json
-from ftreg.core.types import CHECKPOINT
+from ftreg.core.recipe import TrainConfig
+from ftreg.core.types import CHECKPOINT, Splits
+from ftreg.models.files import weight_bytes
 from ftreg.pipeline.checks import Inputs, check_before_work
 from ftreg.pipeline.inputs import check_model_folder, is_path, is_uri, open_data
 from ftreg.pipeline.plan import Plan
@@ -41,8 +43,23 @@ def preview(context: Context, plan: Plan) -> dict[str, Json]:
         "method": plan.method.name,
         plan.method.name: full_config(plan.method_config),
         "train": full_config(recipe.train),
+        **_schedule(recipe.train, splits),
         "then": steps,
     }
+
+
+def _schedule(train: TrainConfig, data: Splits) -> dict[str, Json]:
+    """Say when the training will evaluate, save and stop, its defaults included; they are ``Milestones``'."""
+    patience = train.early_stopping_patience
+    return {
+        "evaluations": _every(train.eval_every or 0.1) if data.validation else "none, without validation examples",
+        "checkpoints": _every(train.save_every) if train.save_every else "about every one to ten minutes",
+        "early_stopping": f"after {patience} evaluations without a lower loss" if patience else "off",
+    }
+
+
+def _every(steps: float) -> str:
+    return f"every {steps:.3g} steps" if steps >= 1 else f"every {steps * 100:.3g}% of the steps"
 
 
 @dataclass(frozen=True)
@@ -72,8 +89,14 @@ def _base(context: Context, base: str) -> _Base:
         folder = Path(base).expanduser()
         check_model_folder(folder, "base")
         describe(folder)
-        return _Base(base, CHECKPOINT, folder, new=sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+        return _Base(base, CHECKPOINT, folder, new=weight_bytes(folder))
     if is_uri(base):
-        return _Base(f"{base} (not fetched)", CHECKPOINT, None)
+        found = context.host.find_base(base)
+        if found is None:
+            return _Base(f"{base} (not looked at)", CHECKPOINT, None)
+        if found.folder is None:
+            return _Base(f"{base} (not fetched: {found.size / 1e9:.2g} GB)", CHECKPOINT, None, new=found.size)
+        check_model_folder(found.folder, "base")
+        return _Base(f"{base} (fetched)", CHECKPOINT, found.folder, new=weight_bytes(found.folder))
     source = context.registry.source(base)
     return _Base(f"{source.ref} {source.digest[:15]}", source.kind, source.path, source.digest)

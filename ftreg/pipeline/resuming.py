@@ -40,8 +40,8 @@ def run_folder(folder: Path, name: str, *, resume: bool, progress: Progress) -> 
             )
         if found is not None and not resume:
             progress.say(
-                f"this run was interrupted before and kept a checkpoint of step {step_of(found)}; starting over. To go "
-                "on from there, press Ctrl-C now and use the same command with --resume"
+                f"this run was interrupted earlier and left a checkpoint of step {step_of(found)}; now it starts over. "
+                "To continue from the checkpoint instead, press Ctrl-C and add `resume=True`"
             )
         yield folder
     except BaseException:
@@ -50,7 +50,8 @@ def run_folder(folder: Path, name: str, *, resume: bool, progress: Progress) -> 
             remove_run(folder)
         else:
             progress.say(
-                f"a checkpoint of step {step_of(kept)} is kept: go on from there with the same command and --resume"
+                f"the checkpoint of step {step_of(kept)} was kept; to continue from it, run the same again with "
+                "`resume=True`"
             )
         raise
     else:

@@ -33,9 +33,11 @@ def create_base_version(
     from ftreg.training import BaseConfig, create_base
 
     check_name(name)
-    config = validate(BaseConfig, settings, where=name)
+    config = validate(BaseConfig, settings, where="init")
     if not data.is_file():
-        raise InputError("no such file", where=f"data: {data}", hint="Make one: ftreg data stdlib stdlib.jsonl")
+        raise InputError(
+            "no such file", where=f"data: {data}", hint="Make one: `ftreg.api.data.write_stdlib('stdlib.jsonl')`"
+        )
     producer = Producer("init", "llama", "core", "ftreg", "", {**full_config(config), "seed": seed})
     with ExitStack() as stack:
         dataset, splits = open_data(context, stack, DataConfig(path=str(data.absolute()), validation=0.0))

@@ -58,7 +58,7 @@ def apply_step(
     if reuse:
         known = context.registry.find_produced(work.cache_key, name=target)
         if known is not None and (accept or not _was_accepted(context, known)):
-            context.progress.say(f"{known.ref} is the same step on the same input; reused")
+            context.progress.say(f"{known.ref} was made by the same step from the same input; reused")
             return known
 
     dataset = dataset_of(context, source)
@@ -101,12 +101,20 @@ def _check_possible(spec: StepSpec, source: Source) -> None:
     """Raise ``InfeasiblePlan`` if the step cannot work on ``source``, judged by its manifest."""
     manifest = source.manifest
     capabilities = frozenset(manifest.capabilities)
-    reason = obstacle(spec, Product(manifest.producer.type, manifest.producer.name, source.kind, capabilities))
+    made = Product(
+        manifest.producer.type,
+        manifest.producer.name,
+        source.kind,
+        capabilities,
+        exists=True,
+        precision=str(manifest.facts.get("scheme", "quantized")),
+    )
+    reason = obstacle(spec, made)
     if reason is None:
         return
     merge_first = source.kind == ADAPTER and CHECKPOINT in spec.accepts and MERGEABLE in capabilities
-    merge = f"Merge it first: ftreg merge {source.ref}; or add `merge=True` to do both."
-    hint = merge if merge_first else f"See: ftreg models show {source.ref}"
+    merge = f"Merge it first: `ftreg.merge({source.ref!r})`; or add `merge=True` to do both."
+    hint = merge if merge_first else f"See `registry.get({source.ref!r})`"
     raise InfeasiblePlan(reason, where=source.ref, hint=hint)
 
 

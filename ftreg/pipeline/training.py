@@ -43,7 +43,7 @@ def _train(
     recipe, method = plan.recipe, plan.method
     work = work_of(context.host, method, training_config(plan), training_parents(base.digest, dataset.digest))
     if reuse and (known := context.registry.find_produced(work.cache_key, name=recipe.name)) is not None:
-        context.progress.say(f"{known.ref} is the same run; reused")
+        context.progress.say(f"{known.ref} was trained by the same run before; reused")
         return known
 
     folder = context.registry.home / "runs" / work.cache_key

@@ -154,9 +154,9 @@ def read_manifest(home: Home, digest: str) -> Manifest:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise CorruptRegistry("a manifest is missing", where=str(path), hint="Run: ftreg verify") from None
+        raise CorruptRegistry("a manifest is missing", where=str(path), hint="Run `registry.verify()`") from None
     if digest_of(data) != digest:
-        raise CorruptRegistry("a manifest was changed", where=str(path), hint="Run: ftreg verify")
+        raise CorruptRegistry("a manifest was changed", where=str(path), hint="Run `registry.verify()`")
     try:
         manifest = Manifest.from_bytes(data)
         check_entries(manifest.files)

@@ -118,7 +118,7 @@ def _reached(home: Home, catalog: Catalog, kept: set[str]) -> tuple[set[str], se
             manifest = read_manifest(home, digest)
         except CorruptRegistry as error:
             raise CorruptRegistry(
-                f"nothing can be freed: {error.message}", where=error.where, hint="Run: ftreg verify"
+                f"nothing can be freed: {error.message}", where=error.where, hint="Run `registry.verify()`"
             ) from error
         hashes.update(entry.blake3 for entry in manifest.files)
         views.add(view_key(digest))

@@ -37,7 +37,7 @@ class Finder:
         if parsed.alias is not None:
             known = [f"{parsed.name}@{alias}" for alias in self._catalog.aliases(parsed.name)]
             raise UnknownName(
-                "alias", ref, known, hint=f"Set it: ftreg models alias {parsed.name}:NUMBER {parsed.alias}"
+                "alias", ref, known, hint=f"Set it: `registry.set_alias('{parsed.name}:NUMBER', {parsed.alias!r})`"
             )
         raise self.unknown_version(ref, parsed.name)
 
@@ -61,7 +61,7 @@ class Finder:
         """Return the one digest that starts with ``prefix``."""
         found = self._catalog.digests(prefix, _MOST_CANDIDATES + 1)
         if not found:
-            raise UnknownName("version", prefix, [], hint="See: ftreg models list")
+            raise UnknownName("version", prefix, [], hint="See `registry.list()`")
         if len(found) > 1:
             shown = [f"{digest[:19]} ({self.by_digest(digest).ref})" for digest in found[:_MOST_CANDIDATES]]
             more = ", and more" if len(found) > _MOST_CANDIDATES else ""
@@ -81,7 +81,9 @@ class Finder:
         past = self._catalog.publications(digest)
         if not past:
             raise CorruptRegistry(
-                "the event log does not say how this came into the registry", where=digest, hint="Run: ftreg verify"
+                "the event log does not say how this came into the registry",
+                where=digest,
+                hint="Run `registry.verify()`",
             )
         event = past[-1]
         assert event.name is not None
@@ -101,7 +103,7 @@ class Finder:
     def check_known(self, name: str) -> None:
         """Raise ``UnknownName`` if ``name`` has, and had, no versions."""
         if name not in self._catalog.known_names():
-            raise UnknownName("model", check_name(name), self._catalog.names(), hint="See: ftreg models list")
+            raise UnknownName("model", check_name(name), self._catalog.names(), hint="See `registry.list()`")
 
     def unknown_version(self, ref: str, name: str) -> UnknownName:
         """Return the error for a version number that ``name`` does not have."""

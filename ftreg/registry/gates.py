@@ -29,9 +29,9 @@ def check_loaded(catalog: Catalog, host: PluginHost, hook: str) -> None:
     if absent:
         gate = absent[0]
         raise FtregError(
-            f"gate {gate.plugin} ({gate.distribution}) guards this registry and is not loaded: {_why(host, gate)}",
-            hint=f"Install or repair {gate.distribution}; if it should no longer guard this registry, run: "
-            f"ftreg plugins release {gate.plugin}",
+            f"plugin {gate.plugin} ({gate.distribution}) guards this registry and is not loaded: {_why(host, gate)}",
+            hint=f"Install or repair {gate.distribution}; to do without its gate, run "
+            f"`registry.release_gate({gate.plugin!r})`",
         )
 
 
@@ -62,7 +62,7 @@ def release(catalog: Catalog, plugin: str) -> None:
     """Strike a gate off the record, in the caller's transaction; raise ``UnknownName`` if it is not on record."""
     gates = catalog.gates()
     if plugin not in {gate.plugin for gate in gates}:
-        raise UnknownName("gate of this registry", plugin, {gate.plugin for gate in gates})
+        raise UnknownName("gate", plugin, {gate.plugin for gate in gates})
     catalog.append(Event.now("gate_released", plugin=plugin))
 
 

@@ -151,7 +151,7 @@ class Home:
         others = [name for name in others if name not in _PARTS and not name.startswith("FORMAT.")]
         if others:
             raise InputError(
-                f"the folder is not a registry, and it is not empty: it holds {others[0]!r}",
+                f"the folder is not a registry and is not empty: it holds {others[0]!r}",
                 where=str(self.path),
                 hint="Name a new or empty folder.",
             )
@@ -176,7 +176,7 @@ class Home:
 def check_hash(text: str) -> str:
     """Return ``text`` if it is a BLAKE3 hash in hex; raise ``CorruptRegistry`` otherwise, since it becomes a path."""
     if not isinstance(text, str) or not _HASH.fullmatch(text):
-        raise CorruptRegistry(f"{text!r} is not a BLAKE3 hash", hint="Run: ftreg verify")
+        raise CorruptRegistry(f"{text!r} is not a BLAKE3 hash", hint="Run `registry.verify()`")
     return text
 
 

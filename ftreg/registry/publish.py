@@ -76,7 +76,7 @@ def check_tag(key: str, value: str) -> None:
     check_name(key, what="tag")
     if not value or len(value) > _LONGEST_TAG or not value.isprintable():
         raise InputError(
-            f"{value!r} cannot be the value of tag {key!r}", hint=f"Use 1-{_LONGEST_TAG} printable characters."
+            f"{value!r} cannot be the value of the tag {key!r}", hint=f"Use 1-{_LONGEST_TAG} printable characters."
         )
 
 

@@ -66,6 +66,7 @@ class Registry:
             self._catalog = _open(self._home)
         self._finder = Finder(self._home, self._catalog)
         self._published: builtins.list[str] = []
+        self._documented: builtins.list[str] = []
 
     @property
     def host(self) -> PluginHost:
@@ -83,6 +84,11 @@ class Registry:
     def published(self) -> tuple[str, ...]:
         """References of the versions that were published through this object, oldest first."""
         return tuple(self._published)
+
+    @property
+    def documented(self) -> tuple[str, ...]:
+        """References of the versions that evidence was added to through this object, oldest first."""
+        return tuple(self._documented)
 
     def close(self) -> None:
         """Close the catalog."""
@@ -363,20 +369,20 @@ class Registry:
         parsed = parse_ref(ref)
         if parsed.number is None and parsed.digest_prefix is None:
             hint = f"Name it by its number, such as {self._finder.find(ref).ref}."
-            raise InputError("this does not say which version to delete", where=ref, hint=hint)
+            raise InputError("the reference does not say which version to delete", where=ref, hint=hint)
         with self._writing() as catalog:
             version = self._finder.find_pointer(ref)
             if version.aliases:
-                commands = [f"\n  ftreg models alias --remove {version.name} {alias}" for alias in version.aliases]
+                calls = [f"\n  `registry.remove_alias({version.name!r}, {alias!r})`" for alias in version.aliases]
                 raise InputError(
                     f"{version.ref} cannot be deleted: it is {', '.join(f'@{alias}' for alias in version.aliases)}",
-                    hint=f"Remove the {'alias' if len(commands) == 1 else 'aliases'} first:{''.join(commands)}",
+                    hint=f"Remove the {'alias' if len(calls) == 1 else 'aliases'} first:{''.join(calls)}",
                 )
             children = sorted(self._finder.by_digest(child).ref for child in catalog.children(version.digest))
             if children and not force:
                 raise InputError(
-                    f"{version.ref} cannot be deleted: made from it: {', '.join(children)}",
-                    hint="Delete it all the same with `force=True`; its files are kept for as long as they are needed.",
+                    f"{version.ref} cannot be deleted: it is a parent of {', '.join(children)}",
+                    hint="Delete it anyway with `force=True`; its files are kept as long as other versions need them.",
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
             return (*(other.ref for other in catalog.versions(digest=version.digest)), *children)
@@ -408,6 +414,7 @@ class Registry:
                 with self._writing() as catalog:
                     self._finder.find(version.digest)
                     catalog.append(event)
+            self._documented.append(version.ref)
             return evidence.read_evidence(self._home, event)
 
     # Gates.

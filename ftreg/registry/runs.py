@@ -35,9 +35,9 @@ def hold_run(folder: Path, name: str) -> int:
         if not try_lock(file, exclusive=True):
             os.close(file)
             raise RegistryBusy(
-                "another process is training this very run",
+                "another process is already training this run",
                 where=str(folder),
-                hint="Wait for it, or change something, such as train.seed.",
+                hint="Wait for it, or change a setting, such as train.seed.",
             )
         if os.fstat(file).st_nlink:
             os.truncate(file, 0)

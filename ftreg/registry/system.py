@@ -12,7 +12,7 @@ from ftreg.core.database import DatabaseFault, database_fault
 from ftreg.core.errors import CorruptRegistry, FtregError, RegistryBusy
 from ftreg.core.faults import disk_full, fault_of, read_only
 
-_REBUILD = "Rebuild it from the manifests and the event log: ftreg verify --rebuild"
+_REBUILD = "Rebuild it from the manifests and the event log with `Registry.rebuild()`"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ftreg.registry.journal import read_journal
 from ftreg.registry.records import Damage, Edge, VerifyReport
 from ftreg.registry.views import is_whole, view_key
 
-_REBUILD = "Rebuild the catalog from the manifests and the event log: ftreg verify --rebuild"
+_REBUILD = "Rebuild the catalog from the manifests and the event log with `Registry.rebuild()`"
 
 
 class Verifier:

@@ -43,7 +43,7 @@ def open_view(home: Home, key: str, entries: Sequence[FileEntry]) -> Path:
             problem = examine(home, entry)
             if problem:
                 raise CorruptRegistry(
-                    f"{entry.path} {problem}", where=str(home.blob(entry.blake3)), hint="Run: ftreg verify"
+                    f"{entry.path} {problem}", where=str(home.blob(entry.blake3)), hint="Run `registry.verify()`"
                 )
         if is_whole(folder, entries):
             return folder

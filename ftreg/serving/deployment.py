@@ -131,7 +131,7 @@ def read_deployment(folder: Path) -> Deployment:
     try:
         return Deployment.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FtregError(f"is not a deployment: {error}", where=str(path), hint="Deploy again: ftreg deploy") from error
+        raise FtregError(f"is not a deployment: {error}", where=str(path), hint="Deploy the versions again.") from error
 
 
 def model_tag(digest: str) -> str:

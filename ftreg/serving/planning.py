@@ -16,6 +16,7 @@ from ftreg.core.manifest import canonical_json
 from ftreg.core.names import check_name
 from ftreg.core.recipe import Config, validate
 from ftreg.core.specs import EngineSpec
+from ftreg.core.text import read_text
 from ftreg.core.types import DATASET, Source
 from ftreg.pipeline.engines import find_engine, require_runtime
 from ftreg.serving import weights
@@ -51,9 +52,7 @@ class DeploymentSpec(Config):
 def read_spec(path: Path) -> dict[str, Any]:
     """Read a deployment.yaml; raise ``RecipeError`` if it cannot be read or is not a YAML mapping."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
+        raw = yaml.safe_load(read_text(path, RecipeError))
     except yaml.YAMLError as error:
         raise RecipeError(f"is not YAML: {' '.join(str(error).split())}", where=str(path)) from None
     if not isinstance(raw, dict):
@@ -86,7 +85,7 @@ def plan(context: Context, raw: Mapping[str, Any], *, where: str = "deployment")
         raise InputError(
             "no variant is given",
             where=where,
-            hint=f"ftreg deploy {spec.name} --variant REF=WEIGHT --variant REF=WEIGHT",
+            hint="Give versions with their weights in `variants`.",
         )
     for ref in (*spec.variants, *spec.shadows):
         context.registry.check_deployment(ref, spec.name)
@@ -116,7 +115,7 @@ def _variant(context: Context, ref: str, weight: float, engine: str | None) -> t
     """Resolve one version, and find an installed engine that serves it."""
     version = context.registry.get(ref)
     if version.kind == DATASET:
-        raise InputError(f"{version.ref} is a dataset, not a model", hint="See: ftreg models list")
+        raise InputError(f"{version.ref} is a dataset, not a model", hint="See `registry.list()`")
     source = context.registry.source(version.digest)
     spec = _engine(context, source, engine)
     return Variant(
@@ -136,7 +135,7 @@ def _engine(context: Context, source: Source, name: str | None) -> EngineSpec:
         ]
         if not found:
             raise InputError(
-                f"no engine can serve {source.ref}, which is of kind {source.kind}", hint="See: ftreg plugins list"
+                f"no engine can serve {source.ref}, which is of kind {source.kind}", hint="See `registry.host.plugins`"
             )
         spec = found[0]
     context.host.require(spec)

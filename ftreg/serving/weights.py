@@ -20,7 +20,7 @@ MANIFEST, FILES = "manifest.json", "files"
 MODELS = "models"
 """Folder beside a deployment that holds its versions, by digest, if it is served without a Bento."""
 
-_DAMAGED = "Its files are damaged or were changed. Check the registry with ftreg verify, then deploy again."
+_DAMAGED = "Its files are damaged or were changed. Verify the registry, then deploy again."
 
 
 def needed(source: Source) -> Iterator[Source]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ftreg.core.errors import DataError
@@ -27,6 +27,8 @@ CHAT_TEMPLATE = (
 )
 
 _MULTIPLE = 32  # all dimensions are multiples of it: 4-bit layers on CPUs and fast kernels need that
+# All bytes, the pad and the end token, and the roles, rounded up.
+_SMALLEST_VOCABULARY = -(-(256 + 2 + len(ROLES)) // _MULTIPLE) * _MULTIPLE
 
 
 class BaseConfig(Config):
@@ -41,21 +43,24 @@ class BaseConfig(Config):
     max_positions: int = Field(512, gt=0, description="largest number of tokens in a sequence")
     tied: bool = Field(True, description="share the weights of the input embedding with the output head")
 
+    @field_validator("hidden_size", "intermediate_size", "vocab_size")
+    @classmethod
+    def _fits_kernels(cls, value: int, info: ValidationInfo) -> int:
+        smallest = _SMALLEST_VOCABULARY if info.field_name == "vocab_size" else _MULTIPLE
+        if value % _MULTIPLE or value < smallest:
+            raise ValueError(f"must be a multiple of {_MULTIPLE}, at least {smallest}, not {value}")
+        return value
+
     @model_validator(mode="after")
-    def _sizes_fit(self) -> BaseConfig:
-        for name in ("hidden_size", "intermediate_size", "vocab_size"):
-            if getattr(self, name) % _MULTIPLE:
-                raise ValueError(f"{name} must be a multiple of {_MULTIPLE}")
-        if self.hidden_size % self.heads or self.hidden_size // self.heads % 2:
-            raise ValueError("heads must divide hidden_size into even parts")
-        kv_heads = self.kv_heads or self.heads
-        if self.heads % kv_heads:
-            raise ValueError("kv_heads must divide heads")
-        if kv_heads * (self.hidden_size // self.heads) % _MULTIPLE:
-            raise ValueError(f"kv_heads x (hidden_size / heads) must be a multiple of {_MULTIPLE}")
-        smallest = 256 + 2 + len(ROLES)
-        if self.vocab_size < smallest:
-            raise ValueError(f"vocab_size must be at least {smallest}: all bytes and the special tokens")
+    def _heads_fit(self) -> BaseConfig:
+        width, heads, kv_heads = self.hidden_size, self.heads, self.kv_heads or self.heads
+        if width % heads or width // heads % 2:
+            raise ValueError(f"heads={heads} does not divide hidden_size={width} into even parts; 1, 2 and 4 always do")
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads={kv_heads} does not divide heads={heads}")
+        if kv_heads * (width // heads) % _MULTIPLE:
+            given = kv_heads * (width // heads)
+            raise ValueError(f"kv_heads * hidden_size / heads must be a multiple of {_MULTIPLE}, not {given}")
         return self
 
 

@@ -123,7 +123,7 @@ def _run(job: TrainJob, trainer: LanguageTrainer, interruption: Interruption) ->
     """Train, from the newest checkpoint if the job says so; raise what a signal in between meant."""
     checkpoint = newest_checkpoint(job.scratch) if job.resume else None
     if job.resume and checkpoint is None:
-        raise InputError("there is no checkpoint to go on from", where=str(job.scratch), hint="Leave `resume` out.")
+        raise InputError("there is no checkpoint to resume from", where=str(job.scratch), hint="Leave `resume` out.")
     job.progress.begin("train", trainer.steps_in_all)
     try:
         with interruption.postponed():

@@ -44,7 +44,7 @@ def resolve_precision(train: TrainConfig) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if train.precision == "fp16" and device.type != "cuda":
         raise InputError(
-            f"fp16 trains on CUDA devices only, and this runs on {device.type}",
+            f"fp16 training needs a CUDA device; this runs on {device.type}",
             where="train.precision",
             hint="Set it to auto.",
         )

@@ -82,7 +82,7 @@ class LabelledLoss:
             apart = [self._logits(inputs, _every(inputs)) for inputs in alone]
         if together is None or not _close(together, torch.cat(apart)):
             raise InputError(
-                "packed examples would see each other in a model of this architecture or with this method",
+                "with this architecture or method, packed examples would attend to each other",
                 where="train.batching: packed",
                 hint="Set train.batching to grouped.",
             )

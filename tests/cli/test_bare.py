@@ -158,6 +158,7 @@ def test_commands_work_or_name_the_extra(results: dict[str, tuple[int, str]], ty
     if extra:
         assert f"pip install '{extra}'" in message
         assert message.count("error:") == 1
+        assert "this needs" not in message
         assert "bug in ftreg" not in message
 
 
@@ -181,8 +182,18 @@ def test_python_names_the_extra_too(folder: Path) -> None:
         "        call()\n"
         "    except MissingExtra as error:\n"
         "        print(error.hint)\n"
+        "try:\n"
+        "    ftreg.init('tiny', 'rows.jsonl')\n"
+        "except MissingExtra as error:\n"
+        "    print(error.message)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(folder), cwd=folder, capture_output=True, text=True
     )
     assert done.stdout.count("pip install 'ftreg[train]'") == 2, done.stderr
+    assert "`ftreg.api.training.init()` needs " in done.stdout
+
+
+def test_the_command_that_needs_an_extra_is_named(results: dict[str, tuple[int, str]]) -> None:
+    """A bare import inside a function is reported with the command that does the same."""
+    assert "error: ftreg init needs " in results["init tiny --data rows.jsonl"][1]

@@ -85,12 +85,12 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, rows: Path, mod
     command = train_command(model_folder(), rows, "--set", "train.max_steps=400", "--set", "train.epochs=50")
     message = stop_after_a_checkpoint(home, command, signal.SIGINT)
     assert "interrupted" in message
-    assert f"step {last_step(home)} is kept" in message
+    assert f"step {last_step(home)} was kept" in message
     assert "--resume" in message
     for number in (signal.SIGTERM, signal.SIGHUP):
         message = stop_after_a_checkpoint(home, [*command, "--resume"], number)
         assert "terminated" in message
-        assert f"step {last_step(home)} is kept" in message
+        assert f"step {last_step(home)} was kept" in message
         assert list(home.glob("tmp/*")) == []
     stop_after_a_checkpoint(home, [*command, "--resume"], signal.SIGKILL)
     resumed = json.loads(ftreg(*command, "--resume", "--json", home=home).stdout)

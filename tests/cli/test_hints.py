@@ -6,11 +6,14 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import click
 import pytest
 
 import ftreg
+from ftreg.cli.wording import in_commands
+from ftreg.core import errors
 from tests.cli.walk import commands
 
 SOURCE = Path(ftreg.__file__).parent
@@ -72,6 +75,45 @@ def test_options_in_hints_exist(path: Path) -> None:
                 unknown = set(re.findall(r"(?<!\w)--[a-z][a-z_-]*", text)) - known
                 unknown |= set(re.findall(r"(?:^|[:(`] ?)ftreg ([a-z-]+)", text)) - FIRST_WORDS
                 assert not unknown, f"{path.name}:{number}"
+
+
+def messages(path: Path) -> Iterator[tuple[int, str]]:
+    """What a module says to its caller: the strings of its errors, and of the remarks of long work."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).rsplit(".", 1)[-1]
+            if called in ERRORS or called == "say":
+                yield from texts(node)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("hint", "_REBUILD", "merge"):
+            yield from texts(node)
+
+
+VALUE = r"(?<=[(, =])X(?=[,)])"  # an argument that an f-string puts in as a literal
+ERRORS = {name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)}
+BELOW = sorted(path for path in SOURCE.rglob("*.py") if "cli" not in path.relative_to(SOURCE).parts)
+
+
+@pytest.mark.parametrize("path", BELOW, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_below_the_command_line_messages_speak_of_python(path: Path) -> None:
+    """No message of the API names a command or an option: those who call it from Python have neither."""
+    for number, text in messages(path):
+        typed = [line for line in commands_in(text) if line.split()[0].strip(".:") in FIRST_WORDS]
+        assert not typed, f"{path.name}:{number}: {text}"
+        assert not re.search(r"(?<!\w)--[a-z]", text), f"{path.name}:{number}: {text}"
+
+
+@pytest.mark.parametrize("path", BELOW, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_python_in_messages_is_also_a_command(path: Path) -> None:
+    """Each call in a message exists, and becomes a command that exists."""
+    for number, text in messages(path):
+        for code in re.findall(r"`((?:ftreg|registry|Registry)\.[\w.]+(?:\(.*?\))?)`", text):
+            if code.startswith("registry.staging"):  # for plugins' authors
+                continue
+            name = code.partition("(")[0].replace("registry.host.", "ftreg.PluginHost.")
+            assert resolve_name(re.sub("^[rR]egistry", "ftreg.Registry", name)) is not None
+            said = in_commands("`" + re.sub(VALUE, repr("X"), code) + "`", {})
+            assert list(commands_in(said)), f"{path.name}:{number}: {said}"
+            assert [fault for line in commands_in(said) for fault in faults(line)] == []
 
 
 def test_faults_are_found() -> None:

@@ -43,8 +43,8 @@ def check_experiment(home: Path, shown: str) -> None:
     env = {"BENTOML_HOME": str(home / ".bentoml")}
     report = json.loads(ftreg("experiment", "report", "support-bot", "--json", env=env).stdout)
     first, second = report["arms"]
-    assert (first["units"] + second["units"], first["usage"]["errors"] + second["usage"]["errors"]) == (140, 0)
-    assert 10 <= second["units"] <= 50  # 28 are expected; outside of this by chance once in ten thousand times
+    assert (first["users"] + second["users"], first["usage"]["errors"] + second["usage"]["errors"]) == (140, 0)
+    assert 10 <= second["users"] <= 50  # 28 are expected; outside of this by chance once in ten thousand times
     assert first["rated"] + second["rated"] == 140
 
 

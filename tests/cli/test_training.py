@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +72,7 @@ def test_json_has_the_same_facts(trained: str, folder: Path) -> None:
 
 
 def test_an_interrupt_says_what_was_published(trained: str, folder: Path) -> None:
-    """Versions that were durable before the interrupt are named; only without any it says that there is none."""
+    """Versions that were durable before the interrupt are named; the next run reuses them, and its JSON has figures."""
     env = environment(folder / "site")
     stopped = ftreg("run", "stop.yaml", home=folder / "other", cwd=folder, env=env, code=130)
     assert "interrupted; published before that: " in stopped.stderr
@@ -78,6 +80,9 @@ def test_an_interrupt_says_what_was_published(trained: str, folder: Path) -> Non
     assert "bot-merged:1" in stopped.stderr
     with Registry(folder / "other") as registry:
         assert registry.get("bot-merged").number == 1
+    facts = json.loads(ftreg("run", "recipe.yaml", "--accept", "--json", home=folder / "other", cwd=folder).stdout)
+    assert [fact["ref"] for fact in facts] == ["bot:1", "bot-merged:1", "bot-merged-quantized:1"]
+    assert facts[0]["training"]["steps"] == 2
     again = ftreg("apply", "stop", "bot:1", home=folder / "other", cwd=folder, env=env, code=130)
     assert "interrupted; nothing was published" in again.stderr
 
@@ -90,3 +95,46 @@ def test_an_adapter_is_merged_first_when_asked(trained: str, folder: Path) -> No
     assert json.loads(done.stdout)["ref"] == "bot-merged-quantized:1"
     with Registry(folder / "home") as registry:
         assert registry.get("bot-merged:1").kind == "checkpoint"
+
+
+def test_an_interrupted_evaluation_speaks_of_figures(trained: str, folder: Path) -> None:
+    """An evaluation publishes nothing anyway: what it loses are its figures, or those of the versions that are left."""
+    code = (
+        "import sys\n"
+        "from ftreg.cli.main import main\n"
+        "from ftreg.pipeline import evaluations\n"
+        "original, refs = evaluations.evaluate_version, []\n"
+        "def stopped(context, ref, *arguments, **options):\n"
+        "    refs.append(ref)\n"
+        "    if len(refs) == int(sys.argv[1]):\n"
+        "        raise KeyboardInterrupt\n"
+        "    return original(context, ref, *arguments, **options)\n"
+        "evaluations.evaluate_version = stopped\n"
+        "main(sys.argv[2:])\n"
+    )
+    said = {}
+    for position in ("1", "2"):
+        command = [sys.executable, "-c", code, position, "--home", str(folder / "home"), "compare", "bot:1", "bot"]
+        said[position] = subprocess.run(command, capture_output=True, text=True, cwd=folder).stderr.splitlines()[-1]
+    assert said == {
+        "1": "error: interrupted; no figures were recorded",
+        "2": "error: interrupted; evidence recorded before that: bot:1",
+    }
+
+
+def test_a_dry_run_says_when_it_would_evaluate_save_and_stop(folder: Path) -> None:
+    """Defaults are shown as what will happen, given settings in the same words, and no row is empty."""
+    home = folder / "dry"
+    shown = ftreg("train", "recipe.yaml", "--dry-run", home=home, cwd=folder).stdout
+    rows = dict(line.split(None, 1) for line in shown.replace("early stopping", "stopping").splitlines()[1:])
+    assert rows["evaluations"] == "every 10% of the steps"
+    assert rows["checkpoints"] == "about every one to ten minutes"
+    assert rows["stopping"] == "off"
+    assert rows["left"].split() == ["out", "merge:", "bot", "->", "bot-merged", "(checkpoint)"]
+    changes = ["train.eval_every=0.25", "train.save_every=50", "train.early_stopping_patience=3"]
+    flags = [part for change in changes for part in ("--set", change)]
+    facts = json.loads(ftreg("run", "recipe.yaml", "--dry-run", "--json", *flags, home=home, cwd=folder).stdout)
+    assert facts["evaluations"] == "every 25% of the steps"
+    assert facts["checkpoints"] == "every 50 steps"
+    assert facts["early_stopping"] == "after 3 evaluations without a lower loss"
+    assert len(facts["then"]) == 2

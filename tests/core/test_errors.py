@@ -44,7 +44,7 @@ def test_the_tree_in_the_docstring(cls: type[FtregError]) -> None:
 def test_unknown_names(name: str, known: list[str], hint: str | None) -> None:
     """The error proposes the nearest names, or lists the known ones if none is near."""
     error = UnknownName("method", name, known)
-    assert error.message == f"no method is called {name!r}"
+    assert error.message == f"no method named {name!r}"
     assert error.hint == hint
 
 

@@ -64,7 +64,7 @@ def test_contributions_are_sorted_by_name(host: PluginHost) -> None:
 def test_an_unknown_name_proposes_the_nearest(host: PluginHost) -> None:
     """For a misspelt method, the error proposes the right name and says where the wrong one was given."""
     with_method(host, name="adalora")
-    with pytest.raises(UnknownName, match=r"recipe\.method: no method is called 'adalroa'\n  Did you mean adalora"):
+    with pytest.raises(UnknownName, match=r"recipe\.method: no method named 'adalroa'\n  Did you mean adalora"):
         host.get(MethodSpec, "adalroa", where="recipe.method")
 
 

@@ -107,10 +107,10 @@ def test_method_and_name_have_defaults(data: str, method: str | None, name: str)
 
 def test_settings_are_read_as_yaml() -> None:
     """A value is what a recipe would hold."""
-    assert read_setting("prune.pattern", "2:4") == "2:4"
-    assert read_setting("train.learning_rate", "1e-4") == 1e-4
+    assert read_setting("2:4", where="--set prune.pattern") == "2:4"
+    assert read_setting("1e-4", where="--set train.learning_rate") == 1e-4
     with pytest.raises(RecipeError, match=r"--set lora\.rank: '\[1' cannot be read"):
-        read_setting("lora.rank", "[1")
+        read_setting("[1", where="--set lora.rank")
 
 
 def test_a_recipe_is_read_as_yaml_1_2(tmp_path: Path) -> None:

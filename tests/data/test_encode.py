@@ -332,9 +332,9 @@ QUESTION = "{% if m.role == 'user' %}{% generation %}{{ m.content }}{% endgenera
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (masked("{% if false %}{% generation %}{% endgeneration %}{% endif %}"), "marks no part"),
+        (masked("{% if false %}{% generation %}{% endgeneration %}{% endif %}"), "not mark any part"),
         (masked("{% generation %}", after="{% endgeneration %}"), "also marks text before"),
-        (masked(answer=QUESTION), "marks no part"),
+        (masked(answer=QUESTION), "not mark any part"),
         (OPENING, "ends the prompt for an answer with '<think>\\n'"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ messages[7]['content'] + 'x' }}", "refuses the chat"),
@@ -394,7 +394,8 @@ def test_a_template_can_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "cannot be read"), ("{% for %}", "is not valid Jinja"), ("{% if x %}\n", "Jinja")]
+    ("content", "reason"),
+    [(None, "no such chat"), ("{% for %}", "is not valid Jinja"), ("{% if x %}\n", "Jinja")],
 )
 def test_a_bad_template_file_is_refused_at_once(tmp_path: Path, content: str | None, reason: str) -> None:
     """A template that is missing or does not parse is an error, with its name, before any example is encoded."""

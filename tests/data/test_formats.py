@@ -110,9 +110,9 @@ def test_an_unknown_format_gets_a_suggestion(tmp_path: Path) -> None:
     ("messages", "reason"),
     [
         ("hello", "holds text, not a list"),
-        ([], "no turn of the assistant"),
-        ([CHAT[1]], "no turn of the assistant"),
-        ([CHAT[2], CHAT[1]], "starts with a turn of the assistant"),
+        ([], "no assistant turn"),
+        ([CHAT[1]], "no assistant turn"),
+        ([CHAT[2], CHAT[1]], "starts with an assistant turn"),
         (["hello"], "turn 1 is text"),
         ([{"content": "x"}], "role None"),
         ([{"role": "bot", "content": "x"}], "role 'bot'"),

@@ -85,7 +85,7 @@ def test_a_mapped_field_takes_the_place_of_its_namesake(tmp_path: Path, host: Pl
 
 def test_columns_that_the_file_lacks(path: Path, host: PluginHost) -> None:
     """A column that no row has is an error with the nearest ones."""
-    with pytest.raises(UnknownName, match="no column is called 'Questoin'") as caught:
+    with pytest.raises(UnknownName, match="no column named 'Questoin'") as caught:
         load_examples(path, columns={**COLUMNS, "prompt": "Questoin"}, host=host)
     assert caught.value.where == "data.columns.prompt"
     assert "Did you mean Question?" in str(caught.value)
@@ -94,10 +94,10 @@ def test_columns_that_the_file_lacks(path: Path, host: PluginHost) -> None:
 @pytest.mark.parametrize(("format", "expected"), [("auto", "messages (messages"), ("text", "text (text)")])
 def test_fields_that_no_format_reads(path: Path, host: PluginHost, format: str, expected: str) -> None:  # noqa: A002
     """A field that the format, or any format, does not read is an error that lists those that are read."""
-    with pytest.raises(UnknownName, match="no field is called 'zzz'") as caught:
+    with pytest.raises(UnknownName, match="no field named 'zzz'") as caught:
         load_examples(path, format=format, columns={"zzz": "Question"}, host=host)
     assert expected in str(caught.value)
-    with pytest.raises(UnknownName, match="no format is called"):
+    with pytest.raises(UnknownName, match="no format named"):
         load_examples(path, format="nope", columns=COLUMNS, host=host)
 
 

@@ -153,4 +153,4 @@ def test_the_error_of_the_first_bad_row_counts_the_others(tmp_path: Path, host: 
     """Many bad rows give one message, with the command that lists them all."""
     with pytest.raises(DataError, match=r"and 2 more bad rows") as caught:
         load_examples(write(tmp_path, "a.jsonl", GOOD + b"1\n2\n3\n" + GOOD * 4), host=host)
-    assert "ftreg data check" in str(caught.value.hint)
+    assert "ftreg.api.data.check(" in str(caught.value.hint)

@@ -169,7 +169,7 @@ def test_an_empty_split_is_told() -> None:
     """If there are too few rows for a split, its name and share are reported."""
     listener = Listener()
     split_examples(make([0]), config(validation=0.1), listener)
-    assert listener.said == ["the validation split is empty: 0.1 of 1 examples is too little"]
+    assert listener.said == ["the validation split is empty: 1 x 0.1 examples are too few"]
     split_examples(make([0] * 2), config(validation=0.1), listener)
     assert len(listener.said) == 1
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from ftreg.cli.wording import in_commands
 from ftreg.core.errors import FtregError, MissingExtra
 from ftreg.core.faults import disk_full, fault_of
 from ftreg.core.host import PluginHost
@@ -55,9 +56,10 @@ def message(name: str) -> str:
 
 def test_messages_that_cannot_be_provoked_on_the_page(tmp_path: Path) -> None:
     """A full disk, no memory, and a package that is not installed have the messages that the page shows."""
-    assert message("out-of-memory") == str(fault_of(MemoryError(), tmp_path))
+    assert message("out-of-memory") == in_commands(str(fault_of(MemoryError(), tmp_path)), {})
     full = OSError(errno.ENOSPC, "No space left on device", "/data/.ftreg")
-    assert message("disk-full") == str(fault_of(full, tmp_path)) == str(disk_full("/data/.ftreg"))
+    assert message("disk-full") == in_commands(str(fault_of(full, tmp_path)), {})
+    assert str(fault_of(full, tmp_path)) == str(disk_full("/data/.ftreg"))
     assert message("extra") == str(MissingExtra("ftreg merge", "torch", "ftreg[train]"))
 
 
@@ -71,7 +73,7 @@ def test_the_message_of_a_missing_gate(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     with Registry(tmp_path / "home", host=PluginHost()) as registry, pytest.raises(FtregError) as raised:
         registry.set_alias("bot:1", "stable")
-    assert str(raised.value) == message("gate")
+    assert in_commands(str(raised.value), {}) == message("gate")
 
 
 def test_the_message_of_a_busy_run(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_the_transcript_is_put_into_both_pages(tmp_path: Path) -> None:
     transcript = script("transcript")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- transcript: from here -->\nold\n<!-- transcript: to here -->\nafter\n")
-    log = "1. Title\n\n$ ftreg verify\nall is well\n0.1 s\n\n$ ftreg merge bot\nversion\nbot-merged:1\n1.5 s\n"
+    log = "1. Title\n\n$ ftreg verify\nno damage\n0.1 s\n\n$ ftreg merge bot\nversion\nbot-merged:1\n1.5 s\n"
     transcript.put(page, transcript.shortened(log))
     assert page.read_text() == (
         "before\n<!-- transcript: from here -->\n```\n$ ftreg merge bot\nversion\nbot-merged:1\n```\n"

@@ -207,9 +207,9 @@ def test_a_schema_fetches_nothing() -> None:
 @pytest.mark.parametrize(
     ("names", "settings", "said"),
     [
-        (["rogue"], {}, "no metric is called 'rogue'"),
+        (["rogue"], {}, "no metric named 'rogue'"),
         ([], {"rouge.stemmer": True}, "settings for rouge, which is not computed"),
-        ([], {"stemmer": True}, "no metric is called 'stemmer'"),
+        ([], {"stemmer": True}, "no metric named 'stemmer'"),
         (["rouge"], {"rouge": True}, "rouge is a metric, not a setting"),
         (["rouge"], {"rouge.stemer": True}, "unknown key 'stemer'"),
         (["json"], {"json.shema": "x"}, "unknown key 'shema'"),

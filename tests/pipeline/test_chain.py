@@ -161,11 +161,11 @@ def test_prefix_cannot_be_merged_and_nothing_starts(registry: Registry, recipe: 
 
 def test_steps_refuse_what_they_cannot_take(registry: Registry, merged: Version, adapter: Version) -> None:
     """A step on a version of the wrong kind, or without a capability that it needs, is refused."""
-    with pytest.raises(InfeasiblePlan, match="needs a mergeable adapter; the result of step merge is a checkpoint"):
+    with pytest.raises(InfeasiblePlan, match="needs a mergeable adapter; this one is a checkpoint"):
         merge(merged.ref, registry=registry)
     with pytest.raises(
         InfeasiblePlan,
-        match=r"needs a full-precision checkpoint; (.|\n)*Merge it first: ftreg merge",
+        match=r"needs a full-precision checkpoint; (.|\n)*Merge it first: `ftreg\.merge",
     ):
         apply("onnx", adapter.ref, registry=registry)
 

@@ -60,7 +60,7 @@ def test_only_steps_that_combine_take_further_versions(
     registry: Registry, recipe: Callable[..., dict], adapter: Version
 ) -> None:
     """Further inputs for a step that takes one, and a weight that is not a number, are refused before any work."""
-    with pytest.raises(InfeasiblePlan, match="step quantize works on one version, and cannot combine several"):
+    with pytest.raises(InfeasiblePlan, match="step quantize works on a single version and cannot combine several"):
         run(recipe("full", name="no", then=[{"quantize": {"with": adapter.ref}}]), registry=registry)
     with pytest.raises(RecipeError, match="weight"):
         run(recipe("lora", name="no", then=[{"merge": {"weight": "heavy"}}]), registry=registry)

@@ -51,9 +51,9 @@ def test_an_interrupted_run_is_not_dropped_silently(interrupted, progress):
     """Starting over says that there is something to resume, and keeps it until the new run has a checkpoint."""
     with pytest.raises(RuntimeError), run_folder(interrupted, "bot", resume=False, progress=progress):
         raise RuntimeError
-    assert "step 7; starting over" in progress.said[0]
-    assert "--resume" in progress.said[0]
-    assert "step 7 is kept" in progress.said[1]
+    assert "step 7; now it starts over" in progress.said[0]
+    assert "`resume=True`" in progress.said[0]
+    assert "step 7 was kept" in progress.said[1]
     with run_folder(interrupted, "bot", resume=True, progress=progress) as folder:
         assert (folder / "checkpoint-7").is_dir()
     assert len(progress.said) == 2

@@ -113,13 +113,13 @@ def test_a_gate_that_is_gone_blocks(how: str, home: Path, tmp_path: Path) -> Non
         reason = "it is failed: import failed: ModuleNotFoundError"
     elif how == "left out":
         options = ("--no-plugin", "strict")
-        reason = "it is disabled: by --no-plugin"
+        reason = "it is disabled: on request"
     else:
         (site / "strict.py").write_text("from ftreg.plugin import *\n" + OBSERVER.format("pass"))
         reason = "version 1.0 does not implement ftreg_check_promotion"
     failed = ftreg(*options, "models", "alias", "bot:1", "champion", home=home, env=environment(site), code=1)
     said = " ".join(failed.stderr.split())
-    assert f"gate strict (fake-strict) guards this registry and is not loaded: {reason}" in said
+    assert f"plugin strict (fake-strict) guards this registry and is not loaded: {reason}" in said
     assert "ftreg plugins release strict" in said
     assert _aliases(home) == ["first"]
 
@@ -127,8 +127,8 @@ def test_a_gate_that_is_gone_blocks(how: str, home: Path, tmp_path: Path) -> Non
     ftreg(*options, "models", "alias", "bot:1", "champion", home=home, env=environment(site))
     assert sorted(_aliases(home)) == ["champion", "first"]
     log = ftreg("models", "log", home=home).stdout
-    assert "is guarded by gate strict (fake-strict): ftreg_check_promotion" in log
-    assert "is no longer guarded by gate strict" in log
+    assert "is guarded by plugin strict (fake-strict): ftreg_check_promotion" in log
+    assert "is no longer guarded by plugin strict" in log
 
 
 class _Strict:
@@ -153,12 +153,12 @@ def test_the_record_of_gates_outlives_the_catalog(tmp_path: Path) -> None:
     Registry.rebuild(tmp_path / "home")
     with Registry(tmp_path / "home", host=PluginHost(only=())) as registry:
         assert registry.gates() == [Gate("_Strict", "this process", "ftreg_check_version")]
-        with pytest.raises(FtregError, match="gate _Strict"):
+        with pytest.raises(FtregError, match="plugin _Strict"):
             _publish(registry, "{} ")
-        with pytest.raises(FtregError, match="gate _Strict"):
+        with pytest.raises(FtregError, match="plugin _Strict"):
             registry.check_gates("ftreg_check_version")
         registry.set_alias("bot:1", "champion")  # another hook: this gate never guarded aliases
-        with pytest.raises(UnknownName, match="no gate of this registry is called 'other'"):
+        with pytest.raises(UnknownName, match="no gate named 'other'"):
             registry.release_gate("other")
         registry.release_gate("_Strict")
         _publish(registry, "{} ")
@@ -175,7 +175,7 @@ def test_a_gate_keeps_a_version_from_being_deployed(tmp_path: Path) -> None:
             registry.check_deployment("bot:1", "shop")
     with (
         Registry(tmp_path / "home", host=PluginHost(only=())) as registry,
-        pytest.raises(FtregError, match="gate _Strict"),
+        pytest.raises(FtregError, match="plugin _Strict"),
     ):
         registry.check_deployment("bot:1", "shop")
 

@@ -69,7 +69,7 @@ def test_a_method_from_another_distribution(
 
     installed()
     unknown = run(*train, code=2)
-    assert "no method is called 'ia3'" in unknown.stderr
+    assert "no method named 'ia3'" in unknown.stderr
     assert "lora" in unknown.stderr
     assert "items:1" in run("models", "list").stdout
     run("verify")

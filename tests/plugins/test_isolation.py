@@ -30,7 +30,7 @@ BROKEN = {
     "exit-at-import": ("raise SystemExit(7)", "import failed: SystemExit: 7"),
     "base-exception": ("class Panic(BaseException): pass\nraise Panic('rust')", "import failed: Panic: rust"),
     "misspelt-hook": ("@hookimpl\ndef ftreg_method():\n    return []", "Did you mean ftreg_methods"),
-    "unknown-hook": ("@hookimpl\ndef entirely_else():\n    return []", "no hook is called 'entirely_else'"),
+    "unknown-hook": ("@hookimpl\ndef entirely_else():\n    return []", "no hook named 'entirely_else'"),
     "unmarked-hook": ("def ftreg_methods():\n    return []", "ftreg_methods is not marked with @hookimpl"),
     "no-hook": ("x = 1", "implements no hook"),
     "wrapper": (
@@ -103,7 +103,7 @@ def test_commands_do_not_mind_a_broken_plugin(tmp_path: Path) -> None:
     distribution(tmp_path, "fake-broken", {"ia4": "raise SystemExit"})
     assert "models" in ftreg("--help", env=environment(tmp_path)).stdout
     failed = ftreg("apply", "ia4", "m", home=tmp_path / "home", env=environment(tmp_path), code=2)
-    assert "no step is called 'ia4'" in failed.stderr
+    assert "no step named 'ia4'" in failed.stderr
     assert "Failed to load: plugin ia4" in failed.stderr
 
 

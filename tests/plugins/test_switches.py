@@ -49,13 +49,13 @@ def test_no_plugin_leaves_one_out(folder: Path) -> None:
     plugins = listed(folder, "--no-plugin", "red", "--no-plugin", "metrics")
     assert {"blue", "methods"} <= _active(plugins)
     for name in ("red", "metrics"):
-        assert (plugins[name]["state"], plugins[name]["reason"]) == ("disabled", "by --no-plugin")
+        assert (plugins[name]["state"], plugins[name]["reason"]) == ("disabled", "on request")
 
 
 def test_no_plugin_with_an_unknown_name(folder: Path) -> None:
     """An unknown name for --no-plugin is refused, and the nearest name is proposed."""
     failed = ftreg("--no-plugin", "rad", "plugins", "list", env=environment(folder), code=2)
-    assert "--no-plugin: no plugin is called 'rad'" in failed.stderr
+    assert "--no-plugin: no plugin named 'rad'" in failed.stderr
     assert "Did you mean red" in failed.stderr
     assert failed.stdout == ""
 
@@ -76,7 +76,7 @@ def test_ftreg_plugins_names_those_to_load(folder: Path) -> None:
 def test_ftreg_plugins_with_an_unknown_name(folder: Path) -> None:
     """An unknown name in FTREG_PLUGINS is refused."""
     failed = ftreg("plugins", "list", env=environment(folder, FTREG_PLUGINS="bleu"), code=2)
-    assert "FTREG_PLUGINS: no plugin is called 'bleu'" in failed.stderr
+    assert "FTREG_PLUGINS: no plugin named 'bleu'" in failed.stderr
 
 
 def test_trace(folder: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_command_of_a_plugin(tmp_path: Path) -> None:
     assert "WHO" in ftreg("greet", "--help", env=installed).stdout
     assert "Say hello." not in ftreg("--no-plugin", "greeter", "--help", env=installed).stdout
     unknown = ftreg("--no-plugin", "greeter", "greet", "you", env=installed, code=2)
-    assert "no command is called 'greet'" in unknown.stderr
+    assert "no command named 'greet'" in unknown.stderr
 
 
 @pytest.mark.parametrize(("name", "said"), [("broken", "no_such"), ("strange", "is a str, not a click.Command")])

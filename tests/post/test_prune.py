@@ -99,5 +99,5 @@ def test_quantized_checkpoint_is_refused(model_folder, tmp_path, staging):
     shutil.copytree(model_folder(), base)
     text = (base / "config.json").read_text()
     (base / "config.json").write_text(text.replace("{", '{"quantization_config": {"load_in_8bit": true},', 1))
-    with pytest.raises(InfeasiblePlan, match="prune works on plain weights"):
+    with pytest.raises(InfeasiblePlan, match="prune needs weights in full precision"):
         apply(make_job(make_source(base), PruneConfig(), staging))

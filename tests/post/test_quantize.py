@@ -59,7 +59,7 @@ def test_quantized_checkpoint_is_refused(trained, tmp_path, staging):
     """Quantizing twice is refused."""
     apply(make_job(make_source(trained()), QuantizeConfig(), staging))
     (tmp_path / "again").mkdir()
-    with pytest.raises(InfeasiblePlan, match="quantized already"):
+    with pytest.raises(InfeasiblePlan, match="these are quantized"):
         apply(make_job(make_source(staging), QuantizeConfig(), tmp_path / "again"))
 
 

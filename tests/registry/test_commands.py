@@ -104,7 +104,7 @@ def test_tags_and_aliases_are_set_and_removed(run: Run) -> None:
     assert run("models", "tag", "bot:1", "stage=test", "a=b=c").out == ""
     assert json.loads(run("models", "show", "bot:1", "--json").out)["tags"]["a"] == "b=c"
     assert run("models", "tag", "bot:1", "--remove", "stage").code == 0
-    assert "bot@champion is bot:1" in run("models", "alias", "bot:1", "champion").err
+    assert "bot@champion now points to bot:1" in run("models", "alias", "bot:1", "champion").err
     assert run("models", "alias", "bot", "champion", "--remove").code == 0
     assert run("models", "show", "bot@champion").code == 2
 
@@ -132,7 +132,7 @@ def test_delete_and_gc(run: Run) -> None:
     assert "would free 1 B" in run("gc", "--dry-run", "--grace", "0").out
     report = json.loads(run("gc", "--grace", "0s", "--json").out)
     assert (report["manifests"], report["blobs"], report["size"]) == (1, 1, 1)
-    assert run("verify", "--quick").out.endswith("all is well\n")
+    assert run("verify", "--quick").out.endswith("no damage\n")
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_the_log_of_a_version_with_a_twin_keeps_its_name(run: Run) -> None:
 def test_delete_of_a_version_with_a_twin(run: Run) -> None:
     """``models delete`` deletes the name that was given, and says which versions keep the bytes."""
     deleted = run("models", "delete", "twin:1", "--force")
-    assert "twin:1 is deleted; its bytes are kept for bot:2, merged:1" in deleted.err
+    assert "twin:1 was deleted; its bytes are kept for bot:2, merged:1" in deleted.err
     assert run("models", "show", "twin:1").code == 2
     assert run("models", "show", "bot:2").code == 0
     newest = json.loads(run("models", "log", "twin", "--json").out)[0]

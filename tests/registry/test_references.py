@@ -30,7 +30,7 @@ def test_every_kind_of_reference_finds_its_version(registry: Registry) -> None:
         ("bat", "Did you mean bot?"),
         ("bot:7", "Did you mean bot:1?"),
         ("bot@champoin", "Did you mean bot@champion?"),
-        ("b3:ffffffff", "ftreg models list"),
+        ("b3:ffffffff", "registry.list()"),
     ],
 )
 def test_an_unknown_reference_gets_the_nearest(registry: Registry, ref: str, expected: str) -> None:

@@ -54,7 +54,7 @@ def test_a_deleted_parent_stays_for_its_children(registry: Registry) -> None:
     """A parent is deleted only by force, and its files stay until its last child is gone."""
     base = publish(registry, "base", {"base.bin": b"base"}, report={"loss.png": b"base curve"})
     child = publish(registry, "child", {"child.bin": b"child"}, parents=[base])
-    with pytest.raises(InputError, match="made from it: child:1"):
+    with pytest.raises(InputError, match="parent of child:1"):
         registry.delete("base:1")
     assert registry.delete("base:1", force=True) == ("child:1",)
     assert registry.gc(grace=0).size == 0
@@ -350,7 +350,7 @@ def test_the_catalog_can_be_rebuilt(registry: Registry, loss: str) -> None:
         path.unlink()
     if loss == "garbage":
         database.write_bytes(b"garbage" * 1000)
-    with pytest.raises(CorruptRegistry, match="ftreg verify --rebuild"):
+    with pytest.raises(CorruptRegistry, match=r"Registry\.rebuild\(\)"):
         Registry(registry.home).count()
     report = Registry.rebuild(registry.home)
     assert dump(registry.home) == before

@@ -122,7 +122,7 @@ def test_status_shows_the_split(run: Run, undecided: None) -> None:
     facts = json.loads(run("status", "support", "--json").out)
     assert [epoch["weights"] for epoch in facts["epochs"]] == [{CONTROL: 1, CHALLENGER: 1}]
     assert facts["requests"] == {"experiment": 200}
-    assert [(row["ref"], row["share"], row["units"]) for row in facts["variants"]] == [
+    assert [(row["ref"], row["share"], row["users"]) for row in facts["variants"]] == [
         (CONTROL, 0.5, 100), (CHALLENGER, 0.5, 100),
     ]  # fmt: skip
 
@@ -156,7 +156,7 @@ def test_promote_moves_the_alias_and_leaves_evidence(run: Run, registry: Registr
     """Promotion leaves the whole report as evidence on the winner and the control."""
     done = run("promote", "support")
     assert done.code == 0, done.err
-    assert "bot@champion is bot:2" in done.err
+    assert "bot@champion now points to bot:2" in done.err
     assert champion(registry) == CHALLENGER
     for ref in (CONTROL, CHALLENGER):
         (body,) = evidence(registry, ref)
@@ -181,7 +181,7 @@ def test_promote_wants_a_verdict_or_force(run: Run, registry: Registry, undecide
 def test_force_against_the_verdict_is_on_record(run: Run, registry: Registry, state: Path) -> None:
     """A challenger other than the winner needs ``--force`` and, among several, its name."""
     served(registry, CONTROL, CHALLENGER, "bot:3", path=state / "experiment.db")
-    assert "say which challenger" in run("promote", "support", "--force").err
+    assert "challenger must be named" in run("promote", "support", "--force").err
     served(
         registry,
         CONTROL,
@@ -224,11 +224,11 @@ def test_one_variant_has_the_alias(run: Run, registry: Registry, of_two_names: N
     """If a variant of another name gets the alias, it is removed from the other variants' names."""
     promoted = run("promote", "support", "other:1", "--force")
     assert (promoted.code, champions(registry)) == (0, ["other:1"])
-    assert "other@champion is other:1" in promoted.err
-    assert "bot@champion was bot:1, and is removed" in promoted.err
+    assert "other@champion now points to other:1" in promoted.err
+    assert "bot@champion pointed to bot:1 and was removed" in promoted.err
     rolled = run("rollback", "support")
     assert (rolled.code, champions(registry)) == (0, ["bot:1"])
-    assert "other@champion was other:1, and is removed" in rolled.err
+    assert "other@champion pointed to other:1 and was removed" in rolled.err
 
 
 def test_an_alias_of_no_variant_stays(run: Run, registry: Registry, of_two_names: None) -> None:
@@ -414,8 +414,8 @@ def test_set_changes_weights_on_the_server(run: Run, server: Server, monkeypatch
     ("shown", "code", "said"),
     [
         ((200, SHOWN | {"deployment": "other"}), 2, "serves other, not support"),
-        ((200, {"weights": {}, "shares": {}}), 1, "not a server of ftreg"),
-        ((302, b""), 1, "not a server of ftreg"),
+        ((200, {"weights": {}, "shares": {}}), 1, "not one of ftreg's"),
+        ((302, b""), 1, "not one of ftreg's"),
         ((401, {"error": {"message": "no"}}), 2, "refuses the admin token"),
         ((503, {"error": {"message": "could not start"}}), 1, "could not start"),
     ],
@@ -436,17 +436,17 @@ def test_another_deployment_is_left_alone(run: Run, server: Server, shown: Any, 
     [
         ((401, {"error": {"message": "no"}}), 2, "refuses the admin token"),
         (
-            (404, {"error": {"message": "no variant is called 'bot:9'\n  Did you mean bot:2?"}}),
+            (404, {"error": {"message": "no variant named 'bot:9'\n  Did you mean bot:2?"}}),
             2,
             "Did you mean bot:2?",
         ),
         ((400, {"error": {"message": "all weights are 0"}}), 2, "all weights are 0"),
         ((503, {"error": {"message": "the disk is full"}}), 1, "the disk is full"),
-        ((404, b"<html>Not Found</html>"), 1, "not a server of ftreg"),
-        ((200, b"<html>Welcome</html>"), 1, "not a server of ftreg"),
-        ((200, {"weights": []}), 1, "not a server of ftreg"),
-        ((200, [1]), 1, "not a server of ftreg"),
-        ((302, b""), 1, "not a server of ftreg"),
+        ((404, b"<html>Not Found</html>"), 1, "not one of ftreg's"),
+        ((200, b"<html>Welcome</html>"), 1, "not one of ftreg's"),
+        ((200, {"weights": []}), 1, "not one of ftreg's"),
+        ((200, [1]), 1, "not one of ftreg's"),
+        ((302, b""), 1, "not one of ftreg's"),
     ],
 )
 def test_what_the_server_refuses_is_said(run: Run, server: Server, answer: Any, code: int, said: str) -> None:

@@ -88,13 +88,13 @@ def test_the_figures_are_those_of_the_record(tmp_path: Path) -> None:
         == (report.control, report.comparisons[0].ref)
     )
     assert control.usage.requests + challenger.usage.requests == 200
-    assert control.units + challenger.units == 50
+    assert control.users + challenger.users == 50
     assert control.rated + challenger.rated == 50
     assert control.usage.feedback + challenger.usage.feedback == 80
     assert control.usage.errors + challenger.usage.errors == 20
     assert control.error_rate == control.usage.errors / control.usage.requests
     assert (control.expected_share, challenger.expected_share) == (pytest.approx(0.8), pytest.approx(0.2))
-    assert control.observed_share == control.units / 50
+    assert control.observed_share == control.users / 50
     assert control.usage.prompt_tokens == 10 * control.usage.requests
     assert challenger.score is not None
     assert challenger.score.value == 0.75

@@ -83,12 +83,12 @@ def test_tokenizer_writes_every_text_and_marks_answers(base):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"hidden_size": 72}, "hidden_size must be a multiple of 32"),
-        ({"vocab_size": 500}, "vocab_size must be a multiple of 32"),
-        ({"vocab_size": 256}, "vocab_size must be at least"),
-        ({"heads": 3}, "heads must divide hidden_size"),
-        ({"heads": 4, "kv_heads": 3}, "kv_heads must divide heads"),
-        ({"heads": 4, "kv_heads": 1}, "kv_heads x"),
+        ({"hidden_size": 72}, "hidden_size\n.*must be a multiple of 32, at least 32, not 72"),
+        ({"vocab_size": 500}, "vocab_size\n.*must be a multiple of 32, at least 288, not 500"),
+        ({"vocab_size": 256}, "vocab_size\n.*at least 288, not 256"),
+        ({"heads": 3}, "heads=3 does not divide hidden_size=64"),
+        ({"heads": 4, "kv_heads": 3}, "kv_heads=3 does not divide heads=4"),
+        ({"heads": 4, "kv_heads": 1}, "must be a multiple of 32, not 16"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(setting, message):
@@ -134,5 +134,5 @@ def test_facts_of_other_folders(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for content in (b"", b"\xff" * 16, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{x"):
         (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(InputError, match="not a whole safetensors file"):
+        with pytest.raises(InputError, match="not a complete safetensors file"):
             describe(tmp_path)

@@ -198,7 +198,7 @@ def test_unknown_layers_are_named(tmp_path, model_folder, architecture, name, se
     """A layer that the model does not have is an error that lists those it has, even if other names match."""
     good = {"llama": "v_proj", "gpt2": "c_attn"}[architecture]
     config = LoraConfig(**{setting: (good, name)})
-    with pytest.raises(RecipeError, match=f"no layer called '{name}'") as caught:
+    with pytest.raises(RecipeError, match=f"no layer named '{name}'") as caught:
         lora.train(make_job(tmp_path, model_folder(architecture), config))
     assert caught.value.where == f"lora.{setting}"
     for layer in {"llama": ("q_proj", "down_proj"), "gpt2": ("c_attn", "c_fc")}[architecture]:
@@ -221,7 +221,7 @@ def test_tied_embeddings_stay_tied(tmp_path, model_folder, module):
 def test_low_rank_updates_of_tied_embeddings_are_refused(tmp_path, model_folder, module):
     """LoRA on one end of tied embeddings, which no merge can keep, is an error; on untied ones it is not."""
     config = LoraConfig(rank=4, target_modules=("q_proj", module))
-    with pytest.raises(RecipeError, match="one tensor"):
+    with pytest.raises(RecipeError, match="share one tensor"):
         lora.train(make_job(tmp_path / "tied", model_folder("llama", tied=True), config))
     lora.train(make_job(tmp_path / "untied", model_folder("llama"), config))
 

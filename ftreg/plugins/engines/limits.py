@@ -33,7 +33,7 @@ def fit_new_tokens(tokenizer: Any, batch: Sequence[Sequence[int]], max_new_token
     """
     longest, context = max(len(row) for row in batch), _context(tokenizer)
     if longest >= context:
-        raise InputError(f"a prompt of {longest} tokens leaves no room in a context of {context}")
+        raise InputError(f"a prompt of {longest} tokens leaves no room for an answer in a context of {context} tokens")
     return min(max_new_tokens, context - longest)
 
 

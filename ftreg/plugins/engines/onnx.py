@@ -38,7 +38,7 @@ def load(source: Source, device: str) -> OnnxEngine | GenaiEngine:
         raise InputError(
             f"{source.ref} is not an ONNX export: it has no model.onnx",
             where=str(folder),
-            hint="Make one from a checkpoint: ftreg export NAME --format onnx",
+            hint="Make one from a checkpoint: `ftreg.export('NAME', format='onnx')`",
         )
     return OnnxEngine(folder, device)
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig
 from ftreg.compat.peft import virtual_tokens
 from ftreg.core.errors import InputError
 from ftreg.core.types import ADAPTER, Source
+from ftreg.models.files import weight_bytes
 from ftreg.models.loading import context_length, load_pretrained
 from ftreg.models.quantization import base_quantization
 from ftreg.models.quiet import loading
@@ -134,5 +135,5 @@ def _pick_device(device: str, folder: Path) -> str:
         return device
     if not torch.cuda.is_available():
         return "cpu"
-    needed = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    needed = weight_bytes(folder)
     return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * needed + (1 << 30) else "cpu"

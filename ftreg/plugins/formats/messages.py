@@ -35,9 +35,9 @@ class Messages:
             raise DataError(f"column {column!r} holds {kind_of(turns)}, not a list of turns")
         messages = tuple(_message(turn, f"column {column!r}, turn {number}") for number, turn in enumerate(turns, 1))
         if not any(message.role == "assistant" for message in messages):
-            raise DataError(f"column {column!r} has no turn of the assistant: there is nothing to train on")
+            raise DataError(f"column {column!r} has no assistant turn, so there is nothing to train on")
         if messages[0].role == "assistant":
-            raise DataError(f"column {column!r} starts with a turn of the assistant, which answers no prompt")
+            raise DataError(f"column {column!r} starts with an assistant turn, which has no prompt to answer")
         return Example(messages=messages, fields=other_fields(row, (column,)))
 
 
@@ -47,7 +47,7 @@ def _message(turn: Json, where: str) -> Message:
         raise DataError(f"{where} is {kind_of(turn)}, not an object with role and content")
     role = turn.get("role", turn.get("from"))
     if not isinstance(role, str) or role not in _ROLES:
-        raise DataError(f"{where} has the role {role!r}; known are {', '.join(_ROLES)}")
+        raise DataError(f"{where} has the role {role!r}, which is not one of {', '.join(_ROLES)}")
     if turn.get("tool_calls"):
         raise DataError(f"{where} calls tools, which cannot be trained on yet; write the call as content")
     content = turn.get("content", turn.get("value"))

@@ -23,7 +23,7 @@ def train(job: TrainJob) -> Artifact:
     facts = describe(job.base)
     if "quantization" in facts:
         raise InputError(
-            "a quantized base cannot be trained in full", where=str(job.base), hint="Use method lora, or another base."
+            "method full cannot train a quantized base", where=str(job.base), hint="Use method lora, or another base."
         )
     model = load_model(job)
     measured = fit(job, model)

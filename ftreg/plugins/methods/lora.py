@@ -44,9 +44,9 @@ def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
     tied = tied_embeddings(model)
     if config.target_modules != ALL_LINEAR and _named(config.target_modules, tied):
         raise RecipeError(
-            "the input embedding and the output head of this model are one tensor, which LoRA would change twice",
+            "the input embedding and the output head of this model share one tensor, which LoRA would change twice",
             where=f"{where}.target_modules",
-            hint=f"Take {' and '.join(sorted(last_part(name) for name in tied))} out, or put it into modules_to_save.",
+            hint=f"Remove {' and '.join(sorted(last_part(name) for name in tied))}, or add it to modules_to_save.",
         )
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -98,6 +98,4 @@ def _check_names(names: Iterable[str], modules: Iterable[str], where: str) -> No
     for name in names:
         if not _named([name], modules):
             known = sorted({last_part(full) for full in modules if full and not last_part(full).isdigit()})
-            raise RecipeError(
-                f"the model has no layer called {name!r}", where=where, hint=f"It has {', '.join(known)}."
-            )
+            raise RecipeError(f"the model has no layer named {name!r}", where=where, hint=f"It has {', '.join(known)}.")

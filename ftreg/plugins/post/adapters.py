@@ -38,7 +38,7 @@ def check_mergeable(adapters: Adapters) -> None:
         if (len(adapters) > 1 or weight != 1.0) and (not isinstance(config, LoraConfig) or config.use_dora):
             name = "DoRA" if isinstance(config, LoraConfig) else config.peft_type.value
             raise InfeasiblePlan(
-                f"PEFT can weigh and combine LoRA adapters only, and this one is {name}", where=str(folder)
+                f"PEFT can weight and combine only LoRA adapters; this one is {name}", where=str(folder)
             )
 
 
@@ -109,5 +109,5 @@ def _peft_errors(base: Path) -> Iterator[None]:
         raise InputError(
             f"the adapter does not fit this base: {reason}",
             where=str(base),
-            hint="It was trained on another base, or its files are damaged.",
+            hint="It was trained on a different base, or its files are damaged.",
         ) from error

@@ -90,7 +90,7 @@ def _check_bases(job: StepJob, base: Source) -> None:
     for other in job.inputs[1:]:
         if other.source.manifest.parent("base") != base.digest:
             raise InputError(
-                f"{other.source.ref} was trained on another base than {job.source.ref}",
+                f"{other.source.ref} and {job.source.ref} were trained on different bases",
                 hint="Only adapters of the same base can be combined.",
             )
 
@@ -156,9 +156,9 @@ def _write(
     copy_tokenizer(folder, adapters[0][0], base.folder)
     if not changed:
         raise FtregError(
-            f"merging changes no weight of the base: in {dtype_name(dtype)} nothing of the adapter remains",
+            f"merging changes no weight of the base: in {dtype_name(dtype)}, the adapter's updates round to zero",
             where=job.source.ref,
-            hint="Was it trained? If its updates are only too small for the dtype, set dtype=float32.",
+            hint="If the adapter was trained, set dtype=float32.",
         )
     return _Written(changed, untied, dtype)
 

@@ -180,7 +180,7 @@ def _merge(module: Any) -> nn.Module:
         with quiet():
             return merge_module(module)
     except ValueError as error:
-        raise FtregError(f"the merge fails: {error}") from error
+        raise FtregError(f"the merge failed: {error}") from error
     except RuntimeError as error:  # NotImplementedError is one
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -12,6 +12,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.names import check_name
+from ftreg.core.text import read_text
 from ftreg.serving.deployment import state_folder
 
 _SECONDS = 30.0
@@ -38,12 +39,10 @@ def put_weights(url: str, token: str, name: str, weights: Mapping[str, float]) -
 def stored_token(name: str) -> str:
     """Return the admin token that the servers of the deployment ``name`` have stored on this machine."""
     path = state_folder(check_name(name)) / "admin-token"
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "there is no admin token" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+    if not path.exists():
         hint = "A server writes it when it starts; give another server's as `token` or in $FTREG_ADMIN_TOKEN."
-        raise InputError(reason, where=str(path), hint=hint) from None
+        raise InputError("there is no admin token", where=str(path), hint=hint)
+    return read_text(path, InputError).strip()
 
 
 def _ask(url: str, token: str, method: str, body: bytes | None = None) -> dict[str, Any]:
@@ -100,7 +99,9 @@ def _refusal(status: int, body: bytes, url: str) -> FtregError:
     """The error that a refusal of the server means."""
     if status in (401, 403):
         return InputError(
-            "the server refuses the admin token", where=url, hint="Give its own as `token` or in $FTREG_ADMIN_TOKEN."
+            "the server refuses the admin token",
+            where=url,
+            hint="Give the server's as `token` or in $FTREG_ADMIN_TOKEN.",
         )
     try:
         message = str(json.loads(body)["error"]["message"])
@@ -110,4 +111,4 @@ def _refusal(status: int, body: bytes, url: str) -> FtregError:
 
 
 def _stranger(url: str) -> FtregError:
-    return FtregError("what answers is not a server of ftreg", where=url, hint="Give the server's address as `url`.")
+    return FtregError("the server there is not one of ftreg's", where=url, hint="Give the server's address as `url`.")

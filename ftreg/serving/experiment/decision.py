@@ -64,17 +64,17 @@ def _choose(report: Report, ref: str | None, winner: str | None, *, force: bool)
     """The challenger to promote; raise if it is not clear which, or if the verdict disagrees."""
     challengers = [comparison.ref for comparison in report.comparisons]
     if ref is not None and ref not in challengers:
-        hint = f"{ref} is the control: ftreg experiment rollback {report.deployment}" if ref == report.control else None
+        hint = f"{ref} is the control: `ftreg.rollback({report.deployment!r})`" if ref == report.control else None
         raise UnknownName("challenger", ref, challengers, where="ref", hint=hint)
     chosen = ref or winner
     if not force and (chosen is None or chosen != winner):
         raise FtregError(
             f"the verdict is {report.verdict.decision}: {report.verdict.reason}",
-            hint="Wait for more feedback, or promote all the same with `force=True`.",
+            hint="Wait for more feedback, or promote anyway with `force=True`.",
         )
     if chosen is None and len(challengers) != 1:
         known = ", ".join(challengers) or "there are none"
-        raise InputError("say which challenger", where="ref", hint=f"Challengers: {known}.")
+        raise InputError("the challenger must be named", where="ref", hint=f"Challengers: {known}.")
     return chosen or challengers[0]
 
 
@@ -124,5 +124,5 @@ def _find(registry: Registry, variant: Variant, alias: str) -> Version:
         raise InputError(
             f"{variant.ref} ({variant.digest[:15]}) is not in this registry",
             where=str(registry.home),
-            hint=f"Choose its registry, or move the alias by hand: ftreg models alias REF {alias}",
+            hint=f"Choose its registry, or move the alias by hand: `registry.set_alias('REF', {alias!r})`",
         ) from None

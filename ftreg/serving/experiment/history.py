@@ -154,7 +154,7 @@ def find(name: str, experiment: str | None = None, db: Path | None = None) -> Hi
     if db is None and not path.is_file():
         known = [found.parent.name for found in folder.parent.glob(f"*/{RECORD}")]
         hint = "Its server makes the record; if that is elsewhere, give its path as `db`."
-        raise UnknownName("deployment with a record", name, known, where=str(path), hint=None if known else hint)
+        raise UnknownName("record of a deployment", name, known, where=str(path), hint=None if known else hint)
     history = read(path, experiment)
     if history.deployment.name != name:
         raise InputError(f"is the record of {history.deployment.name}, not of {name}", where=str(path))

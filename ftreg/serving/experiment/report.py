@@ -41,17 +41,18 @@ class Arm:
     Attributes:
         usage: Its requests, errors, tokens and latencies.
         weight: Its current weight.
-        units: Randomization units (users) whose first request it answered.
-        expected_share: The share of units that the weights assign to it, over all epochs.
-        observed_share: The share of units that it got; None without units.
+        users: Users whose first request it answered. An API key counts as a user if its requests name none, and a
+            request with neither counts as a user of its own.
+        expected_share: The share of users that the weights assign to it, over all epochs.
+        observed_share: The share of users that it got; None without users.
         error_rate: Errors divided by requests; None without requests.
-        score: Mean score of the units whose first feedback is about it; None without feedback.
-        rated: Number of these units.
+        score: Mean score of the users whose first feedback is about it; None without feedback.
+        rated: Number of these users.
     """
 
     usage: VariantUsage
     weight: float
-    units: int
+    users: int
     expected_share: float
     observed_share: float | None
     error_rate: float | None
@@ -75,7 +76,7 @@ class ArmComparison:
     Attributes:
         ref: The challenger.
         difference: Its mean score minus the control's; None until both have been rated.
-        errors: The share of its units whose first request failed, minus the control's; None until both have units.
+        errors: The share of its users whose first request failed, minus the control's; None until both have users.
         warnings: Observations that do not decide anything but are worth a look.
         verdict: The verdict on this challenger alone.
     """
@@ -89,7 +90,7 @@ class ArmComparison:
 
 @dataclass(frozen=True)
 class SampleRatio:
-    """The check that units were split as the weights say: its always-valid p-value, and whether it failed."""
+    """The check that users were split as the weights say: its always-valid p-value, and whether it failed."""
 
     p: float
     failed: bool
@@ -171,15 +172,15 @@ def _arm(history: History, shares: Shares, variant: Variant) -> Arm:
         VariantUsage(ref, variant.digest, "experiment", 0, 0, 0, 0, 0),
     )
     scores = [score for scored, score in history.scores if scored == ref]
-    units = sum(unit.ref == ref for unit in history.units)
+    users = sum(unit.ref == ref for unit in history.units)
     now = history.allocations[-1]
     expected = [shares[unit.epoch].get(ref, 0.0) for unit in history.units] or [shares[now.epoch][ref]]
     return Arm(
         usage=usage,
         weight=now.weights[ref],
-        units=units,
+        users=users,
         expected_share=sum(expected) / len(expected),
-        observed_share=units / len(history.units) if history.units else None,
+        observed_share=users / len(history.units) if history.units else None,
         error_rate=usage.errors / usage.requests if usage.requests else None,
         score=_estimate(_mean(scores), mean_interval(scores)) if scores else None,
         rated=len(scores),

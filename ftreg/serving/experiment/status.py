@@ -16,7 +16,7 @@ class VariantStatus:
     ref: str
     weight: float
     share: float
-    units: int
+    users: int
     requests: int
 
 
@@ -59,7 +59,7 @@ class Status:
 def status_of(history: History) -> Status:
     """Summarize ``history``."""
     deployment, current = history.deployment, history.allocations[-1]
-    units = Counter(unit.ref for unit in history.units)
+    users = Counter(unit.ref for unit in history.units)
     requests = {usage.ref: usage.requests for usage in history.usage if usage.route == "experiment"}
     routes: Counter[str] = Counter()
     for usage in history.usage:
@@ -75,7 +75,7 @@ def status_of(history: History) -> Status:
         ),
         requests=dict(routes),
         variants=tuple(
-            VariantStatus(ref, weight, current.shares[ref], units[ref], requests.get(ref, 0))
+            VariantStatus(ref, weight, current.shares[ref], users[ref], requests.get(ref, 0))
             for ref, weight in current.weights.items()
         ),
         shadows=tuple(variant.ref for variant in deployment.shadows),
