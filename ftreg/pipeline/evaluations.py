@@ -16,6 +16,7 @@ from types import MappingProxyType
 from blake3 import blake3
 
 from ftreg.context import Context
+from ftreg.core.discovery import IN_PROCESS
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.manifest import Json
 from ftreg.core.requirements import installed_versions
@@ -164,6 +165,8 @@ def _run_of(context: Context, source: Source, data: HeldOut, engine: str | None)
 
 def _earlier(context: Context, source: Source, run: Mapping[str, Json]) -> list[EvidenceRecord]:
     """Return the evaluations on record with the newest answers to the same run, oldest first."""
+    if not _is_versioned(run["engine"]):
+        return []
     found = [
         record
         for record in context.registry.evidence(source.digest)
@@ -172,9 +175,14 @@ def _earlier(context: Context, source: Source, run: Mapping[str, Json]) -> list[
     return [record for record in found if record.body["answers"] == found[-1].body["answers"]]
 
 
+def _is_versioned(key: Mapping[str, Json]) -> bool:
+    """Return True unless a plugin of this process is involved: it has no version, and may be another one each time."""
+    return IN_PROCESS not in key["environment"]
+
+
 def _known(records: Sequence[EvidenceRecord], call: MetricCall) -> Mapping[str, Json] | None:
     """Return what the records hold of a metric with the same settings and packages; None if it was not computed."""
-    for record in reversed(records):
+    for record in reversed(records) if _is_versioned(call.key) else ():
         body: Mapping[str, Json] | None = record.body["metrics"].get(call.spec.name)
         if body is not None and all(body[key] == value for key, value in call.key.items()):
             return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,27 +12,34 @@ import pytest
 
 from ftreg import compare, evaluate
 from ftreg.api.evaluation import Evaluation
+from ftreg.core.errors import MissingExtra
 from ftreg.core.host import PluginHost
 from ftreg.core.types import NullProgress
 from ftreg.registry import Draft, EvidenceRecord, Registry
 from tests.pipeline import echo
+from tests.plugins.fakes import distribution
 from tests.registry.kit import PRODUCER, write
 
 Measure = Callable[..., Evaluation]
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    """Open a registry with a version for the engine ``echo``, and count calls from zero."""
-    host = PluginHost(only=())
-    assert host.register(echo).state == "active"
-    with Registry(tmp_path / "home", host=host) as found:
-        for content in (b"1", b"2"):
-            with found.staging() as staging:
-                write(staging.files, {"model": content})
-                found.publish("bot", Draft(folder=staging.files, kind="echo", producer=PRODUCER))
-        echo.CALLS.clear()
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """Open a registry with two versions for the engine ``echo`` of a distribution, and count calls from zero."""
+    site = distribution(tmp_path / "site", "fake-echo", {"installed_echo": "from tests.pipeline.echo import *"})
+    monkeypatch.syspath_prepend(site)
+    with Registry(tmp_path / "home", host=PluginHost()) as found:
+        publish_echo(found)
         yield found
+
+
+def publish_echo(registry: Registry) -> None:
+    """Publish bot:1 and bot:2, and forget earlier calls."""
+    for content in (b"1", b"2"):
+        with registry.staging() as staging:
+            write(staging.files, {"model": content})
+            registry.publish("bot", Draft(folder=staging.files, kind="echo", producer=PRODUCER))
+    echo.CALLS.clear()
 
 
 @pytest.fixture
@@ -122,7 +130,7 @@ def test_the_record_says_what_the_figures_depend_on(measure: Measure, registry: 
     (record,) = records(registry)
     body = record.body
     assert (body["split"], body["examples"], body["answered"]) == ("all", 8, 8)
-    assert body["engine"] == {"name": "echo", "environment": {"this process": ""}}
+    assert body["engine"] == {"name": "echo", "environment": {"fake-echo": "1.0"}}
     assert body["metrics"]["letters"]["settings"] == {"letter": "e"}
     lines = [json.loads(line) for line in record.files["answers.jsonl"].read_text().splitlines()]
     assert [line["reference"] for line in lines] == [f"here {number}" for number in range(8)]
@@ -179,3 +187,25 @@ def test_a_comparison_uses_what_is_on_record(measure: Measure, registry: Registr
     assert echo.CALLS == {"engine": 2}
     (example,) = found.telling_examples(1)
     assert example.answers.keys() == {"bot:1", "bot:2"}
+
+
+def test_a_plugin_of_this_process_is_called_each_time(tmp_path: Path, rows: Path) -> None:
+    """A plugin without a version may have changed, so nothing of it is taken from the evidence."""
+    host = PluginHost(only=())
+    assert host.register(echo).state == "active"
+    with Registry(tmp_path / "home", host=host) as registry:
+        publish_echo(registry)
+        for _ in range(2):
+            evaluate("bot:1", rows, metrics=["letters"], registry=registry)
+    assert echo.CALLS == {"engine": 2, "metric": 2}
+
+
+def test_a_metric_without_its_package(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that a metric needs is asked for before any work, with the command that installs it."""
+    installed = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "rouge_score" else installed(name, *rest)
+    )
+    with pytest.raises(MissingExtra, match=r"pip install 'ftreg\[rouge\]'"):
+        measure(metrics=["rouge"])
+    assert echo.CALLS == {}
