@@ -15,6 +15,7 @@ from typing import TextIO
 
 from ftreg.core.types import AnsweredPrompt
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _SCORES = ("loss", "tokens", "correct")
 
 
@@ -47,4 +48,4 @@ class AnswerFile(Collection[AnsweredPrompt]):
 def write_row(file: TextIO, loss: float, tokens: int, correct: int, answer: AnsweredPrompt | None) -> None:
     """Append the line about one example."""
     row = {"loss": loss, "tokens": tokens, "correct": correct, **(asdict(answer) if answer else {})}
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    file.write(_JSON.encode(row) + "\n")

@@ -194,11 +194,11 @@ class Forgetful(TableEngine):
 
 
 def test_memory_is_flat_in_the_number_of_rows(tmp_path: Path) -> None:
-    """Four times the rows take no more memory at the peak."""
+    """Three times the rows take no more memory at the peak, but for cycles that wait for the collector."""
     engine = Forgetful(np.zeros((320, 320)), make_tokenizer())
     measured(engine, Many(600), tmp_path)  # fills caches
-    peaks = [peak(lambda count=count: measured(engine, Many(count), tmp_path)) for count in (600, 2400)]
-    assert peaks[1] < 1.3 * peaks[0]
+    peaks = [peak(lambda count=count: measured(engine, Many(count), tmp_path)) for count in (1200, 3600)]
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_probe_of_held_out_examples():
