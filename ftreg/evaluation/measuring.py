@@ -73,6 +73,7 @@ def measure(
     *,
     max_length: int = 1024,
     max_new_tokens: int | None = None,
+    window: int = _WINDOW,
     progress: Progress | None = None,
 ) -> Measurement:
     """Compute the loss of ``examples``, and answer their prompts greedily.
@@ -83,6 +84,7 @@ def measure(
         file: Where to write what is found on each example, for ``ftreg.data.AnswerFile``.
         max_length: Longest example in tokens; never more than the tokenizer's ``model_max_length``.
         max_new_tokens: Longest answer in tokens; by default 1.5 times the longest reference and a few, at most 512.
+        window: Examples to hold in memory at a time; batches are made of those of similar length.
         progress: Is told how far the work is.
 
     Raises:
@@ -92,15 +94,15 @@ def measure(
     if not examples:
         raise DataError("there are no examples to evaluate on")
     encoder = _encoder(engine, max_length)
-    chats, longest = _survey(engine, examples)
+    chats, longest = _survey(engine, examples, window)
     if max_new_tokens is None:
         max_new_tokens = min(longest + longest // 2 + 8, _LONGEST_ANSWER)
     meter = _Meter(progress or NullProgress(), len(examples) + chats)
     with file.open("w", encoding="utf-8") as out:
-        for window in _windows(examples):
-            scores = _score(engine, encoder, window, meter)
-            answers = iter(_answer(engine, encoder, [one for one in window if one.messages], max_new_tokens, meter))
-            for example, score in zip(window, scores, strict=True):
+        for held in _windows(examples, window):
+            scores = _score(engine, encoder, held, meter)
+            answers = iter(_answer(engine, encoder, [one for one in held if one.messages], max_new_tokens, meter))
+            for example, score in zip(held, scores, strict=True):
                 answer = next(answers) if example.messages else None
                 write_row(out, score.nats, score.tokens, score.correct, answer)
     meter.end()
@@ -111,8 +113,8 @@ def held_out_loss(engine: Engine, examples: Iterable[Example], *, max_length: in
     """Return the mean loss of ``examples``, in nats per labelled token; raises as ``measure`` does."""
     encoder = _encoder(engine, max_length)
     meter = _Meter(NullProgress(), None)
-    for window in _windows(examples):
-        _score(engine, encoder, window, meter)
+    for held in _windows(examples, _WINDOW):
+        _score(engine, encoder, held, meter)
     return _checked(meter.scores).loss
 
 
@@ -149,18 +151,18 @@ def _encoder(engine: Engine, max_length: int) -> Encoder:
     return Encoder(engine.tokenizer, max_length=min(max_length, engine.tokenizer.model_max_length))
 
 
-def _windows(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples in lists of ``_WINDOW``."""
+def _windows(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    """Yield the examples in lists of ``size``."""
     rest = iter(examples)
-    while window := list(islice(rest, _WINDOW)):
-        yield window
+    while held := list(islice(rest, size)):
+        yield held
 
 
-def _survey(engine: Engine, examples: Iterable[Example]) -> tuple[int, int]:
+def _survey(engine: Engine, examples: Iterable[Example], window: int) -> tuple[int, int]:
     """Return how many examples have a prompt, and the length of the longest reference in tokens."""
     chats = longest = 0
-    for window in _windows(examples):
-        references = [last_answer(example) for example in window if example.messages]
+    for held in _windows(examples, window):
+        references = [last_answer(example) for example in held if example.messages]
         chats += len(references)
         longest = max([longest, *_lengths(engine, references)])
     return chats, longest

@@ -56,11 +56,13 @@ def compare(parent: Engine, child: Engine, probe: Probe) -> Parity:
 
 
 def peak(work: Callable[[], object]) -> int:
-    """Return the most bytes that Python objects took at any time during ``work``."""
+    """Return the most bytes that Python objects took at any time during ``work``, which may collect garbage often."""
     gc.collect()
+    gc.freeze()
     tracemalloc.start()
     try:
         work()
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
