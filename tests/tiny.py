@@ -41,12 +41,26 @@ def make_tokenizer(*, chat: bool = True):
     return wrapped
 
 
+WINDOW = 32
+"""Window of attention of the tiny models that have one."""
+
+_ALTERNATING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+_FAMILIES = {
+    "mistral": {"sliding_window": WINDOW},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "phi3": {"sliding_window": WINDOW},
+    "gemma2": {**_ALTERNATING, "query_pre_attn_scalar": 32},
+    "gemma3_text": {**_ALTERNATING, "query_pre_attn_scalar": 32},
+}
+
+
 def make_model(
-    folder: Path, architecture: str = "llama", *, tied: bool = False, seed: int = 0, chat: bool = True
+    folder: Path, architecture: str = "llama", *, tied: bool = False, seed: int = 0, chat: bool = True, **more: object
 ) -> Path:
     """Write an untrained checkpoint (hidden 64, 2 layers, vocabulary 320) with its tokenizer; return its folder.
 
-    ``architecture`` is ``llama``, ``gpt2``, ``qwen2`` or ``qwen3``.
+    ``architecture`` is ``llama``, ``gpt2``, ``qwen2``, ``qwen3`` or one of ``_FAMILIES``; ``more`` goes into the
+    configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -65,8 +79,9 @@ def make_model(
             "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_key_value_heads": 1, "max_position_embeddings": 256, "head_dim": 32,
         }  # fmt: skip
-    if architecture == "qwen2":
+    if architecture in ("qwen2", "phi3"):
         sizes.pop("head_dim")
+    sizes |= _FAMILIES.get(architecture, {}) | more
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **shared))
     model.save_pretrained(folder)

@@ -30,7 +30,7 @@ FILES = ("data/support_faq.jsonl", "recipes/stdlib-base.yaml", "recipes/support-
 def command(session: Session, folder: Path, smoke: bool) -> None:
     """Run the whole chain, offline, on a tiny model: pre-train, fine-tune, merge, quantize, prune, export, serve.
 
-    Takes eight to twelve minutes on two CPU cores. Every step is shown as the command that does it.
+    Takes about five minutes on two CPU cores. Every step is shown as the command that does it.
     """
     require_extras("ftreg quickstart", "train", "onnx", "serve")
     started = time.monotonic()
@@ -123,7 +123,7 @@ NAME = "support-bot"
 BASE_SETTINGS = [
     "--set", "vocab_size=4096",
     "--set", "hidden_size=256",
-    "--set", "layers=4",
+    "--set", "layers=2",
 ]  # fmt: skip
 
 

@@ -5,11 +5,12 @@ The methods that ``LanguageTrainer`` overrides are listed and checked in ``tests
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 
@@ -76,16 +77,26 @@ def export_decoder(model: Any) -> Any:
         RuntimeError, ValueError, NotImplementedError, OnnxExporterError: The model cannot be traced.
     """
     from transformers.exporters import OnnxConfig, OnnxExporter
-    from transformers.exporters.utils import decompose_prefill_decode
 
     # A sample mask of ones only would drop the mask from the graph; so the first row is padded.
     ids = torch.tensor([[0, 0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7]]) % model.config.vocab_size
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])
-    greedy = GenerationConfig(do_sample=False, pad_token_id=0, eos_token_id=model.generation_config.eos_token_id)
-    stages = decompose_prefill_decode(
-        model, {"input_ids": ids, "attention_mask": mask}, generation_config=greedy, multi_token_decode=True
-    )
-    exported = OnnxExporter().export(*stages["decode"], OnnxConfig(dynamic=True))
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    # The model's own cache would drop what is outside its windows, for the length of the sample only. One that keeps
+    # every column leaves the windows to the attention mask, which is right at any length.
+    cache = DynamicCache()
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def inputs(read: slice, columns: slice) -> dict[str, Any]:
+        placed = {"position_ids": positions[:, read]} if takes_positions else {}
+        step = {"input_ids": ids[:, read], "attention_mask": mask[:, columns], **placed}
+        return {**step, "past_key_values": cache, "use_cache": True}
+
+    with torch.no_grad():
+        model(**inputs(slice(4), slice(4)))
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        raise NotImplementedError("its state is not a cache of keys and values")
+    exported = OnnxExporter().export(model, inputs(slice(4, None), slice(None)), OnnxConfig(dynamic=True))
     for node in exported.program.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with local paths
     return exported

@@ -284,6 +284,13 @@ def parse_recipe(
     if "name" not in raw and isinstance(raw.get("data"), Mapping) and isinstance(raw["data"].get("path"), str):
         raw["name"] = nearest_name(f"{Path(raw['data']['path']).stem.split(':')[0]}-{method}")
 
+    for key in sorted(raw.keys() - Recipe.model_fields.keys()):
+        if model_of is not None and model_of(key) is not None:
+            hint = f"Take the section out: the method is {method}, and the steps are those under `then`."
+            raise RecipeError(
+                f"has settings of {key}, which this recipe does not use", where=f"{where}.{key}", hint=hint
+            )
+
     def sections() -> dict[str, type[BaseModel]]:
         used = dict.fromkeys([str(method), *(call.step for call in calls)])
         return {name: model for name in used if model_of is not None and (model := model_of(name)) is not None}

@@ -404,8 +404,13 @@ class Engine(Protocol):
     tokenizer: Any
     """The ``transformers`` tokenizer that goes with the model."""
 
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Return, for each row of token ids of length T, its logits as float32 of shape (T, vocabulary)."""
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
+        """Return, for each row of token ids of length T, its logits as float32 of shape (T, vocabulary).
+
+        Args:
+            batch: The rows.
+            last: Return the logits of at most so many tokens at the end of each row, which saves memory in long rows.
+        """
 
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
         """Decode each prompt greedily; return the new token ids, without the end-of-sequence token."""

@@ -13,6 +13,7 @@ from ftreg.core.errors import FtregError
 from ftreg.core.types import Engine, NullProgress, Progress, Tolerance
 from ftreg.evaluation.numerics import batches, chunks, log_softmax, predicted
 from ftreg.evaluation.probe import Probe
+from ftreg.models.borders import Border
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,48 @@ class _Sums:
         self.logit_error = max(self.logit_error, float(np.abs(parent - child).max()))
         self.tokens += len(labels)
 
+    def parity(self, greedy_prefix: float) -> Parity:
+        """Return the figures."""
+        return Parity(
+            kl=self.kl / self.tokens,
+            kl_max=self.kl_max,
+            top1=self.top1 / self.tokens,
+            loss_parent=self.parent / self.tokens,
+            loss_child=self.child / self.tokens,
+            loss_delta=(self.child - self.parent) / self.tokens,
+            greedy_prefix=greedy_prefix,
+            logit_error=self.logit_error,
+            tokens=self.tokens,
+        )
+
+    def beyond(self, border: Border, length: int) -> BorderParity:
+        """Return the figures of a text of ``length`` tokens that reaches beyond ``border``."""
+        kl, top1 = self.kl / self.tokens, self.top1 / self.tokens
+        return BorderParity(border.what, border.length, length, self.tokens, kl, top1, self.logit_error)
+
+
+@dataclass(frozen=True)
+class BorderParity:
+    """How much a derived model differs from its parent at the end of a text that reaches beyond a border.
+
+    Attributes:
+        what: What changes at the border; see ``Border``.
+        border: The border's length, in tokens.
+        length: The text's length.
+        tokens: How many tokens at the text's end were compared.
+        kl: Mean KL(parent ‖ child) in nats per compared token.
+        top1: Share of compared tokens at which both models rank the same token first.
+        logit_error: Largest absolute difference of any logit.
+    """
+
+    what: str
+    border: int
+    length: int
+    tokens: int
+    kl: float
+    top1: float
+    logit_error: float
+
 
 def compute_outputs(
     model: Engine, probe: Probe, file: Path, *, what: str, max_new_tokens: int = 32, progress: Progress | None = None
@@ -84,7 +127,7 @@ def compute_outputs(
 
     Args:
         model: The model.
-        probe: The text.
+        probe: The texts.
         file: Where to write the logits: 4 bytes for each compared token and entry of the vocabulary.
         what: What the model is, for messages: ``source`` or ``result``.
         max_new_tokens: Longest greedy continuation.
@@ -94,33 +137,42 @@ def compute_outputs(
         FtregError: The model computes logits that are not finite.
     """
     progress = progress or NullProgress()
-    progress.begin(f"computing the {what} on held-out text", len(probe.sequences), unit="texts")
-    starts = list(accumulate((len(predicted(labels)[0]) for labels in probe.labels), initial=0))
+    progress.begin(f"computing the {what} on held-out text", len(probe.texts), unit="texts")
+    starts = [0, *accumulate(text.tokens for text in probe.texts)]
     vocabulary = done = 0
     with file.open("wb") as out:
-        for batch in batches([len(sequence) for sequence in probe.sequences], len(model.tokenizer)):
-            computed = model.logits([probe.sequences[index] for index in batch])
-            for index, row in zip(batch, computed, strict=True):
+        for batch in batches([len(text.ids) for text in probe.texts], len(model.tokenizer)):
+            texts = [probe.texts[index] for index in batch]
+            places = [predicted(text.labels)[0] for text in texts]
+            last = max(len(text.ids) - int(place[0]) for text, place in zip(texts, places, strict=True))
+            computed = model.logits([text.ids for text in texts], last=last)
+            for index, text, place, row in zip(batch, texts, places, computed, strict=True):
                 if not np.isfinite(row).all():
                     raise FtregError(f"the {what} gives logits that are not finite", hint="Its weights are broken.")
                 vocabulary = row.shape[-1]
                 out.seek(starts[index] * vocabulary * row.itemsize)
-                out.write(row[predicted(probe.labels[index])[0]].tobytes())
+                out.write(row[place - (len(text.ids) - len(row))].tobytes())
             done += len(batch)
             progress.update(done)
     progress.end()
-    answers = model.generate(probe.prompts, max_new_tokens=max_new_tokens) if probe.prompts else []
+    answers: dict[int, Sequence[int]] = {}
+    for batch in batches([len(prompt) for prompt in probe.prompts], len(model.tokenizer)):
+        written = model.generate([probe.prompts[index] for index in batch], max_new_tokens=max_new_tokens)
+        answers.update(zip(batch, written, strict=True))
     logits = np.memmap(file, dtype=np.float32, mode="r", shape=(probe.tokens, vocabulary))
-    return Outputs(logits, tuple(answers))
+    return Outputs(logits, tuple(answers[index] for index in range(len(answers))))
 
 
-def measure_parity(parent: Outputs, child: Outputs, probe: Probe) -> Parity:
+def measure_parity(parent: Outputs, child: Outputs, probe: Probe) -> tuple[Parity, tuple[BorderParity, ...]]:
     """Measure how much a derived model differs from the model that it was made from.
 
     Args:
         parent: What the source computes on ``probe``.
         child: What the derived model computes; both share the token ids of the probe.
-        probe: The text.
+        probe: The texts.
+
+    Returns:
+        The figures over the ordinary texts, and those of each text that reaches beyond a border.
 
     Raises:
         FtregError: The models have different vocabularies.
@@ -128,37 +180,48 @@ def measure_parity(parent: Outputs, child: Outputs, probe: Probe) -> Parity:
     ours, theirs = parent.logits.shape[-1], child.logits.shape[-1]
     if ours != theirs:
         raise FtregError(f"the vocabularies differ: {ours} tokens in the source, {theirs} in the result")
-    labels = np.concatenate([predicted(labels)[1] for labels in probe.labels])
-    sums = _Sums()
-    for part in chunks(len(labels), ours):
-        sums.add(parent.logits[part], child.logits[part], labels[part])
-    return Parity(
-        kl=sums.kl / sums.tokens,
-        kl_max=sums.kl_max,
-        top1=sums.top1 / sums.tokens,
-        loss_parent=sums.parent / sums.tokens,
-        loss_child=sums.child / sums.tokens,
-        loss_delta=(sums.child - sums.parent) / sums.tokens,
-        greedy_prefix=_greedy_prefix(parent.answers, child.answers),
-        logit_error=sums.logit_error,
-        tokens=sums.tokens,
-    )
+    greedy = _greedy_prefix(parent.answers, child.answers)
+    ordinary, beyond = _Sums(), list[BorderParity]()
+    start = 0
+    for text in probe.texts:
+        sums = ordinary if text.border is None else _Sums()
+        labels = predicted(text.labels)[1]
+        for part in chunks(len(labels), ours):
+            rows = slice(start + part.start, min(start + part.stop, start + len(labels)))
+            sums.add(parent.logits[rows], child.logits[rows], labels[part])
+        start += len(labels)
+        if text.border is not None:
+            beyond.append(sums.beyond(text.border, len(text.ids)))
+    return ordinary.parity(greedy), tuple(beyond)
 
 
-def check(parity: Parity, tolerance: Tolerance) -> list[str]:
-    """Return a sentence for each figure of ``parity`` that is outside ``tolerance``."""
-    limits = [
-        ("KL", parity.kl, tolerance.kl, "above"),
-        ("top-1 agreement", parity.top1, tolerance.top1, "below"),
-        ("loss delta", parity.loss_delta, tolerance.loss_delta, "above"),
-        ("greedy prefix", parity.greedy_prefix, tolerance.greedy_prefix, "below"),
-        ("logit error", parity.logit_error, tolerance.logit_error, "above"),
+def check(parity: Parity, tolerance: Tolerance, beyond: Sequence[BorderParity] = ()) -> list[str]:
+    """Return a sentence for each figure that is outside ``tolerance``.
+
+    Beyond a border only KL and logit error are checked: a share of so few tokens means little.
+    """
+    failures = [
+        *_above("KL", parity.kl, tolerance.kl),
+        *_below("top-1 agreement", parity.top1, tolerance.top1),
+        *_above("loss delta", parity.loss_delta, tolerance.loss_delta),
+        *_below("greedy prefix", parity.greedy_prefix, tolerance.greedy_prefix),
+        *_above("logit error", parity.logit_error, tolerance.logit_error),
     ]
-    return [
-        f"{name} {value:.4g} is {side} {limit:g}"
-        for name, value, limit, side in limits
-        if limit is not None and not (value <= limit if side == "above" else value >= limit)
-    ]
+    for each in beyond:
+        place = f"beyond the {each.what} of {each.border} tokens, "
+        failures += _above(f"{place}KL", each.kl, tolerance.kl)
+        failures += _above(f"{place}logit error", each.logit_error, tolerance.logit_error)
+    return failures
+
+
+def _above(name: str, value: float, limit: float | None) -> list[str]:
+    """Return a sentence if ``value`` is above its limit, or NaN."""
+    return [] if limit is None or value <= limit else [f"{name} {value:.4g} is above {limit:g}"]
+
+
+def _below(name: str, value: float, limit: float | None) -> list[str]:
+    """Return a sentence if ``value`` is below its limit, or NaN."""
+    return [] if limit is None or value >= limit else [f"{name} {value:.4g} is below {limit:g}"]
 
 
 def _greedy_prefix(parent: Sequence[Sequence[int]], child: Sequence[Sequence[int]]) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from ftreg.core.errors import DataError
 from ftreg.core.types import Example
 from ftreg.data import Encoder
+from ftreg.models.borders import Border
 
 _BUILT_IN = (
     "The committee met on Tuesday to discuss the budget for the coming year, and agreed to meet again in a month.",
@@ -26,30 +28,58 @@ _BUILT_IN = (
 )
 
 
+_BEYOND = 24
+"""Tokens of a long text that lie beyond its border."""
+
+
 @dataclass(frozen=True)
-class Probe:
-    """Text to compare two models on.
+class ProbeText:
+    """A text to compare two models on.
 
     Attributes:
-        sequences: Token ids of each text.
-        labels: For each token of each text, its id if it is compared, -100 if not.
-        prompts: Token ids of prompts that both models continue greedily.
-        source: Where the text comes from: ``held-out`` or ``built-in``.
+        ids: Its token ids.
+        labels: For each token, its id if it is compared, -100 if not.
+        border: The border that the text reaches beyond; None for an ordinary text.
     """
 
-    sequences: tuple[tuple[int, ...], ...]
-    labels: tuple[tuple[int, ...], ...]
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    border: Border | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are compared."""
+        return sum(label != -100 for label in self.labels[1:])
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Texts to compare two models on.
+
+    Attributes:
+        texts: The texts.
+        prompts: Token ids of prompts that both models continue greedily.
+        source: Where the ordinary texts come from: ``held-out`` or ``built-in``.
+    """
+
+    texts: tuple[ProbeText, ...]
     prompts: tuple[tuple[int, ...], ...]
     source: str
 
     @property
     def tokens(self) -> int:
         """How many tokens are compared."""
-        return sum(label != -100 for labels in self.labels for label in labels[1:])
+        return sum(text.tokens for text in self.texts)
 
 
 def make_probe(
-    tokenizer: Any, examples: Sequence[Example], *, tokens: int = 1024, prompts: int = 4, max_length: int = 512
+    tokenizer: Any,
+    examples: Sequence[Example],
+    *,
+    borders: Sequence[Border] = (),
+    tokens: int = 1024,
+    prompts: int = 4,
+    max_length: int = 512,
 ) -> Probe:
     """Make a probe of held-out ``examples``, or of built-in text if there are none.
 
@@ -59,9 +89,10 @@ def make_probe(
     Args:
         tokenizer: The tokenizer that both models share.
         examples: Held-out examples; if there are more than needed, they are taken from all over the list.
+        borders: Lengths to reach beyond, each with a text and a prompt of its own.
         tokens: Take texts until they have this many tokens, or all of them; the longest text may exceed it.
         prompts: Most prompts to continue.
-        max_length: Longest text in tokens; never more than the tokenizer's ``model_max_length``.
+        max_length: Longest ordinary text in tokens; never more than the tokenizer's ``model_max_length``.
 
     Raises:
         DataError: No example has a token to compare within ``max_length``.
@@ -69,27 +100,43 @@ def make_probe(
     source = "held-out" if examples else "built-in"
     examples = examples or [Example(text=text) for text in _BUILT_IN]
     encoder = Encoder(tokenizer, max_length=min(max_length, tokenizer.model_max_length))
-    texts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    texts: list[ProbeText] = []
     starts: list[tuple[int, ...]] = []
     length = 0
     for example in _spread(examples):
         if length >= tokens:
             break
         encoded = encoder.encode(example)
-        if all(label == -100 for label in encoded.labels[1:]):
+        text = ProbeText(tuple(encoded.input_ids), tuple(encoded.labels))
+        if not text.tokens:
             continue
-        texts.append((tuple(encoded.input_ids), tuple(encoded.labels)))
-        length += len(encoded.input_ids)
+        texts.append(text)
+        length += len(text.ids)
         if len(starts) < prompts:
-            half = len(encoded.input_ids) // 2
-            start = encoder.prompt(example)[0] if example.messages else encoded.input_ids[:half]
+            start = encoder.prompt(example)[0] if example.messages else text.ids[: len(text.ids) // 2]
             if 0 < len(start) < max_length:
                 starts.append(tuple(start))
     if not texts:
-        raise DataError(
-            "no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`"
-        )
-    return Probe(tuple(ids for ids, _ in texts), tuple(labels for _, labels in texts), tuple(starts), source)
+        raise DataError("no held-out example has a token to compare", hint="Check them: ftreg data preview")
+    words = [token for text in texts for token in text.ids]
+    for border in borders:
+        text = _long_text(words, border, tokenizer.model_max_length)
+        texts.append(text)
+        starts.append(text.ids[: -text.tokens])
+    return Probe(tuple(texts), tuple(starts), source)
+
+
+def _long_text(words: Sequence[int], border: Border, longest: int) -> ProbeText:
+    """Make a text that reaches beyond ``border``, of which the end is compared.
+
+    The text repeats itself with a period just longer than the border. A model that can look back that far predicts its
+    end from the repetition, so one that wrongly can, or wrongly cannot, differs from its source most clearly there.
+    """
+    length = border.length if border.what == "context" else min(border.length + 2 * _BEYOND, longest)
+    period = cycle(islice(cycle(words), border.length + _BEYOND // 2))
+    ids = tuple(islice(period, length))
+    compared = min(_BEYOND, length // 2)
+    return ProbeText(ids, (-100,) * (length - compared) + ids[length - compared :], border)
 
 
 def _spread(examples: Sequence[Example]) -> Iterator[Example]:

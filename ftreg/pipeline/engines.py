@@ -84,10 +84,10 @@ class GuardedEngine:
         self._engine = host.call(spec, source, "auto", returns=object)
         self.tokenizer: Any = self._run("tokenizer", lambda: self._engine.tokenizer, object)
 
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
         """Return what ``Engine.logits`` does, with its shapes checked."""
-        rows: list[np.ndarray] = self._run("logits", lambda: self._engine.logits(batch), list)
-        expected = [len(row) for row in batch]
+        rows: list[np.ndarray] = self._run("logits", lambda: self._engine.logits(batch, last=last), list)
+        expected = [min(len(row), last or len(row)) for row in batch]
         shapes = [getattr(row, "shape", None) for row in rows]
         if [shape[0] if shape and len(shape) == 2 else None for shape in shapes] != expected:
             problem = f"logits returned arrays of shapes {shapes}, not (T, vocabulary) for T of {expected}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ftreg.core.types import Engine
-from ftreg.evaluation import Parity, Probe, compute_outputs, measure_parity
+from ftreg.evaluation import BorderParity, Parity, Probe, compute_outputs, measure_parity
 from tests.tiny import make_tokenizer
 
 
@@ -24,10 +24,10 @@ class TableEngine:
         self.table = table.astype(np.float32)
         self.batches: list[list[int]] = []
 
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
         """Look each row up."""
         self.batches.append([len(row) for row in batch])
-        return [self.table[np.array(row)] for row in batch]
+        return [self.table[np.array(row[-last if last else 0 :])] for row in batch]
 
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
         """Follow the greatest entries to token 1."""
@@ -48,6 +48,11 @@ class TableEngine:
 
 
 def compare(parent: Engine, child: Engine, probe: Probe) -> Parity:
+    """Compare two loaded models on the ordinary texts of a probe."""
+    return compare_all(parent, child, probe)[0]
+
+
+def compare_all(parent: Engine, child: Engine, probe: Probe) -> tuple[Parity, tuple[BorderParity, ...]]:
     """Compare two loaded models on a probe."""
     with tempfile.TemporaryDirectory() as folder:
         ours = compute_outputs(parent, probe, Path(folder, "source"), what="source")

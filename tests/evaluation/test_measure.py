@@ -1,4 +1,4 @@
-"""Measuring: loss over labelled tokens and greedy answers, in flat memory; probes of held-out and of built-in text."""
+"""Measuring: loss over labelled tokens and greedy answers, in flat memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from ftreg.core.errors import DataError, FtregError
 from ftreg.core.types import Example, Message, NullProgress
 from ftreg.data import AnswerFile, Encoder
-from ftreg.evaluation import Measurement, held_out_loss, make_probe, measure
+from ftreg.evaluation import Measurement, held_out_loss, measure
 from tests.evaluation.helpers import TableEngine, peak
 from tests.tiny import make_tokenizer
 
@@ -190,7 +190,7 @@ class Many(Collection[Example]):
 class Forgetful(TableEngine):
     """A table that does not remember its batches, and collects garbage, so that only what is held counts."""
 
-    def logits(self, batch):
+    def logits(self, batch, *, last=None):
         gc.collect()
         return [self.table[np.array(row)] for row in batch]
 
@@ -206,41 +206,3 @@ def test_memory_is_flat_in_the_number_of_rows(tmp_path: Path) -> None:
     few, many, at_once = peak(lambda: run(100)), peak(lambda: run(400)), peak(lambda: run(400, window=400))
     assert many < 1.05 * few
     assert at_once > 2 * many
-
-
-def test_probe_of_held_out_examples():
-    """A probe compares the answers' tokens and continues the prompts."""
-    probe = make_probe(make_tokenizer(), CHATS)
-    assert probe.tokens == sum(label != -100 for labels in probe.labels for label in labels)
-    encoder = Encoder(make_tokenizer(), max_length=100)
-    assert probe.source == "held-out"
-    assert list(probe.sequences) == [tuple(encoder.encode(example).input_ids) for example in CHATS]
-    assert list(probe.labels) == [tuple(encoder.encode(example).labels) for example in CHATS]
-    assert list(probe.prompts) == [tuple(encoder.prompt(example)[0]) for example in CHATS]
-
-
-def test_probe_takes_from_the_whole_list():
-    """Of many examples, those of the probe are spread over all, and they end with the tokens asked for."""
-    examples = [Example(text=f"Text number {number:02}") for number in range(100)]
-    tokenizer = make_tokenizer()
-    length = len(Encoder(tokenizer, max_length=100).encode(examples[0]).input_ids)
-    probe = make_probe(tokenizer, examples, tokens=9 * length + 1, prompts=3)
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in probe.sequences]
-    assert len(texts) == 10
-    assert {int(text[-2:]) // 20 for text in texts} == set(range(5))
-    assert len(probe.prompts) == 3
-
-
-def test_probe_without_examples():
-    """Without held-out data there is built-in text, all of whose tokens count."""
-    probe = make_probe(make_tokenizer(), [])
-    assert probe.source == "built-in"
-    assert len(probe.sequences) >= 10
-    assert all(-100 not in labels for labels in probe.labels)
-    assert probe.prompts
-
-
-def test_probe_that_max_length_leaves_empty():
-    """Examples whose answers are all cut off cannot be compared."""
-    with pytest.raises(DataError, match="no held-out example"):
-        make_probe(make_tokenizer(), CHATS, max_length=4)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ftreg.core.errors import FtregError
 from ftreg.core.types import Tolerance
-from ftreg.evaluation import Parity, Probe, check
+from ftreg.evaluation import Parity, Probe, ProbeText, check
 from ftreg.evaluation.numerics import batches, log_softmax
-from tests.evaluation.helpers import TableEngine, compare
+from ftreg.models.borders import Border
+from tests.evaluation.helpers import TableEngine, compare, compare_all
 from tests.tiny import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -22,7 +23,7 @@ TOKENIZER = make_tokenizer()
 
 def probe(*rows, prompts=((2,),)):
     """A probe in which every token counts."""
-    return Probe(tuple(rows), tuple(rows), tuple(prompts), "held-out")
+    return Probe(tuple(ProbeText(row, row) for row in rows), tuple(prompts), "held-out")
 
 
 def test_figures_by_hand():
@@ -50,9 +51,9 @@ def test_only_labelled_tokens_count():
     broken = table.copy()
     broken[2] = [0, 9, 0, 0]
     engines = TableEngine(table, TOKENIZER), TableEngine(broken, TOKENIZER)
-    rows = ((0, 2, 3, 1),)
-    before = Probe(rows, ((-100, 2, -100, 1),), (), "held-out")
-    after = Probe(rows, ((-100, -100, 3, -100),), (), "held-out")
+    row = (0, 2, 3, 1)
+    before = Probe((ProbeText(row, (-100, 2, -100, 1)),), (), "held-out")
+    after = Probe((ProbeText(row, (-100, -100, 3, -100)),), (), "held-out")
     assert compare(*engines, before).kl == 0
     assert compare(*engines, after).kl > 1
     assert compare(*engines, after).tokens == 1
@@ -129,6 +130,22 @@ GOOD = Parity(0.1, 0.2, 0.9, 1.0, 1.1, 0.1, 0.8, 0.5, 10)
 def test_check(limits, failing):
     """Each figure is compared with its limit; a figure without a limit is not checked."""
     assert check(GOOD, Tolerance(**limits)) == ([failing] if failing else [])
+
+
+def test_texts_beyond_a_border_are_measured_apart():
+    """A difference at the end of a long text shows in that text's figures, and not in the ordinary ones."""
+    table = np.zeros((8, 8))
+    broken = table.copy()
+    broken[5] = [0, 9, 0, 0, 0, 0, 0, 0]
+    long = ProbeText((2, 3, 2, 5, 4), (-100, -100, -100, -100, 4), Border(4, "window"))
+    probe = Probe((ProbeText((2, 3, 4), (2, 3, 4)), long), (), "held-out")
+    parity, (beyond,) = compare_all(TableEngine(table, TOKENIZER), TableEngine(broken, TOKENIZER), probe)
+    assert (parity.kl, parity.tokens) == (0, 2)
+    assert (beyond.what, beyond.border, beyond.length, beyond.tokens) == ("window", 4, 5, 1)
+    assert beyond.kl > 1
+    assert check(parity, Tolerance(kl=0.1, top1=1.0), [beyond]) == [
+        f"beyond the window of 4 tokens, KL {beyond.kl:.4g} is above 0.1"
+    ]
 
 
 def test_nan_never_passes():

@@ -48,8 +48,8 @@ class Flat:
 
         self.tokenizer = AutoTokenizer.from_pretrained(source.path)
 
-    def logits(self, batch):
-        return [np.zeros((len(row), len(self.tokenizer)), np.float32) for row in batch]
+    def logits(self, batch, *, last=None):
+        return [np.zeros((min(len(row), last or len(row)), len(self.tokenizer)), np.float32) for row in batch]
 
     def generate(self, batch, *, max_new_tokens):
         return [[] for row in batch]
@@ -283,7 +283,11 @@ BROKEN_ENGINES = {
         "Flat raised",
     ),
     "has no tokenizer": ("self.tokenizer = AutoTokenizer", "self.words = AutoTokenizer", "raised AttributeError"),
-    "gives logits of another length": ("(len(row), len(self.", "(1, len(self.", "logits returned arrays of shapes"),
+    "gives logits of another length": (
+        "(min(len(row), last or len(row)), len(self.",
+        "(1, len(self.",
+        "logits returned arrays",
+    ),
     "raises": ("return [np.zeros", "return [np.no_such", "Flat.logits raised AttributeError"),
     "gives too few answers": (
         "return [[] for row in batch]",

@@ -26,6 +26,9 @@ def test_padding_changes_nothing(architecture, tied, trained):
     for row, logits in zip(IDS, together, strict=True):
         assert logits.shape == (len(row), 320)
         assert np.abs(engine.logits([row])[0] - logits).max() < 1e-5
+    for some, logits in zip(engine.logits(IDS, last=4), together, strict=True):
+        assert some.shape == (min(4, len(logits)), 320)
+        assert np.abs(some - logits[-4:]).max() < 1e-5
     answers = engine.generate(IDS, max_new_tokens=12)
     assert [engine.generate([row], max_new_tokens=12)[0] for row in IDS] == answers
 
@@ -47,6 +50,7 @@ def test_adapters_answer_in_batches_as_alone(config, trained, adapter):
     assert np.abs(together[0] - plain_logits(trained())).max() > 1e-3
     for row, logits in zip(IDS, together, strict=True):
         assert np.abs(engine.logits([row])[0] - logits).max() < 1e-5
+    assert np.abs(engine.logits(IDS, last=2)[0] - together[0][-2:]).max() < 1e-5
     answers = engine.generate(IDS, max_new_tokens=8)
     assert [engine.generate([row], max_new_tokens=8)[0] for row in IDS] == answers
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,12 +12,17 @@ import onnxruntime
 import pytest
 
 from ftreg.core.errors import FtregError, InfeasiblePlan
-from ftreg.evaluation import check
+from ftreg.core.types import Example
+from ftreg.evaluation import check, make_probe
+from ftreg.models.borders import find_borders
+from ftreg.models.files import read_json
 from ftreg.plugins.engines import onnx as engine
 from ftreg.plugins.engines import transformers as torch_engine
 from ftreg.plugins.post.config import OnnxConfig
 from ftreg.plugins.post.onnx import apply
+from tests.evaluation.helpers import compare_all
 from tests.post.helpers import EXAMPLES, IDS, make_job, make_source, parity_of
+from tests.tiny import WINDOW
 
 
 def prompts(folder):
@@ -64,6 +71,50 @@ def test_export(architecture, tied, settings, runtime, trained, staging, capfd):
 
     session = onnxruntime.InferenceSession(staging / "model.onnx", providers=["CPUExecutionProvider"])
     assert "attention_mask" in [value.name for value in session.get_inputs()]
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "mistral",
+        "gemma3_text",
+        pytest.param("gemma2", marks=pytest.mark.slow),
+        pytest.param("phi3", marks=pytest.mark.slow),
+    ],
+)
+def test_a_window_holds_beyond_its_length(architecture, trained, staging):
+    """A model with a window of attention is exported with it: texts and answers beyond it are the checkpoint's."""
+    source = make_source(trained(architecture))
+    artifact = apply(make_job(source, OnnxConfig(), staging))
+    assert artifact.facts["runtime"] == "transformers"
+    original = torch_engine.load(source, "cpu")
+    loaded = engine.load(make_source(staging, "onnx"), "cpu")
+    probe = make_probe(original.tokenizer, EXAMPLES, borders=find_borders(read_json(source.path / "config.json")))
+    parity, beyond = compare_all(original, loaded, probe)
+    assert [(each.what, each.border) for each in beyond] == [("window", WINDOW), ("context", 256)]
+    assert check(parity, artifact.tolerance, beyond) == []
+    assert parity.greedy_prefix == 1.0
+    long = [list(range(2, 2 + WINDOW - 4)), list(range(2, 2 + 3 * WINDOW))]
+    assert loaded.generate(long, max_new_tokens=40) == original.generate(long, max_new_tokens=40)
+
+
+def test_the_probe_finds_a_window_that_was_ignored(trained, tmp_path):
+    """Without its window a model agrees on short text, and is far off at the end of the text beyond the window."""
+    folder = tmp_path / "model"
+    shutil.copytree(trained("mistral"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "sliding_window": None}))
+    original, ignoring = (torch_engine.load(make_source(each), "cpu") for each in (trained("mistral"), folder))
+    probe = make_probe(original.tokenizer, [Example(text="Billing.")], borders=find_borders(config))
+    parity, beyond = compare_all(original, ignoring, probe)
+    assert parity.kl < 1e-6
+    assert beyond[0].kl > 1e-3
+
+
+def test_int4_without_the_window_is_refused(trained, staging):
+    """The builder leaves windows out, so int4 of a model with windows is refused with that reason."""
+    with pytest.raises(InfeasiblePlan, match="leaves out the model's attention windows"):
+        apply(make_job(make_source(trained("mistral")), OnnxConfig(precision="int4"), staging))
 
 
 def test_impossible_combinations(trained, model_folder, staging):

@@ -43,12 +43,12 @@ class GenaiEngine:
         with loading("the ONNX model", folder):
             self._model = onnxruntime_genai.Model(str(folder))
 
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Return the logits of each row, float32 of shape (its length, vocabulary)."""
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
+        """Return the logits of each row, or of its ``last`` tokens, float32 of shape (tokens, vocabulary)."""
         found: dict[int, np.ndarray] = {}
         for indexes, rows in _by_length(batch):
             generator = self.generator(rows, rows.shape[1] + 1)
-            logits = generator.get_output("logits").astype(np.float32)
+            logits = generator.get_output("logits")[:, -last if last else 0 :].astype(np.float32)
             found.update(zip(indexes, logits, strict=True))
         return [found[index] for index in range(len(batch))]
 

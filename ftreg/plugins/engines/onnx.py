@@ -16,6 +16,9 @@ from ftreg.models.tokenizer import load_tokenizer
 from ftreg.plugins.engines.genai import GenaiEngine
 from ftreg.plugins.engines.limits import before_end, end_tokens, fit_new_tokens
 
+_PART = 512
+"""Tokens of each row that are read at a time."""
+
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -77,15 +80,25 @@ class OnnxEngine:
             )
         self.takes_positions = "position_ids" in self._inputs
 
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Return the logits of each row, float32 of shape (its length, vocabulary)."""
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
+        """Return the logits of each row, or of its ``last`` tokens, float32 of shape (tokens, vocabulary)."""
         longest = max(len(row) for row in batch)
         ids, mask = np.zeros((2, len(batch), longest), dtype=np.int64)
         for index, row in enumerate(batch):
             ids[index, : len(row)] = row
             mask[index, : len(row)] = 1
-        logits, _ = self.run(ids, mask, np.arange(longest)[None].repeat(len(batch), 0), self.empty(len(batch)))
-        return [logits[index, : len(row)].astype(np.float32) for index, row in enumerate(batch)]
+        positions = np.arange(longest)[None].repeat(len(batch), 0)
+        starts = [max(0, len(row) - (last or len(row))) for row in batch]
+        # The graph computes the logits of every token that it reads: in parts, so that a long row's are not all held.
+        found: list[list[np.ndarray]] = [[] for _ in batch]
+        past = self.empty(len(batch))
+        for start in range(0, longest, _PART):
+            part = slice(start, start + _PART)
+            logits, past = self.run(ids[:, part], mask[:, : part.stop], positions[:, part], past)
+            for index, row in enumerate(batch):
+                wanted = slice(max(starts[index] - start, 0), max(len(row) - start, 0))
+                found[index].append(logits[index, wanted].astype(np.float32))
+        return [np.concatenate(parts) for parts in found]
 
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:
         """Continue each prompt greedily, up to and without any of the end-of-sequence tokens."""

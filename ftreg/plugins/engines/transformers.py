@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,13 +40,21 @@ class TransformersEngine:
         self._pad = pad if pad is not None else (self._ends or [0])[0]
         # A trained prefix shifts positions, which left padding does not allow for: its rows are answered one at a time.
         self._pads = not virtual_tokens(model)
+        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._keeps = "logits_to_keep" in inspect.signature(plain.forward).parameters
 
     @torch.inference_mode()
-    def logits(self, batch: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Return the logits of each row, float32 of shape (its length, vocabulary)."""
+    def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
+        """Return the logits of each row, or of its ``last`` tokens, float32 of shape (tokens, vocabulary)."""
         ids, mask = self._padded(batch, left=False)
-        output = self._model(input_ids=ids, attention_mask=mask, use_cache=not self._pads)
-        return [output.logits[index, : len(row)].float().cpu().numpy() for index, row in enumerate(batch)]
+        starts = [max(0, len(row) - (last or len(row))) for row in batch]
+        first = min(starts) if self._keeps else 0  # the columns before it are not needed
+        kept = {"logits_to_keep": ids.shape[1] - first} if self._keeps else {}
+        logits = self._model(input_ids=ids, attention_mask=mask, use_cache=not self._pads, **kept).logits
+        return [
+            logits[index, start - first : len(row) - first].float().cpu().numpy()
+            for index, (start, row) in enumerate(zip(starts, batch, strict=True))
+        ]
 
     @torch.inference_mode()
     def generate(self, batch: Sequence[Sequence[int]], *, max_new_tokens: int) -> list[list[int]]:

@@ -24,6 +24,7 @@ from ftreg.plugins.engines.transformers import load_checkpoint
 from ftreg.plugins.post.adapters import Adapters, Transform, changes_base, check_mergeable
 from ftreg.plugins.post.config import MergeConfig
 from ftreg.plugins.post.in_memory import merge_in_memory
+from ftreg.plugins.post.module_check import ModuleCheck
 from ftreg.plugins.post.streaming import StreamedMerge
 from ftreg.plugins.post.tolerance import equal_within
 
@@ -40,11 +41,13 @@ class _Written:
         changed: How many of its tensors differ from the base's.
         untied: Whether the base's tied embeddings became two.
         dtype: Dtype of its weights.
+        check: What was found when merged modules were compared with live ones; None if they were merged in memory.
     """
 
     changed: int
     untied: bool
     dtype: torch.dtype
+    check: ModuleCheck | None
 
 
 def apply(job: StepJob) -> Artifact:
@@ -82,6 +85,8 @@ def apply(job: StepJob) -> Artifact:
         "changed_tensors": written.changed,
         "untied_embeddings": written.untied,
     }
+    if written.check is not None:
+        measured |= {"modules_checked": written.check.modules, "largest_module_error": written.check.error}
     return Artifact(kind=CHECKPOINT, facts=facts, tolerance=tolerance, measured=measured)
 
 
@@ -160,7 +165,7 @@ def _write(
             where=job.source.ref,
             hint="If the adapter was trained, set dtype=float32.",
         )
-    return _Written(changed, untied, dtype)
+    return _Written(changed, untied, dtype, merge.check if merge is not None and merge.possible else None)
 
 
 def _stream(job: StepJob, merge: StreamedMerge, folder: Path, asked: torch.dtype | None) -> int:

@@ -25,6 +25,7 @@ from ftreg.core.errors import FtregError, InfeasiblePlan
 from ftreg.core.manifest import Json
 from ftreg.core.requirements import Requirement
 from ftreg.core.types import ONNX, Artifact, StepJob, Tolerance
+from ftreg.models.borders import has_windows
 from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.files import clean_config, read_json, write_json
 from ftreg.models.loading import load_pretrained
@@ -55,7 +56,7 @@ def apply(job: StepJob) -> Artifact:
     source = Checkpoint(job.source.path)
     source.require_full_precision("onnx")
     architecture = next(iter(source.config.get("architectures") or []), "unknown")
-    runtime = _runtime(job.config, architecture)
+    runtime = _runtime(job.config, architecture, has_windows(source.config))
     job.progress.begin("exporting to ONNX", None)
     if runtime == "genai":
         _build(job.source.path, job.staging, job.config.precision)
@@ -68,24 +69,24 @@ def apply(job: StepJob) -> Artifact:
     return Artifact(kind=ONNX, facts=facts, requires=requires, tolerance=_tolerance(job.config, source.dtype))
 
 
-def _runtime(config: OnnxConfig, architecture: str) -> str:
+def _runtime(config: OnnxConfig, architecture: str, windowed: bool) -> str:
     """Choose what writes the graph; raise ``InfeasiblePlan`` if neither can."""
-    known = architecture in _BUILDER_FAMILIES
+    obstacle = None
+    if architecture not in _BUILDER_FAMILIES:
+        obstacle = f"does not know {architecture}"
+    elif windowed:
+        obstacle = "leaves out the model's attention windows"
     # The builder's fp16 graphs need kernels that ONNX Runtime has on GPUs only: on a CPU they load, and fail when run.
-    if config.runtime == "genai" and (not known or config.precision == "fp16"):
-        reason = f"does not know {architecture}" if not known else "writes fp16 for GPUs only"
+    if config.runtime == "genai" and (obstacle or config.precision == "fp16"):
+        reason = obstacle or "writes fp16 for GPUs only"
         raise InfeasiblePlan(f"onnxruntime-genai's builder {reason}", where="onnx", hint="Use runtime transformers.")
     runtime = config.runtime
     if runtime == "auto":
-        runtime = "genai" if known and config.precision != "fp16" else "transformers"
+        runtime = "transformers" if obstacle or config.precision == "fp16" else "genai"
     if runtime == "transformers" and config.precision == "int4":
-        raise InfeasiblePlan(
-            f"int4 is written by onnxruntime-genai's builder, which does not know {architecture}"
-            if not known
-            else "int4 is written by onnxruntime-genai's builder only",
-            where="onnx",
-            hint="Use precision fp32 or fp16.",
-        )
+        builder = "int4 is written by onnxruntime-genai's builder"
+        reason = f"{builder}, which {obstacle}" if obstacle else f"{builder} only"
+        raise InfeasiblePlan(reason, where="onnx", hint="Use precision fp32 or fp16.")
     return runtime
 
 

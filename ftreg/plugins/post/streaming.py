@@ -22,6 +22,7 @@ from ftreg.models.skeleton import load_skeleton, model_names
 from ftreg.models.tensors import TensorInfo
 from ftreg.plugins.post.adapters import Adapters, Transform, attach
 from ftreg.plugins.post.config import MergeConfig
+from ftreg.plugins.post.module_check import ModuleCheck
 
 
 class StreamedMerge:
@@ -37,6 +38,7 @@ class StreamedMerge:
         possible: Whether every weight that the adapters change is stored under its own name. If not, as with experts
             that the model fuses while loading, use ``merge_in_memory``.
         untied: Whether the adapters made the tied embeddings of the base differ.
+        check: What was found when merged modules were compared with live ones.
 
     Raises:
         InputError: An adapter belongs to another base, or files are damaged.
@@ -47,6 +49,7 @@ class StreamedMerge:
     ) -> None:
         self._base = base
         self._transform = transform
+        self.check = ModuleCheck()
         model = load_skeleton(base.folder)
         _placeholders(model)
         self._tied = tied_weights(model)
@@ -137,7 +140,10 @@ class StreamedMerge:
                 if id(parameter) in self._placeholders:
                     weight = self._read(unwrapped_name(key, path, name))
                     setattr(owner, name, nn.Parameter(weight, requires_grad=False))
-        merged = _merge(self._model.get_submodule(key))
+        module = self._model.get_submodule(key)
+        sample = self.check.before(module)
+        merged = _merge(module)
+        self.check.after(key, sample, merged)
         result = {f"{key}.{name}": parameter.data.float() for name, parameter in merged.named_parameters()}
         for parameter in merged.parameters():
             parameter.data = torch.empty(0)
