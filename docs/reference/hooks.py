@@ -20,9 +20,13 @@ SPECS = (
 RECORDS = (
     types.TrainJob,
     types.StepJob,
+    types.MetricJob,
     types.Input,
     types.Artifact,
     types.Tolerance,
+    types.AnsweredPrompt,
+    types.Scores,
+    types.Table,
     types.Source,
     types.Splits,
     types.Example,

@@ -8,7 +8,7 @@ from reference.markdown import table
 
 
 def settings_of(name: str) -> str:
-    """The settings of a method, a step or a section as a table."""
+    """The settings of a method, a step, a metric or a section as a table."""
     rows = [
         [f"`{one.key}`", one.type, "(required)" if one.default is None else f"`{one.default}`", one.description]
         for one in settings(name, PluginHost(only=()))

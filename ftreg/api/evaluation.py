@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import Any
 
 from ftreg.api.opening import opened
-from ftreg.core.types import Progress
+from ftreg.core.types import AnsweredPrompt, Progress
 from ftreg.pipeline import evaluations
-from ftreg.pipeline.evaluations import HeldOut
+from ftreg.pipeline import held_out as choosing
+from ftreg.pipeline.evaluations import Evaluation, MetricResult
+from ftreg.pipeline.held_out import HeldOut
+from ftreg.pipeline.metrics import choose_metrics
 from ftreg.registry import Registry
 
-if TYPE_CHECKING:
-    from ftreg.evaluation import Evaluation
+__all__ = ["Comparison", "Evaluation", "MetricResult", "SideBySide", "compare", "evaluate", "held_out"]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The answers of several versions to one example.
+
+    Attributes:
+        position: Which of the answered examples it is, from 0.
+        answers: What each version answers, by the reference that was given.
+    """
+
+    position: int
+    answers: Mapping[str, AnsweredPrompt]
 
 
 @dataclass(frozen=True)
@@ -32,38 +49,46 @@ class Comparison:
     split: str
     results: Mapping[str, Evaluation]
 
-    def telling_examples(self, count: int) -> list[int]:
-        """Return the positions of up to ``count`` answered examples that show how the versions differ.
+    def telling_examples(self, count: int) -> list[SideBySide]:
+        """Return up to ``count`` answered examples that show how the versions differ.
 
         Examples are grouped by which versions answer as expected. One of the largest group in which the versions differ
         comes first, then one of the largest in which the last version fails, then one of each other group by size; then
-        second ones, in the same order.
+        second ones, in the same order. All answers are read, and few are held in memory.
         """
-        answers = [[each.as_expected for each in result.answers] for result in self.results.values()]
-        groups: dict[tuple[bool, ...], list[int]] = {}
-        for position, outcome in enumerate(zip(*answers, strict=True)):
-            groups.setdefault(outcome, []).append(position)
-        by_size = sorted(groups, key=lambda outcome: -len(groups[outcome]))
+        sizes: Counter[tuple[bool, ...]] = Counter()
+        first: dict[tuple[bool, ...], list[SideBySide]] = {}
+        rows = zip(*(result.answers for result in self.results.values()), strict=True)
+        for position, answers in enumerate(rows):
+            outcome = tuple(answer.as_expected for answer in answers)
+            sizes[outcome] += 1
+            if len(kept := first.setdefault(outcome, [])) < count:
+                kept.append(SideBySide(position, dict(zip(self.results, answers, strict=True))))
+        by_size = sorted(sizes, key=lambda outcome: -sizes[outcome])
         differing = [outcome for outcome in by_size if any(outcome) and not all(outcome)]
         failing = [outcome for outcome in by_size if not outcome[-1]]
         order = list(dict.fromkeys([*differing[:1], *failing[:1], *by_size]))
-        rounds = zip_longest(*(groups[outcome] for outcome in order))
-        return [position for taken in rounds for position in taken if position is not None][:count]
+        rounds = zip_longest(*(first[outcome] for outcome in order))
+        return [example for taken in rounds for example in taken if example is not None][:count]
 
 
 def evaluate(
     ref: str,
     data: str | Path | None = None,
     *,
+    metrics: Sequence[str] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     split: str | None = None,
     limit: int | None = None,
     engine: str | None = None,
+    again: bool = False,
     registry: Registry | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure ``ref`` on held-out data; the figures are kept with it as evidence. Arguments as for ``compare``."""
+    """Measure ``ref`` on held-out data; figures and answers are kept as evidence. Arguments as for ``compare``."""
     compared = compare(
-        [ref], data, split=split, limit=limit, engine=engine, registry=registry, progress=progress
+        [ref], data, metrics=metrics, settings=settings, split=split, limit=limit, engine=engine, again=again,
+        registry=registry, progress=progress,
     )  # fmt: skip
     return compared.results[ref]
 
@@ -72,35 +97,45 @@ def compare(
     refs: Sequence[str],
     data: str | Path | None = None,
     *,
+    metrics: Sequence[str] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
     split: str | None = None,
     limit: int | None = None,
     engine: str | None = None,
+    again: bool = False,
     registry: Registry | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Measure the versions ``refs`` on the same held-out data; the figures are kept with each as evidence.
+    """Measure the versions ``refs`` on the same held-out data; figures and answers are kept with each as evidence.
+
+    What the evidence of a version holds already, for the same data, engine, metric and settings, is not computed again.
 
     Args:
         refs: The versions.
         data: A file, all of whose rows are used, or a registered dataset; by default the first dataset in the versions'
             lineage that has held-out examples.
+        metrics: Metrics to compute beside those that every evaluation has, such as ``["rouge"]``.
+        settings: Settings of metrics by dotted key, such as ``{"json.schema": "schema.json"}``.
         split: Which part of the dataset; by default ``test``, else ``validation``.
         limit: Use only the first so many examples.
         engine: The engine to run the models with; by default the first that can load each.
+        again: Compute everything anew.
         registry: Where to read and to add the evidence; by default the default registry.
         progress: Where to report progress.
 
     Raises:
-        InputError: A version, the data or the engine does not exist or cannot be used.
+        InputError: A version, the data, the engine or a metric does not exist or cannot be used.
+        MissingExtra: A metric or the engine needs a package that is not installed.
     """
     with opened(registry, progress) as context:
         for ref in refs:
-            evaluations.check_evaluable(context, ref, limit=limit, engine=engine)
-        examples = held_out(refs, data, split=split, registry=context.registry)
+            evaluations.check_evaluable(context, ref, engine=engine)
+        calls = choose_metrics(context.host, metrics, settings)
+        examples = held_out(refs, data, split=split, limit=limit, registry=context.registry)
         results = {}
         for ref in refs:
             context.progress.say(f"evaluating {ref}")
-            results[ref] = evaluations.evaluate_version(context, ref, examples, limit=limit, engine=engine)
+            results[ref] = evaluations.evaluate_version(context, ref, examples, calls, engine=engine, again=again)
     return Comparison(examples.dataset, examples.split, results)
 
 
@@ -109,8 +144,10 @@ def held_out(
     data: str | Path | None = None,
     *,
     split: str | None = None,
+    limit: int | None = None,
     registry: Registry | None = None,
 ) -> HeldOut:
     """Return the examples that ``compare`` would measure ``refs`` on."""
     with opened(registry, None) as context:
-        return evaluations.held_out(context, refs, data=None if data is None else str(data), split=split)
+        path = None if data is None else str(data)
+        return choosing.held_out(context, refs, data=path, split=split, limit=limit)

@@ -1,4 +1,4 @@
-"""Settings: what can be set in a recipe, of a method or of a step, with type, default and meaning."""
+"""Settings: what can be set in a recipe, of a method, a step or a metric, with type, default and meaning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ftreg.core.errors import UnknownName
 from ftreg.core.host import PluginHost
-from ftreg.core.specs import MethodSpec, StepSpec
+from ftreg.core.specs import MethodSpec, MetricSpec, StepSpec
 
 # The parts of ftreg's own that have settings, and where their models are: importing one is only as heavy as it is.
 _MODELS: Mapping[str, tuple[str, str]] = {
@@ -41,8 +41,8 @@ class Setting:
 
 
 def names(host: PluginHost) -> list[str]:
-    """Return what has settings: the parts of a recipe and of a deployment, and the methods and steps of ``host``."""
-    return [*_MODELS, *(spec.name for kind in (MethodSpec, StepSpec) for spec in host.specs(kind))]
+    """Return what has settings: the parts of a recipe and of a deployment, methods, steps and metrics."""
+    return [*_MODELS, *(spec.name for kind in (MethodSpec, StepSpec, MetricSpec) for spec in host.specs(kind))]
 
 
 def settings(name: str, host: PluginHost) -> list[Setting]:
@@ -56,13 +56,14 @@ def settings(name: str, host: PluginHost) -> list[Setting]:
         module, model = _MODELS[name]
         schema = getattr(importlib.import_module(module), model).model_json_schema()
         return list(describe(schema, prefix=f"{name}." if name in ("data", "train") else ""))
-    for spec in host.specs(MethodSpec):
+    specs: list[MethodSpec | MetricSpec] = [*host.specs(MethodSpec), *host.specs(MetricSpec)]
+    for spec in specs:
         if spec.name == name:
             return list(describe(host.config_model(spec).model_json_schema(), prefix=f"{name}."))
     for step in host.specs(StepSpec):
         if step.name == name:
             return list(describe(host.config_model(step).model_json_schema()))
-    raise UnknownName("method, step or section", name, names(host))
+    raise UnknownName("method, step, metric or section", name, names(host))
 
 
 def describe(schema: Mapping[str, Any], prefix: str = "") -> Iterator[Setting]:

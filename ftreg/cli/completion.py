@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from ftreg.cli.command import Command
 from ftreg.core.errors import FtregError
+from ftreg.core.specs import MetricSpec
 
 if TYPE_CHECKING:
     from ftreg.core.host import PluginHost
@@ -32,7 +33,7 @@ def complete_weights(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 def complete_plugins(what: str) -> Completer:
-    """Return a completer of the contributions of one kind: ``method``, ``step``, ``engine``, ``format``."""
+    """Return a completer of the contributions of one kind: ``method``, ``step``, ``engine``, ``metric``."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
         from ftreg.core.registration import KINDS
@@ -92,6 +93,8 @@ def _sections(ctx: click.Context) -> Iterable[str]:
         return [str(_first_argument(ctx, "step"))]
     if name == "export":
         return [str(ctx.params.get("format") or "onnx")]
+    if name in ("eval", "compare"):
+        return [*(spec.name for spec in _host(ctx).specs(MetricSpec) if spec.default), *ctx.params.get("metrics", ())]
     return [name] if name in ("merge", "quantize", "prune") else []
 
 

@@ -10,13 +10,15 @@ import click
 
 from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_plugins, complete_refs
+from ftreg.cli.options import set_option
 from ftreg.cli.session import Session, human_size, json_option
 
 if TYPE_CHECKING:
-    from ftreg.api.evaluation import Comparison
-    from ftreg.evaluation import Evaluation
+    from ftreg.api.evaluation import Comparison, Evaluation, SideBySide
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+_SETTINGS = ["ftreg settings METRIC"]
 
 
 def _options(command: CommandT) -> CommandT:
@@ -26,7 +28,16 @@ def _options(command: CommandT) -> CommandT:
         click.option(
             "--answers", type=click.IntRange(0), default=3, show_default=True, help="How many answers to show."
         ),
+        click.option("--again", is_flag=True, help="Compute everything anew, also what is on record."),
         click.option("--engine", help="Engine to run the models with.", shell_complete=complete_plugins("engine")),
+        set_option,
+        click.option(
+            "--metric",
+            "metrics",
+            multiple=True,
+            help="A metric to compute beside those that are always computed; may be given again.",
+            shell_complete=complete_plugins("metric"),
+        ),
         click.option("--limit", type=click.IntRange(1), help="Use only this many examples, from the first on."),
         click.option(
             "--split", type=click.Choice(["test", "validation", "train"]), help="Which part of the dataset to use."
@@ -38,18 +49,28 @@ def _options(command: CommandT) -> CommandT:
 
 
 @click.command(
-    cls=Command, examples=["ftreg eval support-bot:2", "ftreg eval support-bot:2 --data test.jsonl --limit 100 --json"]
+    cls=Command,
+    settings=_SETTINGS,
+    examples=[
+        "ftreg eval support-bot:2",
+        "ftreg eval support-bot:2 --data test.jsonl --limit 100 --json",
+        "ftreg eval support-bot:2 --metric rouge --metric json --set json.schema=schema.json",
+    ],
 )
 @click.argument("ref", shell_complete=complete_refs)
 @_options
 @click.pass_obj
 def evaluate(session: Session, /, ref: str, **options: Any) -> None:
-    """Measure the version REF on held-out data, and store the figures with it as evidence."""
+    """Measure the version REF on held-out data.
+
+    Figures and answers are kept with it as evidence, and what is on record is not computed again.
+    """
     _compare(session, [ref], **options)
 
 
 @click.command(
     cls=Command,
+    settings=_SETTINGS,
     examples=[
         "ftreg compare support-bot:1 support-bot:2",
         "ftreg compare support-bot:2 support-bot-merged --split validation --answers 0",
@@ -69,36 +90,69 @@ def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json:
 
     session.no_outcome = "no figures were recorded"
     comparison = evaluation.compare(refs, **options, **session.api_arguments)
+    examples = comparison.telling_examples(answers)
     if as_json:
-        session.json({ref: asdict(result) for ref, result in comparison.results.items()})
+        session.json(_facts(comparison, examples))
         return
     session.print(f"{comparison.split} split of {comparison.dataset}")
     _show_figures(session, comparison.results)
-    _show_answers(session, comparison, answers)
+    if len(comparison.results) == 1:  # those of several versions would fill the screen
+        _show_tables(session, next(iter(comparison.results.values())))
+    for example in examples:
+        _show_answers(session, example)
+
+
+def _facts(comparison: Comparison, examples: Sequence[SideBySide]) -> dict[str, Any]:
+    """Everything about a comparison as JSON; all answers are in the files that it names."""
+    return {
+        "dataset": comparison.dataset,
+        "split": comparison.split,
+        "results": {ref: _result(result) for ref, result in comparison.results.items()},
+        "answers": [asdict(example) for example in examples],
+    }
+
+
+def _result(result: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON."""
+    return {**asdict(result), "figures": result.figures}
 
 
 def _show_figures(session: Session, results: Mapping[str, Evaluation]) -> None:
-    metrics = list(dict.fromkeys(metric for result in results.values() for metric in result.metrics))
-    rows: list[list[Any]] = []
-    for ref, result in results.items():
-        version = session.registry.get(ref)
-        figures = [f"{result.metrics[metric]:.3f}" if metric in result.metrics else None for metric in metrics]
-        rows.append([version.ref, version.kind, human_size(version.size), f"{result.loss:.4f}", *figures])
-    session.table(
-        ["version", "kind", "size", "loss", *metrics], rows, right=["size", "loss", *metrics], optional=["size", "kind"]
-    )
+    """Print a line for each figure, with a column for each version."""
+    versions = [session.registry.get(ref) for ref in results]
+    figures = [result.figures for result in results.values()]
+    refs = [version.ref for version in versions]
+    rows = [
+        ["kind", *(version.kind for version in versions)],
+        ["size", *(human_size(version.size) for version in versions)],
+    ]
+    names = dict.fromkeys(name for found in figures for name in found)
+    rows += [[name, *(_number(found[name]) if name in found else "" for found in figures)] for name in names]
+    session.table(["", *refs], rows, right=refs)
 
 
-def _show_answers(session: Session, comparison: Comparison, count: int) -> None:
-    """Print what each version answers to a few questions that show how the versions differ."""
-    first = next(iter(comparison.results.values())).answers
-    for position in comparison.telling_examples(count):
-        rows = [["question", "", _line(first[position].prompt)], ["expected", "", _line(first[position].reference)]]
-        for ref, result in comparison.results.items():
-            given = result.answers[position]
-            rows.append([ref, "as expected" if given.as_expected else "differs", _line(given.answer)])
-        session.print("")
-        session.table(["", "", f"example {position + 1}"], rows)
+def _show_tables(session: Session, result: Evaluation) -> None:
+    """Print the tables of the metrics."""
+    for name, metric in result.metrics.items():
+        for table in metric.tables:
+            session.print(f"\n{name}: {table.title}")
+            cells = [[_number(cell) if isinstance(cell, float) else cell for cell in row] for row in table.rows]
+            session.table(table.columns, cells, right=table.columns[1:])
+
+
+def _show_answers(session: Session, example: SideBySide) -> None:
+    """Print what each version answers to a question."""
+    first = next(iter(example.answers.values()))
+    rows = [["question", "", _line(first.prompt)], ["expected", "", _line(first.reference)]]
+    for ref, given in example.answers.items():
+        rows.append([ref, "as expected" if given.as_expected else "differs", _line(given.answer)])
+    session.print("")
+    session.table(["", "", f"example {example.position + 1}"], rows)
+
+
+def _number(value: float) -> str:
+    """A figure with as many decimals as its size needs."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def _line(text: str) -> str:

@@ -14,7 +14,7 @@ from ftreg.core.discovery import PluginInfo
 from ftreg.core.errors import FtregError, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.registration import KINDS
-from ftreg.core.specs import MethodSpec, Spec, StepSpec
+from ftreg.core.specs import ConfiguredSpec, Spec
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
@@ -141,12 +141,12 @@ def _facts(host: PluginHost, spec: Spec) -> dict[str, Any]:
         {"distribution": needed.distribution, "install": needed.install, "installed": needed not in missing}
         for needed in spec.requires
     ]
-    if isinstance(spec, MethodSpec | StepSpec):
+    if isinstance(spec, ConfiguredSpec):
         facts["config"], facts["config_error"] = _schema(host, spec)
     return facts
 
 
-def _schema(host: PluginHost, spec: MethodSpec | StepSpec) -> tuple[dict[str, Any] | None, str]:
+def _schema(host: PluginHost, spec: ConfiguredSpec) -> tuple[dict[str, Any] | None, str]:
     """The JSON schema of a contribution's settings; None and the reason if it cannot be loaded."""
     try:
         return host.config_model(spec).model_json_schema(), ""

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from ftreg.api.settings import Setting
 
 
-@click.command(cls=Command, examples=["ftreg settings train", "ftreg settings lora", "ftreg settings quantize --json"])
+@click.command(
+    cls=Command,
+    examples=["ftreg settings train", "ftreg settings lora", "ftreg settings rouge --json"],
+)
 @click.argument("name", shell_complete=complete_names)
 @json_option
 @click.pass_obj
 def command(session: Session, name: str, as_json: bool) -> None:
     """List the settings of NAME, which --set and recipes can change.
 
-    NAME is a method, a step, a section of a recipe (data, train), init, or deployment.
+    NAME is a method, a step, a metric, a section of a recipe (data, train), init, or deployment.
     """
     from ftreg.api.settings import settings
 

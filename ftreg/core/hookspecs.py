@@ -83,11 +83,12 @@ def ftreg_formats() -> Sequence[FormatSpec]:  # type: ignore[empty-body]
 def ftreg_metrics() -> Sequence[MetricSpec]:  # type: ignore[empty-body]
     """Contribute metrics that score generated answers.
 
-    Called once, when plugins are loaded. Returns the metrics' specs; ``ftreg eval`` computes all of them. Since 0.1.
+    Called once, when plugins are loaded. Returns the metrics' specs; ``ftreg eval`` computes those that are named with
+    ``--metric``, and those with ``default=True`` always. Since 0.1.
 
     Example::
 
-        return [MetricSpec(name="bleu", summary="BLEU-4", impl="my_package.bleu:score")]
+        return [MetricSpec(name="meteor", summary="METEOR", impl="my_package.meteor:score")]
     """
 
 

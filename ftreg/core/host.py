@@ -21,7 +21,7 @@ from ftreg.core.errors import FtregError, InputError, MissingExtra, PluginError,
 from ftreg.core.guard import PluginGuard, broken, describe, resolve_import
 from ftreg.core.registration import Registrations
 from ftreg.core.requirements import Requirement
-from ftreg.core.specs import EngineSpec, MethodSpec, Spec, StepSpec
+from ftreg.core.specs import ConfiguredSpec, EngineSpec, MethodSpec, MetricSpec, Spec, StepSpec
 from ftreg.core.types import Problem, RemoteBase
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class PluginHost:
         """Return the error for a contribution that broke its contract, with its plugin and distribution."""
         return broken(self.provider(spec), f"{spec.what} {spec.name}: {problem}")
 
-    def config_model(self, spec: MethodSpec | StepSpec) -> type[BaseModel]:
+    def config_model(self, spec: ConfiguredSpec) -> type[BaseModel]:
         """Import the pydantic model ``spec.config``; raise as ``load`` does."""
         from pydantic import BaseModel
 
@@ -228,15 +228,15 @@ class PluginHost:
         return model
 
     def settings_model(self, name: str) -> type[BaseModel] | None:
-        """Return the model of the settings of the method or step ``name``; None if it has none that can be loaded."""
-        specs: list[MethodSpec | StepSpec] = [*self.specs(MethodSpec), *self.specs(StepSpec)]
+        """Return the model of the settings of the method, step or metric ``name``; None if none can be loaded."""
+        specs: list[ConfiguredSpec] = [*self.specs(MethodSpec), *self.specs(StepSpec), *self.specs(MetricSpec)]
         found = [spec for spec in specs if spec.name == name]
         with suppress(FtregError, IndexError):
             return self.config_model(found[0])
         return None
 
-    def configure(self, spec: MethodSpec | StepSpec, values: Mapping[str, Any], *, where: str) -> BaseModel:
-        """Validate the settings of a method or step with its own model.
+    def configure(self, spec: ConfiguredSpec, values: Mapping[str, Any], *, where: str) -> BaseModel:
+        """Validate the settings of a method, step or metric with its own model.
 
         Raises:
             RecipeError: A setting is unknown or has an invalid value.

@@ -34,7 +34,7 @@ class Config(BaseModel):
 
 
 class NoConfig(Config):
-    """The configuration of a method or step without settings."""
+    """The configuration of a method, step or metric without settings."""
 
 
 class DataConfig(Config):
@@ -249,7 +249,7 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         current = inner
-    return list(current.model_fields)
+    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def parse_recipe(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from ftreg.core.errors import PluginError
 from ftreg.core.requirements import Requirement
@@ -45,7 +45,7 @@ class Spec:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise PluginError(f"{self.what} {self.name!r}: a name is a-z and 0-9, in parts joined by '-' or '_'")
         if self.name in self.reserved:
-            raise PluginError(f"{self.what} {self.name!r}: the name means something else in a recipe; choose another")
+            raise PluginError(f"{self.what} {self.name!r}: the name means something else; choose another")
         if not isinstance(self.summary, str) or not self.summary.strip() or "\n" in self.summary:
             raise PluginError(f"{self.what} {self.name!r}: summary is not one line of text")
         self._check_import("impl", self.impl)
@@ -200,12 +200,27 @@ class MetricSpec(Spec):
     """A metric over generated answers; ``impl`` is a ``Metric``.
 
     Attributes:
-        higher_is_better: True if a higher figure is better, False if a lower one is.
+        config: Import string of the pydantic model of its configuration.
+        default: True if every evaluation computes it, also if it is not named. It should then be cheap, need no package
+            that ftreg does not need, and mean something for any data.
+        higher_is_better: True if higher figures are better, False if lower ones are, None if neither is.
     """
 
     what: ClassVar[str] = "metric"
+    # The figures that every evaluation has.
+    reserved: ClassVar[frozenset[str]] = frozenset({"loss", "perplexity", "token_accuracy"})
 
-    higher_is_better: bool = True
+    config: str = "ftreg.core.recipe:NoConfig"
+    default: bool = False
+    higher_is_better: bool | None = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_import("config", self.config)
+
+
+ConfiguredSpec: TypeAlias = MethodSpec | StepSpec | MetricSpec
+"""Those whose ``config`` is a pydantic model."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ They are plain records and protocols: nothing here imports torch, and nothing re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -312,6 +312,78 @@ class StepJob:
         return self.inputs[0].source
 
 
+@dataclass(frozen=True)
+class AnsweredPrompt:
+    """What a model answered to one example.
+
+    Attributes:
+        prompt: The rendered prompt, without special tokens.
+        reference: The expected answer.
+        answer: The model's answer.
+        prompt_tokens: Tokens of the prompt, special tokens included.
+        reference_tokens: Tokens of the reference.
+        answer_tokens: Tokens of the answer.
+        cut: True if the answer is as long as answers may be, so that its end may be missing.
+        fields: The row's other columns, such as a label.
+    """
+
+    prompt: str
+    reference: str
+    answer: str
+    prompt_tokens: int = 0
+    reference_tokens: int = 0
+    answer_tokens: int = 0
+    cut: bool = False
+    fields: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the answer is the reference, apart from white space."""
+        return self.answer.split() == self.reference.split()
+
+
+@dataclass(frozen=True)
+class MetricJob:
+    """Everything that a metric gets, and may use.
+
+    Attributes:
+        answers: The answers, in the order of the examples; at least one. They are read from a file whenever they are
+            iterated over, so that a metric which keeps none of them takes the same memory for any number of rows.
+        config: The metric's own validated configuration.
+    """
+
+    answers: Collection[AnsweredPrompt]
+    config: BaseModel
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that a metric returns beside its figures, such as a confusion matrix.
+
+    Attributes:
+        title: What it shows.
+        columns: The titles of its columns.
+        rows: Its cells, each a text, a number, a truth value or None; as many in each row as there are columns.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Json]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The result of a metric that returns tables too.
+
+    Attributes:
+        figures: Finite numbers by name, such as ``{"accuracy": 0.9, "macro_f1": 0.85}``.
+        tables: Tables to show with them.
+    """
+
+    figures: Mapping[str, float]
+    tables: Sequence[Table] = ()
+
+
 class Method(Protocol):
     """A training method's ``impl``: a function from a job to its result."""
 
@@ -410,7 +482,7 @@ class Format(Protocol):
 
 
 class Metric(Protocol):
-    """A metric's ``impl``: a function from answers to one finite number."""
+    """A metric's ``impl``: a function from a job to one figure, several named figures, or figures with tables."""
 
-    def __call__(self, answers: Sequence[str], references: Sequence[str]) -> float:
-        """Score generated answers against the expected ones."""
+    def __call__(self, job: MetricJob) -> float | Mapping[str, float] | Scores:
+        """Score the answers in ``job.answers``; all figures are finite numbers."""

@@ -206,6 +206,12 @@ class Encoder:
         return ids
 
 
+def last_answer(example: Example) -> str:
+    """Return the last answer of a chat, which its prompt asks for; empty if it has none."""
+    answered = _upto_answer(example)
+    return answered[-1].content if answered else ""
+
+
 def _upto_answer(example: Example) -> tuple[Message, ...]:
     """Return the turns up to the last answer; none if there is no answer."""
     last = max((index for index, turn in enumerate(example.messages) if turn.role == "assistant"), default=-1)

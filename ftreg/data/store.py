@@ -7,7 +7,9 @@ A dataset's folder holds ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ftreg.core.errors import DataError
@@ -33,13 +35,52 @@ def write_dataset(splits: Splits, folder: Path, *, about: Mapping[str, Json]) ->
 
 def read_dataset(folder: Path) -> Splits:
     """Read what ``write_dataset`` wrote; raise ``DataError`` for a folder that is not a dataset."""
+    _read_counts(folder)
+    return Splits(**{name: tuple(_read(folder / f"{name}.jsonl")) for name in _NAMES})
+
+
+@dataclass(frozen=True)
+class StoredExamples(Collection[Example]):
+    """Examples of a split, read from its file whenever they are iterated over, so that they take no memory.
+
+    Attributes:
+        file: The file.
+        count: How many of its examples are meant, from the first.
+    """
+
+    file: Path
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Example]:
+        return islice(_read(self.file), self.count)
+
+    def __contains__(self, example: object) -> bool:
+        return any(one == example for one in self)
+
+
+def open_split(folder: Path, name: str) -> StoredExamples:
+    """Return the examples of one split that ``write_dataset`` wrote, without reading them into memory.
+
+    Raises:
+        DataError: The folder is not a dataset.
+    """
+    return StoredExamples(folder / f"{name}.jsonl", _read_counts(folder)[name])
+
+
+def _read_counts(folder: Path) -> Mapping[str, int]:
+    """Return the number of examples in each split; raise ``DataError`` for a folder that is not a dataset."""
     try:
-        schema = json.loads((folder / ABOUT).read_bytes())["schema"]
+        record = json.loads((folder / ABOUT).read_bytes())
+        schema = record["schema"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError("is not a dataset", where=str(folder), hint=f"A dataset has a file {ABOUT}.") from None
     if schema != SCHEMA:
         raise DataError(f"has the schema {schema!r}; this ftreg reads {SCHEMA!r}", where=str(folder / ABOUT))
-    return Splits(**{name: tuple(_read(folder / f"{name}.jsonl")) for name in _NAMES})
+    counts: Mapping[str, int] = record["rows"]
+    return counts
 
 
 def to_json(example: Example) -> dict[str, Json]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftreg.context import Context
 from ftreg.core.errors import InputError, MissingExtra
 from ftreg.core.host import PluginHost
+from ftreg.core.requirements import Requirement
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, Engine, Source
 
@@ -35,12 +36,17 @@ def find_engine(host: PluginHost, kind: str, name: str | None = None) -> EngineS
     raise InputError(f"no engine can load a version of kind {kind}", hint="See `registry.host.plugins`")
 
 
-def require_runtime(source: Source) -> None:
-    """Raise ``MissingExtra`` if a distribution that loading ``source`` needs is not installed."""
+def runtime_of(source: Source) -> list[Requirement]:
+    """Return the distributions that loading ``source`` needs, beyond those of the engine; its base's too."""
     needed = [source.manifest]
     if source.manifest.parent("base") is not None and source.kind == ADAPTER:
         needed.append(source.parent("base").manifest)
-    for requirement in (requirement for manifest in needed for requirement in manifest.requires):
+    return [requirement for manifest in needed for requirement in manifest.requires]
+
+
+def require_runtime(source: Source) -> None:
+    """Raise ``MissingExtra`` if a distribution that loading ``source`` needs is not installed."""
+    for requirement in runtime_of(source):
         if not requirement.is_installed:
             raise MissingExtra(source.ref, requirement.distribution, requirement.install)
 

@@ -1,100 +1,99 @@
-"""Evaluations: measures versions on held-out examples and records the figures as evidence."""
+"""Evaluations: measures versions on held-out examples, and keeps the figures and the answers as evidence.
+
+Nothing is computed twice: figures that the evidence holds for the same data, engine, metric and settings are taken from
+there, and the answers of an earlier evaluation serve further metrics.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
-from numbers import Real
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+
+from blake3 import blake3
 
 from ftreg.context import Context
-from ftreg.core.errors import InputError, UnknownName
-from ftreg.core.host import PluginHost
-from ftreg.core.recipe import DataConfig
-from ftreg.core.specs import MetricSpec
-from ftreg.core.types import DATASET, Example, Metric
-from ftreg.data import read_dataset
-from ftreg.pipeline.engines import find_engine, open_engine, require_runtime
-from ftreg.pipeline.inputs import dataset_of, open_data
+from ftreg.core.discovery import IN_PROCESS
+from ftreg.core.errors import FtregError, InputError
+from ftreg.core.manifest import Json
+from ftreg.core.requirements import installed_versions
+from ftreg.core.types import DATASET, AnsweredPrompt, Source, Table
+from ftreg.data import AnswerFile
+from ftreg.pipeline.engines import find_engine, open_engine, require_runtime, runtime_of
+from ftreg.pipeline.held_out import HeldOut
+from ftreg.pipeline.metrics import MetricCall, compute
+from ftreg.registry import EvidenceRecord
 
-if TYPE_CHECKING:
-    from ftreg.evaluation import Evaluation
+EVALUATION = "evaluation"
+"""The type of evidence that holds an evaluation."""
 
-
-_SPLITS = ("train", "validation", "test")
+_ANSWERS = "answers.jsonl"
+_MAX_LENGTH = 1024  # tokens
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The examples that versions are measured on.
+class MetricResult:
+    """What one metric found.
 
     Attributes:
-        dataset: The dataset's reference, or the file's path.
-        digest: The dataset's digest.
-        split: ``test``, ``validation`` or ``train``; ``all`` for a file.
-        examples: The examples.
+        figures: Its figures by name; a single one has the metric's name.
+        tables: Its tables, such as a confusion matrix.
+        settings: Its full configuration.
+        environment: The versions of its plugin and of the distributions that it requires.
     """
 
-    dataset: str
-    digest: str
-    split: str
-    examples: Sequence[Example]
+    figures: Mapping[str, float]
+    tables: Sequence[Table]
+    settings: Mapping[str, Json]
+    environment: Mapping[str, str | None]
 
 
-def held_out(context: Context, refs: Sequence[str], *, data: str | None = None, split: str | None = None) -> HeldOut:
-    """Choose the examples to measure ``refs`` on.
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's results on held-out examples.
 
-    Args:
-        context: Where to look.
-        refs: The versions to measure.
-        data: A file, all of whose rows are used, or a registered dataset; by default the first dataset in the versions'
-            lineages that has a test split, else the first that has a validation split.
-        split: The split of the dataset; by default the test split, else the validation split.
-
-    Raises:
-        UnknownName: There is no such version.
-        InputError: There are no such examples.
+    Attributes:
+        loss: Mean loss in nats per labelled token.
+        perplexity: ``exp(loss)``.
+        token_accuracy: Share of the labelled tokens that the model ranks first, given the true tokens before each.
+        tokens: How many tokens are labelled.
+        examples: How many examples were measured.
+        metrics: What each metric found in ``answers``; empty if no example has a prompt.
+        failed_metrics: Why a metric could not be computed, by its name.
+        answers: The greedy answers, in the order of the examples.
+        at: When the evidence was recorded, in UTC, ISO 8601.
     """
-    if split is not None and split not in _SPLITS:
-        raise UnknownName("split", split, _SPLITS, where="split")
-    if data is not None:
-        return _named(context, data, split)
-    sources = [context.registry.source(ref) for ref in refs]
-    found = [dataset for source in sources if (dataset := dataset_of(context, source))]
-    for wanted in [split] if split else ["test", "validation"]:
-        for dataset in found:
-            if dataset.manifest.facts["rows"][wanted]:
-                splits = read_dataset(context.registry.source(dataset.digest).path)
-                return HeldOut(dataset.ref, dataset.digest, wanted, getattr(splits, wanted))
-    raise InputError(
-        f"no {split or 'held-out'} examples are in the lineage of {', '.join(refs)}",
-        hint="Name a file or a dataset with `data`.",
-    )
+
+    loss: float
+    perplexity: float
+    token_accuracy: float
+    tokens: int
+    examples: int
+    metrics: Mapping[str, MetricResult]
+    failed_metrics: Mapping[str, str]
+    answers: Collection[AnsweredPrompt]
+    at: str = ""
+
+    def __repr__(self) -> str:
+        figures = " ".join(f"{name}={figure:.4g}" for name, figure in self.figures.items())
+        return f"<Evaluation {figures} answers={len(self.answers)}>"
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures by name; those of a metric with several are called ``metric.figure``."""
+        own = {"loss": self.loss, "perplexity": self.perplexity, "token_accuracy": self.token_accuracy}
+        return own | {
+            figure if figure == name else f"{name}.{figure}": value
+            for name, result in self.metrics.items()
+            for figure, value in result.figures.items()
+        }
 
 
-def _named(context: Context, data: str, split: str | None) -> HeldOut:
-    """Read the examples of a file, or of a split of a registered dataset."""
-    with ExitStack() as stack:
-        dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="data")
-    if dataset.prepared is not None or Path(data).is_file():
-        if split is not None:
-            raise InputError(f"{data} is a file and has no splits", where="split", hint="Leave `split` out.")
-        return HeldOut(data, dataset.digest, "all", splits.train)
-    wanted = split or ("test" if splits.test else "validation")
-    examples = getattr(splits, wanted)
-    if not examples:
-        raise InputError(f"{data} has no {wanted} examples", where="data", hint="Name another split with `split`.")
-    return HeldOut(data, dataset.digest, wanted, examples)
-
-
-def check_evaluable(context: Context, ref: str, *, limit: int | None = None, engine: str | None = None) -> None:
+def check_evaluable(context: Context, ref: str, *, engine: str | None = None) -> None:
     """Raise ``InputError`` if ``evaluate_version`` cannot measure ``ref``, before any model is loaded."""
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}, which leaves no examples", where="limit", hint="Give at least 1.")
     source = context.registry.source(ref)
     if source.kind == DATASET:
         raise InputError(f"{source.ref} is a dataset, not a model", hint="See `registry.list()`")
@@ -103,31 +102,154 @@ def check_evaluable(context: Context, ref: str, *, limit: int | None = None, eng
 
 
 def evaluate_version(
-    context: Context, ref: str, data: HeldOut, *, limit: int | None = None, engine: str | None = None
+    context: Context,
+    ref: str,
+    data: HeldOut,
+    calls: Sequence[MetricCall] = (),
+    *,
+    engine: str | None = None,
+    again: bool = False,
 ) -> Evaluation:
-    """Measure ``ref`` on ``data`` and store the figures as evidence on its digest; see also ``check_evaluable``."""
-    from ftreg.evaluation import evaluate  # imports numpy, which is not always installed
+    """Measure ``ref`` on ``data``, and keep what is found as evidence on its digest; see also ``check_evaluable``.
 
+    Args:
+        context: Where to work.
+        ref: The version.
+        data: What to measure it on.
+        calls: The metrics to compute.
+        engine: The engine to run it with; by default the first that can load it.
+        again: Compute everything anew, also what the evidence holds.
+
+    Raises:
+        DataError: No example has a labelled token.
+    """
     source = context.registry.source(ref)
-    examples = data.examples[:limit]
+    run = _run_of(context, source, data, engine)
+    earlier = [] if again else _earlier(context, source, run)
+    known = {call.spec.name: body for call in calls if (body := _known(earlier, call)) is not None}
+    needed = [call for call in calls if call.spec.name not in known]
+    if earlier and not earlier[-1].body["answered"]:
+        return _evaluation(earlier[-1], {}, _unanswered(calls))
+    if earlier and not needed:
+        context.progress.say(f"{ref} was evaluated on {earlier[-1].at[:10]}: the figures on record are shown")
+        return _evaluation(earlier[-1], known)
+    with context.registry.staging() as staging:
+        file = staging.files / _ANSWERS
+        if earlier:
+            context.progress.say(f"{ref} was evaluated on {earlier[-1].at[:10]}: only the new metrics are computed")
+            shutil.copyfile(earlier[-1].files[_ANSWERS], file)
+            found = {key: earlier[-1].body[key] for key in _MEASURED}
+        else:
+            found = _measure(context, source, data, engine, file)
+        computed, failed = _compute(context, needed, AnswerFile(file, found["answered"]))
+        every = known | computed
+        metrics = {call.spec.name: every[call.spec.name] for call in calls if call.spec.name in every}
+        body = run | found | {"metrics": metrics, "failed_metrics": failed}
+        record = context.registry.add_evidence(source.digest, EVALUATION, body, files=staging.files)
+    return _evaluation(record, metrics, failed)
+
+
+def _run_of(context: Context, source: Source, data: HeldOut, engine: str | None) -> dict[str, Json]:
+    """Return what the answers and the loss of ``source`` depend on, as JSON."""
+    spec = find_engine(context.host, source.kind, engine)
+    plugin = context.host.provider(spec)
+    packages = installed_versions([*spec.requires, *runtime_of(source)])
+    return {
+        "dataset": data.digest,
+        "split": data.split,
+        "examples": len(data.examples),
+        "engine": {"name": spec.name, "environment": {plugin.distribution: plugin.version, **packages}},
+        "max_length": _MAX_LENGTH,
+    }
+
+
+def _earlier(context: Context, source: Source, run: Mapping[str, Json]) -> list[EvidenceRecord]:
+    """Return the evaluations on record with the newest answers to the same run, oldest first."""
+    if not _is_versioned(run["engine"]):
+        return []
+    found = [
+        record
+        for record in context.registry.evidence(source.digest)
+        if record.type == EVALUATION and all(record.body.get(key) == value for key, value in run.items())
+    ]
+    return [record for record in found if record.body["answers"] == found[-1].body["answers"]]
+
+
+def _is_versioned(key: Mapping[str, Json]) -> bool:
+    """Return True unless a plugin of this process is involved: it has no version, and may be another one each time."""
+    return IN_PROCESS not in key["environment"]
+
+
+def _known(records: Sequence[EvidenceRecord], call: MetricCall) -> Mapping[str, Json] | None:
+    """Return what the records hold of a metric with the same settings and packages; None if it was not computed."""
+    for record in reversed(records) if _is_versioned(call.key) else ():
+        body: Mapping[str, Json] | None = record.body["metrics"].get(call.spec.name)
+        if body is not None and all(body[key] == value for key, value in call.key.items()):
+            return body
+    return None
+
+
+_MEASURED = ("answers", "answered", "max_new_tokens", "loss", "perplexity", "token_accuracy", "tokens")
+
+
+def _measure(context: Context, source: Source, data: HeldOut, engine: str | None, file: Path) -> dict[str, Json]:
+    """Run the model, write its answers into ``file``, and return the figures under the keys ``_MEASURED``."""
+    from ftreg.evaluation import measure  # imports numpy, which is not always installed
+
     with open_engine(context, source, name=engine) as loaded:
-        evaluation = evaluate(loaded, examples, _metrics(context.host), progress=context.progress)
-    for name, reason in evaluation.failed_metrics.items():
-        context.progress.say(f"metric {name} could not be computed: {reason}")
-    body = {key: value for key, value in asdict(evaluation).items() if key != "answers"}
-    body |= {"dataset": data.digest, "split": data.split, "examples": len(examples)}
-    context.registry.add_evidence(ref, "evaluation", body)
-    return evaluation
+        found = measure(loaded, data.examples, file, max_length=_MAX_LENGTH, progress=context.progress)
+    return {
+        "answers": blake3().update_mmap(file).hexdigest(),
+        "answered": found.answered,
+        "max_new_tokens": found.max_new_tokens,
+        "loss": found.scores.loss,
+        "perplexity": math.exp(min(found.scores.loss, 700.0)),
+        "token_accuracy": found.scores.accuracy,
+        "tokens": found.scores.tokens,
+    }
 
 
-def _metrics(host: PluginHost) -> dict[str, Metric]:
-    """Return all metrics by name, as functions that raise ``FtregError`` if their plugin fails."""
-    return {spec.name: partial(_score, host, spec) for spec in host.specs(MetricSpec)}
+def _compute(
+    context: Context, calls: Sequence[MetricCall], answers: AnswerFile
+) -> tuple[dict[str, Json], dict[str, str]]:
+    """Compute metrics; return what each found, and why the others failed."""
+    if not answers:
+        return {}, _unanswered(calls)
+    found: dict[str, Json] = {}
+    failed: dict[str, str] = {}
+    for call in calls:
+        try:
+            found[call.spec.name] = {**compute(context.host, call, answers), **call.key}
+        except FtregError as error:  # the other figures are worth having without it
+            failed[call.spec.name] = error.message
+            context.progress.say(f"metric {call.spec.name} could not be computed: {error.message}")
+    return found, failed
 
 
-def _score(host: PluginHost, spec: MetricSpec, answers: Sequence[str], references: Sequence[str]) -> float:
-    """Compute one metric; raise ``PluginError`` if the result is not a finite number."""
-    figure = host.call(spec, answers, references, returns=object)
-    if isinstance(figure, bool) or not isinstance(figure, Real) or not math.isfinite(figure):
-        raise host.broken(spec, f"it returned {figure!r}, which is not a finite number")
-    return float(figure)
+def _unanswered(calls: Sequence[MetricCall]) -> dict[str, str]:
+    """Return why there are no figures of the metrics that were named, if there are no answers."""
+    return {call.spec.name: "no example has a prompt to answer" for call in calls if not call.spec.default}
+
+
+def _evaluation(
+    record: EvidenceRecord, metrics: Mapping[str, Mapping[str, Json]], failed: Mapping[str, str] = MappingProxyType({})
+) -> Evaluation:
+    """Describe the evaluation in ``record`` with the metrics that were asked for."""
+    body = record.body
+    results = {name: _result(found) for name, found in metrics.items()}
+    return Evaluation(
+        loss=body["loss"],
+        perplexity=body["perplexity"],
+        token_accuracy=body["token_accuracy"],
+        tokens=body["tokens"],
+        examples=body["examples"],
+        metrics=results,
+        failed_metrics=failed,
+        answers=AnswerFile(record.files[_ANSWERS], body["answered"]),
+        at=record.at,
+    )
+
+
+def _result(found: Mapping[str, Json]) -> MetricResult:
+    tables = [Table(**table) for table in found["tables"]]
+    return MetricResult(found["figures"], tables, found["settings"], found["environment"])

@@ -105,13 +105,7 @@ def open_data(
         examples, format_name = load_examples(path, format=config.format, columns=config.columns, host=context.host)
         splits = split_examples(examples, config)
         return _stage_data(context, stack, path, config, format_name, splits), splits
-    if is_path(config.path) or path.suffix:
-        raise InputError(
-            "no such file", where=f"{where}: {config.path}", hint="Give a JSONL, JSON, CSV or Parquet file."
-        )
-    known = _registered(context, config.path)
-    if known.manifest.kind != DATASET:
-        raise InputError(f"{config.path} is not a dataset; it is of kind {known.manifest.kind}", where=where)
+    known = registered_data(context, config.path, where=where)
     if config.columns:
         raise InputError(
             f"{config.path} is a registered dataset, whose columns were read when it was registered",
@@ -119,6 +113,16 @@ def open_data(
             hint="Map columns of files only.",
         )
     return known, read_dataset(known.path)
+
+
+def registered_data(context: Context, ref: str, *, where: str = "data") -> OpenedInput:
+    """Open the registered dataset ``ref``; raise ``InputError`` if there is none, or it is of another kind."""
+    if is_path(ref) or Path(ref).suffix:
+        raise InputError("no such file", where=f"{where}: {ref}", hint="Give a JSONL, JSON, CSV or Parquet file.")
+    known = _registered(context, ref)
+    if known.manifest.kind != DATASET:
+        raise InputError(f"{ref} is not a dataset; it is of kind {known.manifest.kind}", where=where)
+    return known
 
 
 def dataset_of(context: Context, source: Source) -> Version | None:

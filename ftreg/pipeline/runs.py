@@ -99,7 +99,7 @@ def step_config(spec: StepSpec, config: BaseModel, seed: int) -> dict[str, Json]
 
 def full_config(config: BaseModel) -> dict[str, Json]:
     """Return a validated configuration as JSON, defaults included, so that the run can be repeated."""
-    return config.model_dump(mode="json")
+    return config.model_dump(mode="json", by_alias=True)
 
 
 @contextmanager

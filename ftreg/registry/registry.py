@@ -387,7 +387,13 @@ class Registry:
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
             return (*(other.ref for other in catalog.versions(digest=version.digest)), *children)
 
-    def add_evidence(self, ref: str, type: str, body: Mapping[str, Json], files: Path | None = None) -> None:  # noqa: A002
+    def add_evidence(
+        self,
+        ref: str,
+        type: str,  # noqa: A002
+        body: Mapping[str, Json],
+        files: Path | None = None,
+    ) -> EvidenceRecord:
         """Attach evidence to a version's digest; it is never changed or removed.
 
         Args:
@@ -395,16 +401,21 @@ class Registry:
             type: What kind of evidence: ``evaluation``, ``certificate``, or a name of your own.
             body: What was found out, as JSON.
             files: A folder of files that belong to it; files in a staging folder are moved, others are copied.
+
+        Returns:
+            The record, as ``evidence`` returns it.
         """
         version = self._finder.find(ref)
         with system_errors(self.home), evidence.staged_files(self._home, files) as staged:
             detail = evidence.evidence_detail(type, body, staged)
+            event = Event.now("evidence", version.digest, version.name, version.number, **detail)
             with self._home.lock():
                 store(self._home, staged)
                 with self._writing() as catalog:
                     self._finder.find(version.digest)
-                    catalog.append(Event.now("evidence", version.digest, version.name, version.number, **detail))
+                    catalog.append(event)
             self._documented.append(version.ref)
+            return evidence.read_evidence(self._home, event)
 
     # Gates.
 

@@ -11,8 +11,9 @@ import pytest
 
 import ftreg
 from ftreg.api import data, training
+from ftreg.api.evaluation import Evaluation, MetricResult
 from ftreg.core.errors import FtregError, InputError, RecipeError, UnknownName
-from ftreg.evaluation.evaluate import AnsweredPrompt, Evaluation
+from ftreg.core.types import AnsweredPrompt
 from tests.registry.kit import publish
 
 FUNCTIONS = [name for name in ftreg.__all__ if inspect.isfunction(getattr(ftreg, name))]
@@ -63,9 +64,11 @@ def test_values_are_shown_on_one_line(registry: ftreg.Registry) -> None:
     """A version and a lineage in an interactive session."""
     version = registry.get("bot:2")
     assert repr(version) == f"<Version bot:2 checkpoint {version.digest[:15]} @champion>"
-    answers = (AnsweredPrompt("a question\n" * 40, "yes", "no"),)
-    evaluation = Evaluation(1.25, 3.5, 9, {"exact_match": 0.5}, {}, answers)
-    assert repr(evaluation) == "<Evaluation loss=1.2500 exact_match=0.500 answers=1>"
+    answers = [AnsweredPrompt("a question\n" * 40, "yes", "no")]
+    exact = {"exact_match": MetricResult({"exact_match": 0.5}, [], {}, {})}
+    evaluation = Evaluation(1.25, 3.5, 0.75, 9, 1, exact, {}, answers)
+    shown = "loss=1.25 perplexity=3.5 token_accuracy=0.75 exact_match=0.5"
+    assert repr(evaluation) == f"<Evaluation {shown} answers=1>"
     assert repr(registry.lineage("bot:1")) == "<Lineage of bot:1: 2 versions, 1 edges>"
 
 

@@ -86,6 +86,10 @@ def test_settings(complete: Complete, tmp_path: Path) -> None:
     assert complete("apply", "prune", "bot", "--set", "spars") == ["sparsity="]
     assert complete("data", "check", "x.jsonl", "--set", "group") == ["group_by="]
     assert complete("settings", "dep") == ["deployment"]
+    assert complete("settings", "rou") == ["rouge"]
+    assert complete("eval", "bot", "--metric", "ro") == ["rouge"]
+    assert complete("eval", "bot", "--metric", "rouge", "--set", "") == ["rouge.stemmer="]
+    assert complete("compare", "bot", "--metric", "bleu", "--set", "bleu.tokenize=i") == ["bleu.tokenize=intl"]
 
 
 def test_completing_is_light_and_creates_nothing(tmp_path: Path) -> None:

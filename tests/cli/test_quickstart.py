@@ -67,9 +67,9 @@ def test_full(tmp_path: Path) -> None:
     ftreg("quickstart", "--folder", home, env={"OMP_NUM_THREADS": ""})
     check_registry(home)
     refs = ("stdlib-base:1", "support-bot:1", "support-bot:2")
-    figures = json.loads(ftreg("compare", *refs, "--json", cwd=home).stdout)
-    losses = [figures[ref]["loss"] for ref in refs]
-    exact = [figures[ref]["metrics"]["exact_match"] for ref in refs]
+    figures = json.loads(ftreg("compare", *refs, "--json", cwd=home).stdout)["results"]
+    losses = [figures[ref]["figures"]["loss"] for ref in refs]
+    exact = [figures[ref]["figures"]["exact_match"] for ref in refs]
     assert losses[1] < losses[0] / 4
     assert losses[2] < losses[0] / 4
     assert exact[0] == 0

@@ -1,4 +1,4 @@
-"""Dataset folders: what is written is read back, and the same splits are written as the same bytes."""
+"""Dataset folders and files of answers: what is written is read back; the same splits are written as the same bytes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftreg.core.errors import DataError
-from ftreg.core.types import Example, Message, Splits
-from ftreg.data import read_dataset, write_dataset
+from ftreg.core.types import AnsweredPrompt, Example, Message, Splits
+from ftreg.data import AnswerFile, open_split, read_dataset, write_dataset, write_row
 from ftreg.data.store import from_json, to_json
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
@@ -60,6 +60,27 @@ def test_the_same_splits_make_the_same_bytes(tmp_path: Path) -> None:
     write_dataset(Splits(train=(Example(text="t", fields={"b": 2, "a": 1}),)), second, about={"y": 2, "x": 1})
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
     assert (first / "train.jsonl").read_bytes() == b'{"fields":{"a":1,"b":2},"text":"t"}\n'
+
+
+def test_a_split_is_read_when_it_is_iterated_over(tmp_path: Path) -> None:
+    """A split says how many examples it has, and gives them any number of times."""
+    write_dataset(some_splits(), tmp_path, about={})
+    train = open_split(tmp_path, "train")
+    assert len(train) == 2
+    assert list(train) == list(train) == list(some_splits().train)
+    assert Example(text="t") in train
+    assert not open_split(tmp_path, "validation")
+
+
+@given(st.lists(st.none() | st.builds(AnsweredPrompt, text, text, text, cut=st.booleans(), fields=fields), max_size=4))
+def test_answers_are_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[AnsweredPrompt | None]) -> None:
+    """Answers come back as they were, in their order; rows without one are passed over."""
+    path = tmp_path_factory.mktemp("answers") / "answers.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            write_row(file, 1.5, 3, 2, row)
+    expected = [row for row in rows if row is not None]
+    assert list(AnswerFile(path, len(expected))) == expected
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

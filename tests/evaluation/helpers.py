@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,16 @@ def compare_all(parent: Engine, child: Engine, probe: Probe) -> tuple[Parity, tu
         ours = compute_outputs(parent, probe, Path(folder, "source"), what="source")
         theirs = compute_outputs(child, probe, Path(folder, "result"), what="result")
         return measure_parity(ours, theirs, probe)
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Return the most bytes that Python objects took at any time during ``work``, which may collect garbage often."""
+    gc.collect()
+    gc.freeze()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        gc.unfreeze()

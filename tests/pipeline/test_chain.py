@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftreg import Registry, apply, evaluate, export, merge, prune, quantize, run, train
+from ftreg.api.evaluation import held_out
 from ftreg.core.errors import CertificateFailed, InfeasiblePlan, InputError
 from ftreg.core.types import Version
 
@@ -120,6 +121,16 @@ def test_evaluation_is_kept_as_evidence(registry: Registry, adapter: Version, ba
     body = [record.body for record in registry.evidence(adapter.ref) if record.type == "evaluation"][-1]
     assert body["loss"] == figures.loss
     assert body["split"] == "test"
+
+
+def test_held_out_examples_are_read_from_the_dataset(registry: Registry, adapter: Version) -> None:
+    """By default the test split of the lineage's dataset is used; ``limit`` takes the first of its examples."""
+    found = held_out([adapter.ref], registry=registry)
+    named = held_out([], found.dataset, split="train", limit=2, registry=registry)
+    assert (found.split, len(found.examples), len(list(found.examples))) == ("test", 4, 4)
+    assert (named.split, named.digest, len(named.examples), len(list(named.examples))) == ("train", found.digest, 2, 2)
+    with pytest.raises(InputError, match="has no validation examples"):
+        held_out([], found.dataset, split="validation", registry=registry)
 
 
 def test_failed_certificate_publishes_nothing(registry: Registry, merged: Version) -> None:

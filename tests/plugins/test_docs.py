@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ftreg.context import Context
 from ftreg.core import hookspecs
 from ftreg.core.errors import FtregError
 from ftreg.core.host import PluginHost
@@ -84,8 +83,7 @@ def test_the_examples_do_what_the_page_says(
     import torch
     from safetensors.torch import load_file
 
-    from ftreg import apply, train
-    from ftreg.pipeline.evaluations import evaluate_version, held_out
+    from ftreg import apply, evaluate, train
 
     rows = [{"clue": f"Number {number}?", "answer": f"It is {number}."} for number in range(12)]
     (tmp_path / "trivia.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -107,15 +105,13 @@ def test_the_examples_do_what_the_page_says(
     assert half.name == "trivia-bot-bf16"
     assert half.size < 0.6 * trained.size
 
-    context = Context(registry)
-    examples = held_out(context, ["trivia-bot"])
     with pytest.raises(FtregError, match="it was never evaluated"):
         registry.set_alias("trivia-bot:1", "champion")
-    own = evaluate_version(context, "trivia-bot", examples)
-    theirs = evaluate_version(context, "trivia-bot", examples, engine="plain")
+    own = evaluate("trivia-bot", metrics=["brevity"], registry=registry)
+    theirs = evaluate("trivia-bot", metrics=["brevity"], engine="plain", registry=registry)
     assert theirs.loss == pytest.approx(own.loss, rel=1e-4)
-    assert theirs.answers == own.answers
-    assert theirs.metrics["brevity"] >= 0
+    assert list(theirs.answers) == list(own.answers)
+    assert theirs.figures["brevity"] >= 0
     registry.set_alias("trivia-bot:1", "champion")
 
     newest = ftreg("newest", home=registry.home, env=environment(documented)).stdout.splitlines()

@@ -66,8 +66,12 @@ class Pairs:
         return Example(messages=(Message("user", row["left"]), Message("assistant", row["right"])))
 
 
-def half(answers, references):
-    return 0.5
+class HalfSettings(Config):
+    of: float = 1.0
+
+
+def half(job):
+    return job.config.of / 2
 
 
 @click.command()
@@ -102,7 +106,8 @@ def ftreg_formats():
 
 @hookimpl
 def ftreg_metrics():
-    return [MetricSpec(name="half", summary="s", impl=f"{__name__}:half")]
+    settings = f"{__name__}:HalfSettings"
+    return [MetricSpec(name="half", summary="s", impl=f"{__name__}:half", config=settings, default=True)]
 
 
 @hookimpl
@@ -157,7 +162,8 @@ def test_all_of_it_works(open_with: Open, recipe: dict) -> None:
     assert version.manifest.producer.distribution == "fake-everything"
     assert version.manifest.capabilities == ("full-precision",)
     assert (step.ref, step.kind) == ("thing-same:1", "checkpoint")
-    assert evaluation.evaluate(step.ref, registry=registry).metrics["half"] == 0.5
+    assert evaluation.evaluate(step.ref, registry=registry).figures["half"] == 0.5
+    assert evaluation.evaluate(step.ref, settings={"half.of": 3}, registry=registry).figures["half"] == 1.5
     assert [gate.distribution for gate in registry.gates()] == ["fake-everything"]
 
 
@@ -317,14 +323,21 @@ def test_a_broken_engine_is_named(case: str, open_with: Open, recipe: dict) -> N
         ("True", "it returned True, which is not a finite number"),
         ("1 / 0", "half raised ZeroDivisionError"),
         ("exit(0)", "half raised SystemExit: 0"),
+        ("{}", "it returned no figure"),
+        ("{'a': 1.0, 'b': None}", "its figure 'b' is None, which is not a finite number"),
+        ("{3: 1.0}", "3 is not a name for a figure"),
+        ("Scores(0.5)", "half raised AttributeError"),
+        ("Scores({'a': 1}, [[1]])", "it returned list as a table, not Table"),
+        ("Scores({'a': 1}, [Table('t', ['x', 'y'], [[1]])])", "has 2 columns, and a row of 1 cells"),
+        ("Scores({'a': 1}, [Table('t', ['x'], [[job]])])", "which is not JSON"),
     ],
 )
 def test_a_broken_metric_costs_its_own_figure(returned: str, said: str, open_with: Open, recipe: dict) -> None:
     """If a metric fails, the evaluation reports why, and has all other metrics."""
-    registry = open_with("return 0.5", f"return {returned}")
+    registry = open_with("return job.config.of / 2", f"return {returned}")
     trained = training.train(recipe, registry=registry)
     found = evaluation.evaluate(trained.ref, registry=registry)
-    assert set(found.metrics) == {"exact_match", "token_f1"}
+    assert set(found.metrics) == {"exact_match", "token_f1", "length"}
     assert said in found.failed_metrics["half"]
     (record,) = [record for record in registry.evidence(trained.ref) if record.type == "evaluation"]
     assert "half" not in record.body["metrics"]

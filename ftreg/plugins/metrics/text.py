@@ -1,26 +1,25 @@
-"""Metrics that compare the text of answers with that of references; each needs as many answers as references."""
+"""Metrics that compare the words of answers with those of references."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+
+from ftreg.plugin import MetricJob
 
 
-def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
+def exact_match(job: MetricJob) -> float:
     """Return the share of answers that equal their reference, not counting differences in white space."""
-    pairs = list(zip(answers, references, strict=True))
-    return sum(a.split() == b.split() for a, b in pairs) / len(pairs) if pairs else 0.0
+    return sum(answer.as_expected for answer in job.answers) / len(job.answers)
 
 
-def token_f1(answers: Sequence[str], references: Sequence[str]) -> float:
+def token_f1(job: MetricJob) -> float:
     """Return the mean F1 of the words that answer and reference share.
 
     Words are compared in lower case and without punctuation and the articles a, an, the, as in SQuAD (Rajpurkar et al.,
     2016, https://arxiv.org/abs/1606.05250). Two empty texts agree.
     """
-    scores = [_f1(_words(a), _words(b)) for a, b in zip(answers, references, strict=True)]
-    return sum(scores) / len(scores) if scores else 0.0
+    return sum(_f1(_words(one.answer), _words(one.reference)) for one in job.answers) / len(job.answers)
 
 
 def _words(text: str) -> list[str]:

@@ -1,0 +1,81 @@
+"""``ftreg eval`` and ``ftreg compare``: what is printed, and what is taken from the evidence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftreg.cli.main import main
+from ftreg.core.host import PluginHost
+from ftreg.registry import Registry
+from tests.pipeline import echo
+from tests.pipeline.test_evaluations import publish_echo
+from tests.plugins.fakes import distribution
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in a folder with rows and a registry with bot:1 and bot:2; return what it prints."""
+    site = distribution(tmp_path / "site", "fake-echo", {"installed_echo": "from tests.pipeline.echo import *"})
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(tmp_path)
+    with Registry(tmp_path / "home", host=PluginHost()) as registry:
+        publish_echo(registry)
+    rows = [{"prompt": f"Where, {n}?", "response": f"label {n % 2}", "topic": f"label {n % 2}"} for n in range(4)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def command(*arguments: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["--home", str(tmp_path / "home"), *arguments])
+        assert (ended.value.code or 0) == code
+        printed = capsys.readouterr()
+        return printed.err if code else printed.out
+
+    return command
+
+
+def test_figures_and_tables(run: Run) -> None:
+    """All figures are lines, and a metric's tables follow them."""
+    shown = run("eval", "bot:1", "--data", "rows.jsonl", "--metric", "classification", "--answers", "1").splitlines()
+    first_words = [line.split()[0] for line in shown if line.strip()]
+    assert first_words[:7] == ["all", "bot:1", "kind", "size", "loss", "perplexity", "token_accuracy"]
+    assert {"exact_match", "token_f1", "length.cut", "classification.macro_f1"} <= set(first_words)
+    assert "length: tokens" in shown
+    assert "classification: confusion matrix" in shown
+    matrix = shown[shown.index("classification: confusion matrix") + 1 :][:3]
+    assert [line.split() for line in matrix[1:]] == [["label", "0", "0", "0", "2"], ["label", "1", "0", "0", "2"]]
+    assert any(line.split() == ["expected", "label", "0"] for line in shown)
+
+
+def test_json(run: Run) -> None:
+    """Figures, tables, settings and the file of the answers are in the JSON, and a few answers side by side."""
+    Path("schema.json").write_text('{"type": "object"}')
+    options = ("--data", "rows.jsonl", "--metric", "json", "--set", "json.schema=schema.json", "--answers", "2")
+    facts = json.loads(run("compare", "bot:1", "bot:2", *options, "--json"))
+    assert facts["results"].keys() == {"bot:1", "bot:2"}
+    result = facts["results"]["bot:2"]
+    assert result["figures"]["json.schema_match"] == 0.0
+    assert result["metrics"]["json"]["settings"] == {"schema": {"type": "object"}}
+    assert result["metrics"]["length"]["tables"][0]["columns"][1] == "mean"
+    assert len(Path(result["answers"]["file"]).read_text().splitlines()) == result["answers"]["count"] == 4
+    assert [len(example["answers"]) for example in facts["answers"]] == [2, 2]
+
+
+def test_again(run: Run) -> None:
+    """The second time nothing is computed, unless --again says so."""
+    for options in ((), (), ("--again",)):
+        run("eval", "bot:1", "--data", "rows.jsonl", "--metric", "letters", *options)
+    assert echo.CALLS == {"engine": 2, "metric": 2}
+
+
+def test_a_setting_of_a_metric_that_is_not_computed(run: Run) -> None:
+    """The error names the option that is missing."""
+    said = run("eval", "bot:1", "--data", "rows.jsonl", "--set", "letters.letter=x", code=2)
+    assert "--set: there are settings for letters, which is not computed" in said
+    assert "Name letters with --metric." in said
+    assert echo.CALLS == {}
