@@ -117,7 +117,9 @@ def make_probe(
             if 0 < len(start) < max_length:
                 starts.append(tuple(start))
     if not texts:
-        raise DataError("no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`")
+        raise DataError(
+            "no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`"
+        )
     words = [token for text in texts for token in text.ids]
     for border in borders:
         text = _long_text(words, border, tokenizer.model_max_length)
