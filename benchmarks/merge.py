@@ -107,12 +107,12 @@ def merge(contender: str, folder: Path) -> dict[str, float]:
     elif contender == STEP:
         apply(StepJob(inputs=(Input("adapter", source),), config=MergeConfig(), staging=target, report=folder))
     else:
-        ftreg.merge("adapter", registry=registry)
+        made = ftreg.merge("adapter", registry=registry)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
     shutil.rmtree(target)
     if contender == CERTIFIED:
-        registry.delete("adapter-merged:1")
+        registry.delete(made.ref)
         registry.gc(grace=0)
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": after.ru_maxrss * 1024}
 

@@ -22,7 +22,7 @@ IN_README: Mapping[str, int] = {
     "ftreg merge": 2,
     "ftreg quantize": 2,
     "ftreg export": 2,
-    "ftreg compare": 12,
+    "ftreg compare": 26,
     "ftreg lineage": 11,
     "ftreg deploy": 3,
     "ftreg experiment report": 9,

@@ -121,7 +121,7 @@ class BorderParity:
 
 
 def compute_outputs(
-    model: Engine, probe: Probe, file: Path, *, what: str, max_new_tokens: int = 32, progress: Progress | None = None
+    model: Engine, probe: Probe, file: Path, *, what: str, max_new_tokens: int = 16, progress: Progress | None = None
 ) -> Outputs:
     """Run a model on a probe, so that it can be closed before the model that it is compared with is loaded.
 

@@ -77,7 +77,7 @@ def make_probe(
     examples: Sequence[Example],
     *,
     borders: Sequence[Border] = (),
-    tokens: int = 1024,
+    tokens: int = 512,
     prompts: int = 4,
     max_length: int = 512,
 ) -> Probe:
