@@ -311,7 +311,7 @@ def test_precisions_and_optimizers_learn(tmp_path, model_folder, precision, opti
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precision": "fp16"}, "fp16 trains on CUDA"),
+        ({"precision": "fp16"}, "fp16 training needs a CUDA device"),
         ({"early_stopping_patience": 2}, "needs validation examples"),
         *([] if torch.cuda.is_available() else [({"device": "cuda"}, "this machine has no cuda device")]),
     ],

@@ -136,9 +136,9 @@ def test_packed_loss_is_the_unpacked_loss(model_folder, architecture):
 
 
 def test_packing_is_refused_where_examples_would_mix(model_folder):
-    """With a prefix, and in a model that ignores positions, packed examples see each other: an error says so."""
+    """With a prefix, and in a model that ignores positions, packed examples attend to each other: an error says so."""
     model = with_prefix(load(model_folder(), use_cache=False))
-    with pytest.raises(InputError, match="see each other"):
+    with pytest.raises(InputError, match="attend to each other"):
         LabelledLoss(model).check_packing(ROWS, COLLATOR)
 
     class Careless(transformers.LlamaForCausalLM):
@@ -146,7 +146,7 @@ def test_packing_is_refused_where_examples_would_mix(model_folder):
             return super().forward(*args, **kwargs)
 
     model = Careless.from_pretrained(model_folder(), use_cache=False)
-    with pytest.raises(InputError, match="see each other"):
+    with pytest.raises(InputError, match="attend to each other"):
         LabelledLoss(model).check_packing(ROWS, COLLATOR)
 
 
