@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from blake3 import blake3
 
@@ -132,7 +131,7 @@ def evaluate_version(
         return _evaluation(earlier[-1], {}, _unanswered(calls))
     if earlier and not needed:
         context.progress.say(f"{ref} was evaluated on {earlier[-1].at[:10]}: the figures on record are shown")
-        return _evaluation(earlier[-1], known)
+        return _evaluation(earlier[-1], known, {})
     with context.registry.staging() as staging:
         file = staging.files / _ANSWERS
         if earlier:
@@ -232,7 +231,7 @@ def _unanswered(calls: Sequence[MetricCall]) -> dict[str, str]:
 
 
 def _evaluation(
-    record: EvidenceRecord, metrics: Mapping[str, Mapping[str, Json]], failed: Mapping[str, str] = MappingProxyType({})
+    record: EvidenceRecord, metrics: Mapping[str, Mapping[str, Json]], failed: Mapping[str, str]
 ) -> Evaluation:
     """Describe the evaluation in ``record`` with the metrics that were asked for."""
     body = record.body

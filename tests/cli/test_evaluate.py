@@ -73,6 +73,14 @@ def test_again(run: Run) -> None:
     assert echo.CALLS == {"engine": 2, "metric": 2}
 
 
+@pytest.mark.parametrize("command", [("eval", "bot:1"), ("compare", "bot:1", "bot:2")], ids=["eval", "compare"])
+def test_figures_on_record_are_the_same_json(run: Run, command: tuple[str, ...]) -> None:
+    """JSON from the evidence equals the JSON of the evaluation that made it."""
+    first = run(*command, "--data", "rows.jsonl", "--json")
+    assert run(*command, "--data", "rows.jsonl", "--json") == first
+    assert echo.CALLS["engine"] == len(command) - 1
+
+
 def test_a_setting_of_a_metric_that_is_not_computed(run: Run) -> None:
     """The error names the option that is missing."""
     said = run("eval", "bot:1", "--data", "rows.jsonl", "--set", "letters.letter=x", code=2)
