@@ -88,11 +88,11 @@ def measure(
         progress: Is told how far the work is.
 
     Raises:
-        DataError: There are no examples, or none has a labelled token.
+        DataError: ``examples`` is empty, or no example has a labelled token.
         FtregError: The model's loss is not finite.
     """
     if not examples:
-        raise DataError("there are no examples to evaluate on")
+        raise DataError("the data to evaluate on is empty")
     encoder = _encoder(engine, max_length)
     chats, longest = _survey(engine, examples, window)
     if max_new_tokens is None:

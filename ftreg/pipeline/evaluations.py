@@ -144,7 +144,7 @@ def evaluate_version(
         every = known | computed
         metrics = {call.spec.name: every[call.spec.name] for call in calls if call.spec.name in every}
         body = run | found | {"metrics": metrics, "failed_metrics": failed}
-        record = context.registry.add_evidence(source.digest, EVALUATION, body, files=staging.files)
+        record = context.registry.add_evidence(source.ref, EVALUATION, body, files=staging.files)
     return _evaluation(record, metrics, failed)
 
 
@@ -226,7 +226,7 @@ def _compute(
 
 
 def _unanswered(calls: Sequence[MetricCall]) -> dict[str, str]:
-    """Return why there are no figures of the metrics that were named, if there are no answers."""
+    """Return the reason why named metrics have no figures when no example was answered; by the metric's name."""
     return {call.spec.name: "no example has a prompt to answer" for call in calls if not call.spec.default}
 
 

@@ -54,8 +54,8 @@ def held_out(
         limit: Take only the first so many examples.
 
     Raises:
-        UnknownName: There is no such version or split.
-        InputError: There are no such examples.
+        UnknownName: A version or the split does not exist.
+        InputError: The data has no examples in this split, or no held-out data is in the lineages.
     """
     if split is not None and split not in _SPLITS:
         raise UnknownName("split", split, _SPLITS, where="split")

@@ -45,7 +45,7 @@ def choose_metrics(host: PluginHost, names: Sequence[str], settings: Mapping[str
         settings: Their settings by dotted key, such as ``{"rouge.stemmer": True}``.
 
     Raises:
-        InputError: There is no such metric or setting, or a setting is for a metric that is not computed.
+        InputError: A metric or a setting does not exist, or a setting belongs to a metric that is not computed.
         MissingExtra: A metric needs a distribution that is not installed.
     """
     specs = [spec for spec in host.specs(MetricSpec) if spec.default]

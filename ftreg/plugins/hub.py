@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ftreg.core.errors import InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
@@ -24,13 +25,7 @@ def ftreg_resolve_base(uri: str) -> Path | None:
     """
     if not uri.startswith("hf:"):
         return None
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise MissingExtra(f"base {uri}", "huggingface_hub", "ftreg[train]") from None
-    repository, revision = _parse(uri)
-    with _hub_errors(uri):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_FILES))
+    return Path(_snapshot(uri, allow_patterns=_FILES))
 
 
 @hookimpl
@@ -38,26 +33,23 @@ def ftreg_find_base(uri: str) -> RemoteBase | None:
     """Find a model in the Hub's cache, else ask the Hub for the size of its files; raises as fetching it does."""
     if not uri.startswith("hf:"):
         return None
+    with suppress(InputError):  # it is not in the cache
+        folder = Path(_snapshot(uri, local_files_only=True))
+        if any(folder.glob("*.safetensors")):  # the cache may hold only a part of the model
+            return RemoteBase(folder)
+    files = _snapshot(uri, allow_patterns=_FILES, dry_run=True)
+    return RemoteBase(size=sum(file.file_size or 0 for file in files if file.will_download))
+
+
+def _snapshot(uri: str, **options: Any) -> Any:
+    """Call the Hub's ``snapshot_download`` for the model ``uri``; raise as ``ftreg_resolve_base`` does."""
     try:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import snapshot_download
     except ImportError:
         raise MissingExtra(f"base {uri}", "huggingface_hub", "ftreg[train]") from None
-    repository, revision = _parse(uri)
-    with _hub_errors(uri):
-        try:
-            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-            if any(folder.glob("*.safetensors")):  # the cache may hold only a part of the model
-                return RemoteBase(folder)
-        except errors.LocalEntryNotFoundError:
-            pass
-        files = snapshot_download(repository, revision=revision, allow_patterns=_FILES, dry_run=True)
-        return RemoteBase(size=sum(file.file_size or 0 for file in files if file.will_download))
-
-
-def _parse(uri: str) -> tuple[str, str | None]:
-    """Return the repository and the revision that a URI names."""
     repository, _, revision = uri.removeprefix("hf:").partition("@")
-    return repository, revision or None
+    with _hub_errors(uri):
+        return snapshot_download(repository, revision=revision or None, **options)
 
 
 @contextmanager

@@ -77,6 +77,16 @@ def test_the_same_evaluation_is_computed_once(measure: Measure, registry: Regist
     assert len(first.answers) == 8
 
 
+def test_the_evidence_is_recorded_for_the_name_that_was_evaluated(measure: Measure, registry: Registry) -> None:
+    """Of two names of one digest, the evidence is recorded for the one that was given."""
+    with registry.staging() as staging:
+        write(staging.files, {"model": b"1"})
+        registry.publish("other", Draft(folder=staging.files, kind="echo", producer=PRODUCER))
+    measure("other:1")
+    assert registry.get("other:1").digest == registry.get("bot:1").digest
+    assert [record.ref for record in records(registry)] == ["other:1"]
+
+
 def test_answers_on_record_serve_a_new_metric(measure: Measure, registry: Registry) -> None:
     """A further metric, and other settings of one, are computed from the answers on record."""
     first = measure()
