@@ -13,9 +13,6 @@ of its own, after loading and one answer, above what it is after the imports.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -28,12 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training import cpu_name
+from harness import ENVIRONMENT, finish, hardware, run_contender, write_result
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "benchmarks" / "README.md"
-START, END = "<!-- adapters.py writes from here -->", "<!-- to here: adapters.py -->"
-RESULT = ROOT / "benchmarks" / "results" / "adapters-cpu.json"
 LIBRARIES = ("torch", "transformers", "peft")
 
 ADAPTERS = 4
@@ -201,7 +194,7 @@ def main() -> None:
             found = measure_memory(options.contender, options.folder)
         else:
             found = measure_speed(options.contender, options.folder, options.tokens)
-        print("RESULT " + json.dumps(found))
+        finish(found)
     else:
         run_all(options.repeats, options.tokens)
 
@@ -210,20 +203,15 @@ def run_all(repeats: int, tokens: int) -> None:
     """Measure each contender in processes of its own; write the raw result and the README's section."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (BATCHED, APART, PEFT, SHARED, COPIES)}
     script = [sys.executable, str(Path(__file__).resolve())]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([*script, "--prepare", "--folder", folder], check=True, env=environment, capture_output=True)
+        subprocess.run([*script, "--prepare", "--folder", folder], check=True, env=ENVIRONMENT, capture_output=True)
         for _ in range(repeats):
             for name, found in runs.items():
                 command = [*script, "--contender", name, "--folder", folder, "--tokens", str(tokens)]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True)
-                lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-                if not lines:
-                    sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-                found.append(json.loads(lines[0].removeprefix("RESULT ")))
-                print(f"{name:30} {lines[0].removeprefix('RESULT ')}", flush=True)
+                found.append(run_contender(name, command))
+                print(f"{name:30} {found[-1]}", flush=True)
         result = {
-            "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+            "hardware": hardware(),
             "versions": {name: version(name) for name in LIBRARIES},
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "requests": REQUESTS,
@@ -233,9 +221,7 @@ def run_all(repeats: int, tokens: int) -> None:
             "adapters_bytes": sum(weight_bytes(Path(folder) / f"adapter-{number}") for number in range(ADAPTERS)),
             "runs": runs,
         }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    text = README.read_text()
-    README.write_text(f"{text.split(START)[0]}{START}\n{report(result)}\n{END}{text.split(END)[1]}")
+    write_result("adapters-cpu.json", result, "adapters.py", report(result))
 
 
 def weight_bytes(folder: Path) -> int:

@@ -10,9 +10,6 @@ it. What is timed starts after the imports, and the peak is counted above what t
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import resource
 import shutil
 import statistics
@@ -25,12 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training import cpu_name
+from harness import ENVIRONMENT, finish, hardware, run_contender, write_result
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "benchmarks" / "README.md"
-START, END = "<!-- merge.py writes from here -->", "<!-- to here: merge.py -->"
-RESULT = ROOT / "benchmarks" / "results" / "merge-cpu.json"
 LIBRARIES = ("torch", "transformers", "peft")
 PEFT, STEP, CERTIFIED = (
     "PEFT merge_and_unload + save",
@@ -129,34 +122,27 @@ def main() -> None:
         prepare(options.folder)
         return
     if options.contender:
-        print("RESULT " + json.dumps(merge(options.contender, options.folder)))
+        finish(merge(options.contender, options.folder))
         return
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (PEFT, STEP, CERTIFIED)}
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, str(Path(__file__).resolve()), "--folder", folder]
-        subprocess.run([*command, "--prepare"], check=True, env=environment)
+        subprocess.run([*command, "--prepare"], check=True, env=ENVIRONMENT)
         size = sum(path.stat().st_size for path in Path(folder, "base").glob("*.safetensors"))
         for _ in range(options.repeats):
             for name, found in runs.items():
-                done = subprocess.run([*command, "--contender", name], env=environment, capture_output=True, text=True)
-                lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-                if not lines:
-                    sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-                found.append(json.loads(lines[0].removeprefix("RESULT ")))
+                found.append(run_contender(name, [*command, "--contender", name]))
                 last = found[-1]
                 print(f"{name:40} {last['seconds']:6.1f} s  {last['cpu_seconds']:6.1f} CPU s  "
                       f"{last['peak_bytes'] / 1e9:5.2f} GB", flush=True)  # fmt: skip
     result = {
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "hardware": hardware(),
         "versions": {name: version(name) for name in LIBRARIES},
         "date": datetime.now(UTC).date().isoformat(),
         "base_bytes": size,
         "runs": runs,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    text = README.read_text()
-    README.write_text(f"{text.split(START)[0]}{START}\n{report(result)}\n{END}{text.split(END)[1]}")
+    write_result("merge-cpu.json", result, "merge.py", report(result))
 
 
 def report(result: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,13 +26,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training import cpu_name
+from harness import hardware, write_result
 
-HERE = Path(__file__).resolve().parent
-PEERS = HERE / "serving_peers"
-RESULT = HERE / "results" / "serving-router.json"
-README = HERE / "README.md"
-START, END = "<!-- serving.py writes from here -->", "<!-- to here: serving.py -->"
+PEERS = Path(__file__).resolve().parent / "serving_peers"
 CONCURRENCIES = (1, 16, 64)
 TEXT = "x" * 200
 TOKEN = "benchmark"
@@ -186,15 +181,13 @@ def main() -> None:
                     print("weights", json.dumps(weights), flush=True)
     result = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "hardware": hardware(),
         "versions": {name: version(name) for name in ("ftreg", "bentoml", "starlette", "uvicorn")},
         "engine_alone": engine_alone(options.requests),
         "runs": runs,
         "weights_changed_under_load": weights,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    text = README.read_text()
-    README.write_text(f"{text.split(START)[0]}{START}\n{report(result)}\n{END}{text.split(END)[1]}")
+    write_result("serving-router.json", result, "serving.py", report(result))
 
 
 def report(result: dict[str, Any]) -> str:

@@ -12,23 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import venv
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".benchenv-training"
-README = ROOT / "benchmarks" / "README.md"
-START, END = "<!-- training.py writes from here -->", "<!-- to here: training.py -->"
-RESULT = ROOT / "benchmarks" / "results" / "training-lora-cpu.json"
+from harness import ENVIRONMENT, ROOT, finish, hardware, run_contender, write_result
+
+PEERS = ROOT / ".benchenv-training"
 
 CONTENDERS = {
     "Trainer": {"library": "transformers"},
@@ -273,14 +268,14 @@ def held_out_loss(model: Any, rows: list[dict]) -> float:
 
 def install() -> Path:
     """Create the environment that all contenders run in, once; return its interpreter."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not (ENVIRONMENT / ".ready").exists():
-        venv.create(ENVIRONMENT, with_pip=True)
+    python = PEERS / "bin" / "python"
+    if not (PEERS / ".ready").exists():
+        venv.create(PEERS, with_pip=True)
         constraints = ROOT / "constraints.txt"
         subprocess.run(
             [python, "-m", "pip", "install", "-q", "-c", constraints, "trl==1.16.0", "-e", f"{ROOT}[train]"], check=True
         )
-        (ENVIRONMENT / ".ready").touch()
+        (PEERS / ".ready").touch()
     return python
 
 
@@ -298,22 +293,17 @@ def main() -> None:
         return
     if options.contender:
         result = contend(dict(CONTENDERS[options.contender]), options.folder, options.steps)
-        print("RESULT " + json.dumps(result))
+        finish(result)
         return
     python = install()
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         script = str(Path(__file__).resolve())
-        subprocess.run([python, script, "--prepare", "--folder", folder], check=True, env=environment)
+        subprocess.run([python, script, "--prepare", "--folder", folder], check=True, env=ENVIRONMENT)
         for _ in range(options.repeats):
             for name in CONTENDERS:
                 command = [python, script, "--contender", name, "--folder", folder, "--steps", str(options.steps)]
-                done = subprocess.run(command, env=environment, capture_output=True, text=True)
-                found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-                if not found:
-                    sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-                runs[name].append(json.loads(found[0].removeprefix("RESULT ")))
+                runs[name].append(run_contender(name, command))
                 last = runs[name][-1]
                 speed, peak = last["tokens_per_second"], last["peak_rss_bytes"] / 1e9
                 print(f"{name:34} {speed:8.0f} tok/s  {peak:5.2f} GB  loss {last['held_out_loss']:.4f}", flush=True)
@@ -323,7 +313,7 @@ def main() -> None:
         [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
     ).stdout.split()
     result = {
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "hardware": hardware(),
         "versions": [v for v in versions if v.split("==")[0] in LIBRARIES],
         "steps": options.steps,
         "batch_size": BATCH,
@@ -333,9 +323,7 @@ def main() -> None:
         "learnt_share": sum(x != -100 for row in rows for x in row["labels"]) / sum(lengths),
         "runs": runs,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    text = README.read_text()
-    README.write_text(f"{text.split(START)[0]}{START}\n{report(result)}\n{END}{text.split(END)[1]}")
+    write_result("training-lora-cpu.json", result, "training.py", report(result))
 
 
 def report(result: dict[str, Any]) -> str:
@@ -361,14 +349,6 @@ def report(result: dict[str, Any]) -> str:
             f"| {row['held_out_loss']:.3f} |"
         )
     return "\n".join(lines)
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

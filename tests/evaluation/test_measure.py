@@ -137,7 +137,7 @@ def test_long_prompts_fit_the_context(tmp_path: Path) -> None:
 
 def test_nothing_to_evaluate(tmp_path: Path) -> None:
     """An empty list of examples, and examples without a labelled token, are data errors."""
-    with pytest.raises(DataError, match="no example"):
+    with pytest.raises(DataError, match="the data to evaluate on is empty"):
         measured(uniform(), [], tmp_path)
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 10
