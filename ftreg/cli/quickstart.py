@@ -30,7 +30,7 @@ FILES = ("data/support_faq.jsonl", "recipes/stdlib-base.yaml", "recipes/support-
 def command(session: Session, folder: Path, smoke: bool) -> None:
     """Run the whole chain, offline, on a tiny model: pre-train, fine-tune, merge, quantize, prune, export, serve.
 
-    Takes about five minutes on two CPU cores. Every step is shown as the command that does it.
+    Takes five to six minutes on two quiet CPU cores. Every step is shown as the command that does it.
     """
     require_extras("ftreg quickstart", "train", "onnx", "serve")
     started = time.monotonic()
