@@ -98,10 +98,8 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     """A value as a recipe would write it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+    if value is None or isinstance(value, bool | dict | list | tuple):
+        return json.dumps(value)
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, dict | list | tuple):
-        return json.dumps(value)
     return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
         yield _line("also", ", ".join(facts["also"]))
     yield _line("digest", facts["digest"])
     yield _line("kind", f"{facts['kind']} for {facts['task']}")
-    yield _line("made by", f"{producer['type']} {producer['name']} ({producer['distribution']} {producer['version']})")
+    package = f"{producer['distribution']} {producer['version']}".rstrip()  # an import's version is left empty
+    yield _line("made by", f"{producer['type']} {producer['name']} ({package})")
     yield _line("created", facts["created"])
     yield _line("folder", facts["folder"] or f"DAMAGED: {facts['damage']}")
     for key, value in facts["tags"].items():
@@ -63,7 +65,7 @@ def _flat(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, J
         elif isinstance(value, list):
             yield f"{prefix}{key}", ", ".join(str(item) for item in value)
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
 def _line(label: str, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def _requirement(error: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     """The value as a recipe would write it, shortened; only its type if it is something larger."""
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return json.dumps(value)
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, str):
