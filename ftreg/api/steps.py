@@ -86,7 +86,7 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
     """Export a checkpoint to ``format`` (``onnx`` by default), or copy a version's files to the new folder ``to``.
 
     With ``to`` alone, the files of ``ref`` are copied as they are; with both, the exported ones. The folder also gets
-    the version's manifest (``ftreg-manifest.json``) and a model card (``README.md``) with what is on record: lineage,
+    the version's manifest (``ftreg.manifest``) and a model card (``README.md``) with what is on record: lineage,
     settings, data, evaluations, certificate, licence, hashes. Options are as for ``apply``.
 
     Raises:

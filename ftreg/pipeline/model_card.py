@@ -17,7 +17,7 @@ from ftreg.core.types import ADAPTER, CHECKPOINT, DATASET, ONNX, Version
 from ftreg.pipeline.usage import usage
 from ftreg.registry import EvidenceRecord, Registry
 
-MANIFEST = "ftreg-manifest.json"
+MANIFEST = "ftreg.manifest"
 """The file with the manifest, whose BLAKE3 is the version's digest."""
 
 UNKNOWN = "unknown"

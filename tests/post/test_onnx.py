@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import sys
 from pathlib import Path
@@ -39,6 +38,22 @@ def prompts(folder):
     return [encoder.prompt(example)[0] for example in EXAMPLES]
 
 
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """A function ``(architecture, tied, **settings) -> (artifact, folder)`` of an export, made once; do not write."""
+    made = {}
+
+    def get(architecture, tied, **settings):
+        key = (architecture, tied, *sorted(settings.items()))
+        if key not in made:
+            source = make_source(trained(architecture, tied))
+            folder = tmp_path_factory.mktemp("export")
+            made[key] = apply(make_job(source, OnnxConfig(**settings), folder)), folder
+        return made[key]
+
+    return get
+
+
 @pytest.mark.parametrize(
     ("architecture", "tied", "settings", "runtime"),
     [
@@ -66,11 +81,11 @@ def prompts(folder):
         "llama-fp16-cuda",
     ],
 )
-def test_export(architecture, tied, settings, runtime, trained, staging, capfd):
+def test_export(architecture, tied, settings, runtime, trained, exported, capfd):
     """The export is within its tolerance, answers prompts of any length as the checkpoint does, and is quiet."""
     source = make_source(trained(architecture, tied))
     capfd.readouterr()
-    artifact = apply(make_job(source, OnnxConfig(**settings), staging))
+    artifact, staging = exported(architecture, tied, **settings)
     assert capfd.readouterr() == ("", "")
     assert artifact.facts["runtime"] == runtime
     assert artifact.facts["opsets"]["ai.onnx"] >= 18
@@ -128,46 +143,36 @@ def parity_beyond(folder, original, loaded):
     return compare_all(original, loaded, make_probe(original.tokenizer, EXAMPLES, borders=borders))
 
 
-@pytest.fixture(scope="module")
-def traced(trained, tmp_path_factory):
-    """A traced fp32 export of GPT-2, whose layers are affine (``Gemm``) and whose embedding is tied; do not write."""
-    folder = tmp_path_factory.mktemp("traced")
-    apply(make_job(make_source(trained("gpt2", True)), OnnxConfig(), folder))
-    return folder
-
-
 @pytest.mark.parametrize(
     ("bits", "quantizer", "tolerance"), [(8, "k_quant", EIGHT_BITS), (4, "k_quant", FOUR_BITS), (4, "rtn", FOUR_BITS)]
 )
-def test_a_traced_graph_is_quantized(bits, quantizer, tolerance, traced, trained, tmp_path, capfd):
-    """All matrices of a traced graph are quantized, the tied embedding once, within the tolerance, without output."""
+def test_a_traced_graph_is_quantized(bits, quantizer, tolerance, exported, trained, tmp_path, capfd):
+    """All matrices of a traced graph are quantized, affine ones and the tied embedding too, which is stored once."""
+    source = make_source(trained("gpt2", True))
     folder = tmp_path / "model"
-    shutil.copytree(traced, folder)
+    shutil.copytree(exported("gpt2", True)[1], folder)
     capfd.readouterr()
-    level = logging.getLogger().level
     quantize_graph(folder / "model.onnx", bits, 32, quantizer)
-    assert (capfd.readouterr(), logging.getLogger().level) == (("", ""), level)
+    assert capfd.readouterr() == ("", "")
     onnx.checker.check_model(str(folder / "model.onnx"))
     found = coverage(onnx.load(folder / "model.onnx", load_external_data=False))
     assert (found.weights, found.left) == (found.of, {})
-    original, loaded = (
-        torch_engine.load(make_source(trained("gpt2", True)), "cpu"),
-        engine.load(make_source(folder, "onnx"), "cpu"),
-    )
-    parity, beyond = parity_beyond(trained("gpt2", True), original, loaded)
+    original, loaded = torch_engine.load(source, "cpu"), engine.load(make_source(folder, "onnx"), "cpu")
+    parity, beyond = parity_beyond(source.path, original, loaded)
     assert check(parity, tolerance, beyond) == []
-    # Each weight in its bits and a share of a scale and a zero point; positions (64 x 256) and biases in 32 bits.
-    positions = 64 * 256 * 4
-    assert (folder / "model.onnx.data").stat().st_size < found.of * (bits + 2) / 8 + positions + 10_000
+    # A weight takes its bits and a share of a scale (32 bits) and a zero point; positions and biases stay in 32 bits.
+    others = 4 * (256 * 64 + 5_000)
+    assert (folder / "model.onnx.data").stat().st_size < found.of * (bits + (32 + bits) / 32) / 8 + others
 
 
-def test_weights_are_stored_once(traced, trained):
-    """A tied embedding is one tensor in the graph's file too, which is as large as the checkpoint's."""
-    assert (traced / "model.onnx.data").stat().st_size <= (trained("gpt2", True) / "model.safetensors").stat().st_size
-    assert [path.name for path in traced.glob("model.onnx*")] in (
-        ["model.onnx", "model.onnx.data"],
-        ["model.onnx.data", "model.onnx"],
-    )
+@pytest.mark.parametrize(("architecture", "settings"), [("gpt2", {}), ("qwen3", {"precision": "int4"})])
+def test_weights_are_stored_once(architecture, settings, exported, trained):
+    """The graph's one file of weights is no larger than the checkpoint's, with its tied embedding."""
+    _, folder = exported(architecture, True, **settings)
+    share = 0.3 if settings else 1.0
+    stored = (trained(architecture, True) / "model.safetensors").stat().st_size
+    assert {path.name for path in folder.glob("model.onnx*")} == {"model.onnx", "model.onnx.data"}
+    assert (folder / "model.onnx.data").stat().st_size <= share * stored
 
 
 def test_the_probe_finds_a_window_that_was_ignored(trained, tmp_path):
