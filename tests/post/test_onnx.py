@@ -122,10 +122,10 @@ def test_export(architecture, tied, settings, runtime, trained, exported, capfd)
         pytest.param("phi3", {}, "transformers", marks=pytest.mark.slow),
     ],
 )
-def test_a_window_holds_beyond_its_length(architecture, settings, runtime, trained, staging):
+def test_a_window_holds_beyond_its_length(architecture, settings, runtime, trained, exported):
     """A model with a window of attention is exported with it: texts and answers beyond it are the checkpoint's."""
     source = make_source(trained(architecture))
-    artifact = apply(make_job(source, OnnxConfig(**settings), staging))
+    artifact, staging = exported(architecture, False, **settings)
     assert artifact.facts["runtime"] == runtime
     original, loaded = torch_engine.load(source, "cpu"), engine.load(make_source(staging, "onnx"), "cpu")
     parity, beyond = parity_beyond(source.path, original, loaded)
@@ -141,6 +141,23 @@ def parity_beyond(folder, original, loaded):
     """Compare two engines on ``EXAMPLES`` and beyond the borders that the configuration in ``folder`` names."""
     borders = find_borders(read_json(folder / "config.json"))
     return compare_all(original, loaded, make_probe(original.tokenizer, EXAMPLES, borders=borders))
+
+
+def test_an_int4_graph_that_ignores_its_window_is_refused(trained, exported, tmp_path):
+    """The wide tolerance of int4 still finds a window that the graph ignores, on the text beyond it alone."""
+    source = make_source(trained("mistral"))
+    artifact, export = exported("mistral", False, precision="int4", provider="cuda")
+    folder = tmp_path / "model"
+    shutil.copytree(export, folder)
+    graph = onnx.load(folder / "model.onnx", load_external_data=False)
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "local_window_size":
+                attribute.i = -1
+    (folder / "model.onnx").write_bytes(graph.SerializeToString())
+    original, loaded = torch_engine.load(source, "cpu"), engine.load(make_source(folder, "onnx"), "cpu")
+    parity, beyond = parity_beyond(source.path, original, loaded)
+    assert any("beyond the window" in failure for failure in check(parity, artifact.tolerance, beyond))
 
 
 @pytest.mark.parametrize(
