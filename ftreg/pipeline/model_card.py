@@ -22,6 +22,8 @@ MANIFEST = "ftreg.manifest"
 
 UNKNOWN = "unknown"
 
+_PARITY = ("kl", "kl_max", "top1", "loss_parent", "loss_child", "loss_delta", "greedy_prefix", "logit_error")
+
 _LIBRARIES = {CHECKPOINT: "transformers", ADAPTER: "peft", ONNX: "onnx"}
 
 
@@ -41,16 +43,18 @@ def model_card(registry: Registry, version: Version) -> str:
     parts = [
         f"---\n{_yaml(_front_matter(registry, version, ancestors, evidence, licences))}---",
         f"# {version.name}",
-        f"Version {version.number} of `{version.name}`, a {version.kind} for {version.manifest.task}, written by "
-        f"[ftreg](https://pypi.org/project/ftreg/) from its record. Digest: `{version.digest}`.",
+        f"Version {version.number} of `{version.name}`, of kind `{version.kind}`, for {version.manifest.task}. "
+        f"ftreg wrote this card from what is on record. Digest: `{version.digest}`.",
         "## How to load it",
         usage(version.manifest, _base_name(registry, ancestors)),
         "## What it was made from",
         _table(["version", "role", "kind", "made by", "digest"], _lineage_rows(version, ancestors)),
         "## How it was made",
-        f"```yaml\n{_yaml(_recipe(version))}```",
+        *_recipe_part([version, *(one.version for one in ancestors)]),
+        f"Packages:\n\n```yaml\n{_yaml(version.manifest.environment)}```",
+        f"Facts:\n\n```yaml\n{_yaml(version.manifest.facts)}```",
         *_data_part(ancestors),
-        *_evaluation_part(registry, evidence),
+        *_evaluation_part(registry, [version, *(one.version for one in ancestors)]),
         *_certificate_part(registry, evidence),
         "## Licence",
         _licence_text(licences),
@@ -99,7 +103,7 @@ def _front_matter(
     facts: dict[str, Json] = {
         "license": known[0] if len(known) == 1 else UNKNOWN if not known or UNKNOWN in known else "other",
         "pipeline_tag": version.manifest.task,
-        "tags": ["ftreg", version.kind, version.manifest.producer.name],
+        "tags": list(dict.fromkeys(["ftreg", version.kind, version.manifest.producer.name])),
     }
     if version.kind in _LIBRARIES:
         facts["library_name"] = _LIBRARIES[version.kind]
@@ -157,17 +161,14 @@ def _lineage_rows(version: Version, ancestors: Sequence[_Ancestor]) -> Iterator[
         yield [each.ref, role, each.kind, f"{producer.type} {producer.name}", f"`{each.digest}`"]
 
 
-def _recipe(version: Version) -> dict[str, Json]:
-    """Return what made a version, with all settings and the packages that did it."""
-    producer = version.manifest.producer
-    made_by = f"{producer.type} {producer.name}"
-    package = f"{producer.distribution} {producer.version}".rstrip()
-    return {
-        "made by": f"{made_by} ({package})",
-        "settings": dict(producer.config),
-        "packages": dict(version.manifest.environment),
-        "facts": dict(version.manifest.facts),
-    }
+def _recipe_part(versions: Iterable[Version]) -> Iterator[str]:
+    """Yield what made each version, with all settings; imports have none."""
+    for each in versions:
+        producer = each.manifest.producer
+        if producer.type != "import":
+            package = f"{producer.distribution} {producer.version}".rstrip()
+            yield f"`{each.ref}`: {producer.type} {producer.name} ({package})"
+            yield f"```yaml\n{_yaml(producer.config)}```"
 
 
 def _data_part(ancestors: Sequence[_Ancestor]) -> Iterator[str]:
@@ -184,16 +185,17 @@ def _data_part(ancestors: Sequence[_Ancestor]) -> Iterator[str]:
     yield _table(["dataset", "rows", "licence", "digest"], rows)
 
 
-def _evaluation_part(registry: Registry, evidence: Sequence[EvidenceRecord]) -> Iterator[str]:
-    """Yield the section about the evaluations on record; nothing if there are none."""
+def _evaluation_part(registry: Registry, versions: Iterable[Version]) -> Iterator[str]:
+    """Yield the section about the evaluations on record, of the version and of those before it; nothing if none are."""
     rows = [
-        [_name_of(registry, digest), split, str(examples), name, f"{value:.4g}"]
-        for (digest, split, examples), figures in _evaluations(evidence).items()
+        [each.ref, _name_of(registry, digest), split, str(examples), name, f"{value:.4g}"]
+        for each in versions
+        for (digest, split, examples), figures in _evaluations(registry.evidence(each.digest)).items()
         for name, value in figures.items()
     ]
     if rows:
         yield "## Evaluation"
-        yield _table(["dataset", "split", "examples", "metric", "value"], rows)
+        yield _table(["version", "dataset", "split", "examples", "metric", "value"], rows)
 
 
 def _certificate_part(registry: Registry, evidence: Sequence[EvidenceRecord]) -> Iterator[str]:
@@ -211,7 +213,7 @@ def _certificate_part(registry: Registry, evidence: Sequence[EvidenceRecord]) ->
     tolerance = body["tolerance"]
     yield _table(
         ["figure", "measured", "allowed"],
-        [[name, f"{value:.3g}", _allowed(tolerance.get(name))] for name, value in body["parity"].items()],
+        [[name, f"{body['parity'][name]:.3g}", _allowed(tolerance.get(name))] for name in _PARITY],
     )
     yield from (f"- {failure}" for failure in body["failures"])
     if body["beyond"]:
@@ -230,8 +232,8 @@ def _licences(registry: Registry, version: Version, ancestors: Sequence[_Ancesto
     """
     if "license" in version.tags:
         return {version.ref: version.tags["license"]}
-    models = [one.version for one in ancestors if one.version.kind != DATASET]
-    roots = [each for each in (version, *models) if not each.manifest.parents]
+    models = [version, *(one.version for one in ancestors if one.version.kind != DATASET)]
+    roots = [each for each in models if all(parent.role == "dataset" for parent in each.manifest.parents)]
     return {each.ref: each.tags.get("license") or _declared_licence(registry, each) for each in roots}
 
 

@@ -145,6 +145,8 @@ def test_the_hub_understands_the_card(
     assert found["loss"] == record.body["loss"]
     assert "exact_match" in found
     assert card.text.count("within its tolerance") == 1
+    assert "max_steps: 8" in card.text  # the training's settings are those of the adapter that was merged
+    assert "`: unknown" in card.text.partition("## Licence")[2]
     for parent in registry.lineage(merged.ref).nodes.values():
         if parent.name in ("bot", "base", "colours"):
             assert parent.digest in card.text
