@@ -13,9 +13,11 @@ from pathlib import Path
 
 from ftreg.core.errors import FtregError
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob
+from ftreg.models.blocks import find_blocks
 from ftreg.models.checkpoint import Checkpoint, copy_config
 from ftreg.models.facts import describe
 from ftreg.models.matrices import Matrix
+from ftreg.models.skeleton import load_skeleton
 from ftreg.models.sparsity import Sparsity, count_zeros
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import PruneConfig
@@ -26,8 +28,10 @@ from ftreg.plugins.post.tolerance import without_share
 
 
 def check(folder: Path, config: PruneConfig) -> None:
-    """Raise ``InfeasiblePlan`` if the model in ``folder`` has no matrix that the pattern fits."""
+    """Raise ``InfeasiblePlan`` if the model in ``folder`` cannot be pruned in this way."""
     choose(Checkpoint(folder), config)
+    if config.criterion == "wanda":
+        find_blocks(load_skeleton(folder))
 
 
 def apply(job: StepJob) -> Artifact:
