@@ -31,7 +31,7 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     from ftreg.core.manifest import Manifest, Producer
     from ftreg.core.types import TEXT_GENERATION, Input, Source, StepJob
     from ftreg.plugins.post.config import DropLayersConfig
-    from ftreg.plugins.post.drop_layers import apply
+    from ftreg.plugins.post.drop_layers.step import apply
 
     config = LlamaConfig(
         vocab_size=16_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=LAYERS, num_attention_heads=12,

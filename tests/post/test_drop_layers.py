@@ -20,7 +20,9 @@ from ftreg.models.blocks import find_blocks
 from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.depth import shorten
 from ftreg.plugins.post.config import DropLayersConfig
-from ftreg.plugins.post.drop_layers import apply, block_influences, check, check_equal
+from ftreg.plugins.post.drop_layers.comparison import check_equal
+from ftreg.plugins.post.drop_layers.influence import block_influences
+from ftreg.plugins.post.drop_layers.step import apply, check
 from tests.post.helpers import EXAMPLES, make_job, make_source, parity_of
 from tests.tiny import SIZES, WINDOW, make_model
 

@@ -175,6 +175,18 @@ def test_without_data_it_says_where_data_comes_from(trained, staging):
     assert not list(staging.iterdir())
 
 
+def test_the_same_job_makes_the_same_bytes(trained, tmp_path):
+    """Calibration, scores and files depend on nothing but the job; another seed is another text, and another result."""
+    made = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        config = wanda(sparsity=0.5, rows=1, length=16)
+        apply(make_job(make_source(trained()), config, tmp_path / name, data=DATA, seed=seed))
+        made.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
 @pytest.mark.parametrize("fault", ["dense", "pattern"])
 def test_a_result_that_is_not_as_configured_is_refused(fault, trained, staging, monkeypatch):
     """If weights were written without the zeros, or without the pattern, the step fails."""

@@ -68,9 +68,9 @@ def _verify(result: Checkpoint, pruned: Mapping[str, Matrix], config: PruneConfi
         weight = result.read(name)
         check_pattern(name, weight.mT if matrix.transposed else weight, config)
     found = count_zeros(result, pruned)
-    # Each group of weights that are compared with one another rounds its share: a row, or a matrix.
+    # Each group of weights that are compared with one another, a row or a matrix, rounds its share.
     each = -1 if config.criterion == "wanda" else -2
     groups = sum(math.prod(result.tensors[name].shape[:each]) for name in pruned)
-    if found.zeros < found.size * config.sparsity - groups:
+    if found.zeros < found.size * config.sparsity - groups / 2:
         raise FtregError(f"only {found.zeros} of {found.size} weights were written as zeros")
     return found
