@@ -101,12 +101,19 @@ def _own_matrices(module: nn.Module) -> Iterator[tuple[str, Matrix]]:
                 yield name, Matrix(weight.numel(), getattr(module, "is_transposed", None), layer=weight.dim() == 3)
 
 
-def stored_matrices(model: Any, stored: Mapping[str, TensorInfo]) -> dict[str, Matrix]:
+def stored_matrices(
+    model: Any, stored: Mapping[str, TensorInfo], known: Mapping[str, Matrix] | None = None
+) -> dict[str, Matrix]:
     """Return the tensors among ``stored`` that hold matrices of ``model``, or parts of them, by their names on disk.
 
     A model may stack or join several of them while loading, such as those of experts.
+
+    Args:
+        model: The model; it may be on the meta device.
+        stored: The tensors of its checkpoint.
+        known: The matrices to look for, by their names in the model; by default all of them.
     """
-    known = matrices(model)
+    known = matrices(model) if known is None else known
     found: dict[str, Matrix] = {}
     for name, loaded in loaded_as(model, stored).items():
         if (matrix := known.get(loaded.name)) is not None:

@@ -14,7 +14,7 @@ from ftreg.core.recipe import validate
 from ftreg.evaluation import check
 from ftreg.models.matrices import kind_of
 from ftreg.plugins.post.config import PruneConfig
-from ftreg.plugins.post.prune import apply
+from ftreg.plugins.post.prune.step import apply
 from tests.post.helpers import make_job, make_source, parity_of
 
 LAYERS = {"llama": 14, "gpt2": 8}

@@ -17,6 +17,11 @@ class FullConfig(Config):
         description="dtype of the saved weights; base: the base's own. The trained weights are float32 during "
         "training, whatever is set here",
     )
+    keep_zeros: bool = Field(
+        False,
+        description="leave the zeros in the matrices of linear layers and experts as they are: trains a pruned base "
+        "without losing its sparsity or its pattern",
+    )
 
 
 class LoraConfig(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -53,40 +54,102 @@ class QuantizeConfig(Config):
     )
 
 
-class PruneConfig(Config):
+class CalibrationConfig(Config):
+    """How much text a step observes the model on."""
+
+    rows: int = Field(
+        32,
+        gt=0,
+        description="rows of calibration text, taken at random from the training data of the lineage; 16-128 is usual",
+    )
+    length: int = Field(
+        256,
+        gt=1,
+        description="tokens of each of these rows, at most the model's context; memory and time grow with rows x "
+        "length: about 8,000 tokens in all do for most models",
+    )
+
+
+class PruneConfig(CalibrationConfig):
     """Which weights become zero."""
 
+    criterion: Literal["magnitude", "wanda"] = Field(
+        "magnitude",
+        description="what makes a weight unimportant. magnitude: its own size, which needs no data; wanda: its size "
+        "times the norm of what it is multiplied with on calibration text (arXiv:2306.11695), better for large models, "
+        "whose inputs differ much in scale",
+    )
     sparsity: float = Field(
         0.3,
         gt=0,
         lt=1,
         description="share of the weights of linear layers and experts that becomes zero; 0.1-0.3 usually costs "
-        "little, 0.5 and more needs further training",
+        "little, 0.5 and more needs further training; a pattern N:M sets it itself",
     )
     scope: Literal["layer", "global"] = Field(
         "layer",
-        description="layer: the smallest weights of each matrix, the same share of each; global: the smallest weights "
-        "of all matrices together",
+        description="for magnitude. layer: the smallest weights of each matrix, the same share of each; global: the "
+        "smallest weights of all matrices together. Wanda always takes the same share of each row",
     )
-    pattern: Literal["unstructured", "2:4"] = Field(
+    pattern: str = Field(
         "unstructured",
-        description="2:4: two of every four neighbouring weights, the pattern of sparse tensor cores, which makes "
-        "sparsity 0.5",
+        description="unstructured, or N:M: at most N of every M neighbouring weights along the inputs are kept, such "
+        "as 2:4 (the pattern of sparse tensor cores), 4:8 or 1:4; the sparsity is then 1 - N/M",
     )
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """How many weights of how many neighbours are kept; None for no pattern."""
+        return None if self.pattern == "unstructured" else _read_pattern(self.pattern)
 
     @model_validator(mode="before")
     @classmethod
-    def _half_for_2_4(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("pattern") == "2:4":
-            return {"sparsity": 0.5, **values}
+    def _sparsity_of_pattern(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("pattern", "unstructured") != "unstructured":
+            kept, group = _read_pattern(values["pattern"])
+            return {"sparsity": 1 - kept / group, **values}
         return values
 
     @model_validator(mode="after")
-    def _only_half_for_2_4(self) -> PruneConfig:
-        if self.pattern == "2:4" and self.sparsity != 0.5:
-            raise ValueError("the pattern 2:4 has sparsity 0.5; leave sparsity out")
-        if self.pattern == "2:4" and self.scope != "layer":
-            raise ValueError("the pattern 2:4 needs scope layer")
+    def _settings_fit(self) -> PruneConfig:
+        if self.n_of_m is not None:
+            kept, group = self.n_of_m
+            if self.sparsity != 1 - kept / group:
+                raise ValueError(f"the pattern {self.pattern} has sparsity {1 - kept / group:g}; leave sparsity out")
+            if self.scope != "layer":
+                raise ValueError(f"the pattern {self.pattern} needs scope layer")
+        if self.criterion == "wanda" and self.scope != "layer":
+            raise ValueError("criterion wanda compares the weights of a row with one another; leave scope out")
+        return self
+
+
+def _read_pattern(text: Any) -> tuple[int, int]:
+    """Return N and M of the pattern ``N:M``; raise ``ValueError`` for anything else."""
+    found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", text) if isinstance(text, str) else None
+    if found is None or not 0 < int(found[1]) < int(found[2]):
+        raise ValueError(f"pattern {text!r} is neither unstructured nor N:M with 0 < N < M, such as 2:4")
+    return int(found[1]), int(found[2])
+
+
+class DropLayersConfig(CalibrationConfig):
+    """Which decoder layers are removed."""
+
+    layers: tuple[int, ...] | None = Field(
+        None, min_length=1, description="numbers of the layers to remove, from 0, such as [3, 7]; or give count"
+    )
+    count: int | None = Field(
+        None,
+        gt=0,
+        description="how many layers to remove: those that change the hidden states least on calibration text (block "
+        "influence, arXiv:2403.03853); a quarter of them is about the most that training recovers",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> DropLayersConfig:
+        if (self.layers is None) == (self.count is None):
+            raise ValueError("give either layers, such as [3, 7], or count")
+        if self.layers is not None and (min(self.layers) < 0 or len(set(self.layers)) < len(self.layers)):
+            raise ValueError("layers are different numbers from 0")
         return self
 
 

@@ -24,3 +24,12 @@ def equal_within(*dtypes: torch.dtype) -> Tolerance:
     """Return the tolerance for results that are equal up to rounding to the coarsest of ``dtypes``."""
     order = list(_EQUAL)
     return _EQUAL[max((dtype for dtype in dtypes if dtype in _EQUAL), key=order.index, default=torch.bfloat16)]
+
+
+def without_share(share: float) -> Tolerance:
+    """Return what removing a share ``s`` of the weights may cost: a KL of ``s``, a loss of ``s / 2``, top-1 ``1 - s``.
+
+    Removing weights is expected to cost something. Within these limits a result can be used as it is; beyond them it
+    has to be trained further first.
+    """
+    return Tolerance(kl=share, top1=1 - share, loss_delta=share / 2)

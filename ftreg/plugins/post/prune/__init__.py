@@ -1,0 +1,1 @@
+"""Step ``prune``: sets the least important weights to zero, in any share or in the pattern N:M."""
