@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from ftreg.core.names import check_name
 from ftreg.core.recipe import apply_settings
 from ftreg.core.specs import StepSpec
 from ftreg.core.types import ADAPTER, CHECKPOINT, Progress, Version
+from ftreg.pipeline.exports import write_folder
 from ftreg.pipeline.steps import apply_step
 from ftreg.registry import Registry
 
@@ -86,8 +85,9 @@ def prune(ref: str, **options: Any) -> Version:
 def export(ref: str, format: str | None = None, *, to: str | Path | None = None, **options: Any) -> Version:  # noqa: A002
     """Export a checkpoint to ``format`` (``onnx`` by default), or copy a version's files to the new folder ``to``.
 
-    With ``to`` alone, the files of ``ref`` are copied as they are; with both, the exported ones. Options are as for
-    ``apply``.
+    With ``to`` alone, the files of ``ref`` are copied as they are; with both, the exported ones. The folder also gets
+    the version's manifest (``ftreg.manifest``) and a model card (``README.md``) with what is on record: lineage,
+    settings, data, evaluations, certificate, licence, hashes. Options are as for ``apply``.
 
     Raises:
         InputError: ``to`` exists already.
@@ -103,7 +103,7 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
         else:
             version = apply(format or "onnx", ref, registry=context.registry, progress=context.progress, **options)
         if to is not None:
-            _copy_out(context.registry.source(version.digest).path, Path(to))
+            write_folder(context.registry, version, Path(to))
         return version
 
 
@@ -123,16 +123,3 @@ def _merged(context: Context, ref: str) -> str:
     merging = context.host.get(StepSpec, "merge")
     defaults = context.host.configure(merging, {}, where="merge")
     return apply_step(context, merging, [(ref, 1.0)], defaults, reuse=True).ref
-
-
-def _copy_out(source: Path, target: Path) -> None:
-    """Copy a version's files, all or nothing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        shutil.copytree(source, partial, symlinks=False, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        partial.chmod(0o755)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

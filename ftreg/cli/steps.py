@@ -105,12 +105,15 @@ def prune(session: Session, /, ref: str, as_json: bool, **options: Any) -> None:
 @click.command(
     cls=Command,
     settings=["ftreg settings onnx    (or another format)"],
-    examples=["ftreg export support-bot-merged --format onnx", "ftreg export support-bot:2 --to ./support-bot"],
+    examples=[
+        "ftreg export support-bot-merged --format onnx --set precision=int4",
+        "ftreg export support-bot:2 --to ./support-bot",
+    ],
 )
 @_ref
 @click.option("--format", help="What to export to; onnx is built in, plugins bring others.",
               shell_complete=complete_formats)  # fmt: skip
-@click.option("--to", type=click.Path(path_type=Path), help="Copy the files, not links to them, into this new folder.")
+@click.option("--to", type=click.Path(path_type=Path), help="Copy the files into this new folder, with a model card.")
 @_merge
 @step_options
 @click.pass_obj

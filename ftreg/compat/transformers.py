@@ -171,6 +171,10 @@ def export_decoder(model: Any) -> Any:
     exported = OnnxExporter().export(model, inputs(slice(4, None), slice(None)), OnnxConfig(dynamic=True))
     for node in exported.program.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with local paths
+    for value in exported.program.graph.inputs:
+        for place, size in enumerate(value.shape):
+            if str(getattr(size, "value", size)).isdigit():  # a known size under a symbol's name, such as "32"
+                value.shape[place] = int(getattr(size, "value", size))
     return exported
 
 

@@ -48,10 +48,12 @@ def certify(
             probe = make_probe(model.tokenizer, data.test or data.validation, borders=within)
             file = scratch.files / "source.f32"
             expected = compute_outputs(model, probe, file, what="source", progress=context.progress)
+            devices = {"source": model.device}
             text_before = _treatment_of_text(model.tokenizer)
         with open_engine(context, result) as model:
             file = scratch.files / "result.f32"
             found = compute_outputs(model, probe, file, what="result", progress=context.progress)
+            devices["result"] = model.device
             text_after = _treatment_of_text(model.tokenizer)
         parity, beyond = measure_parity(expected, found, probe)
     failures = check(parity, artifact.tolerance, beyond)
@@ -69,6 +71,7 @@ def certify(
             "tokens": probe.tokens,
             "longest": max(len(text.ids) for text in probe.texts),
         },
+        "devices": devices,
         "parity": asdict(parity),
         "beyond": [asdict(each) for each in beyond],
         "not_covered": [asdict(border) for border in borders if border not in within],

@@ -11,7 +11,7 @@ from ftreg.core.errors import InputError, MissingExtra
 from ftreg.core.host import PluginHost
 from ftreg.core.requirements import Requirement
 from ftreg.core.specs import EngineSpec
-from ftreg.core.types import ADAPTER, Engine, Source
+from ftreg.core.types import ADAPTER, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ def require_runtime(source: Source) -> None:
 
 
 @contextmanager
-def open_engine(context: Context, source: Source, *, name: str | None = None) -> Iterator[Engine]:
+def open_engine(context: Context, source: Source, *, name: str | None = None) -> Iterator[GuardedEngine]:
     """Load ``source`` in the engine called ``name``, else in the first that can load it, and close it afterwards.
 
     Raises:
@@ -76,12 +76,17 @@ class GuardedEngine:
         host: The plugins.
         spec: The engine.
         source: The version to load.
+
+    Attributes:
+        device: Where the engine says that it computes; None if it does not say.
+        tokenizer: The model's tokenizer.
     """
 
     def __init__(self, host: PluginHost, spec: EngineSpec, source: Source) -> None:
         self._host = host
         self._spec = spec
         self._engine = host.call(spec, source, "auto", returns=object)
+        self.device: str | None = self._run("device", lambda: getattr(self._engine, "device", None), object)
         self.tokenizer: Any = self._run("tokenizer", lambda: self._engine.tokenizer, object)
 
     def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:

@@ -162,12 +162,14 @@ def test_cache_sizes(architecture, sizes, model_folder):
 
 
 def test_export_decoder(model_folder):
-    """The traced graph has ids, a mask and a cache as its inputs, and no local paths."""
+    """The traced graph has ids, a mask and a cache of known sizes as its inputs, and no local paths."""
     model = AutoModelForCausalLM.from_pretrained(model_folder("gpt2", True)).eval()
     graph = export_decoder(model).program.graph
     names = {value.name for value in graph.inputs}
     assert {"input_ids", "attention_mask"} < names
     assert len(names) >= 2 + 2 * 2
+    heads = [value.shape for value in graph.inputs if value.name.endswith(("keys", "values"))]
+    assert [(shape[1], shape[3]) for shape in heads] == [(2, 32)] * 4
     assert not any(node.metadata_props for node in graph.all_nodes())
 
 

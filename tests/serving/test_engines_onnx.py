@@ -14,7 +14,7 @@ from ftreg.plugins.engines.onnx_serving import serve
 from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 from ftreg.plugins.engines.transformers_serving import serve as serve_torch
 from ftreg.plugins.post.config import OnnxConfig
-from ftreg.plugins.post.onnx import apply
+from ftreg.plugins.post.onnx.step import apply
 from tests.post.helpers import make_job, make_source
 from tests.serving.engines import PROMPTS, STEPS, answer, sharp
 

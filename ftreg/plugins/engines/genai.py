@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ class GenaiEngine:
 
     Args:
         folder: The export, with its tokenizer.
+        device: ``cpu``, or another one to use the provider that the export was written for, if it is installed.
 
     Attributes:
+        device: Where it is computed: ``cpu`` or ``cuda``.
         tokenizer: The model's tokenizer.
         ends: Token ids that end an answer.
         context: Longest sequence, in tokens.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str) -> None:
         try:
             import onnxruntime_genai
         except ImportError:
@@ -41,7 +43,11 @@ class GenaiEngine:
         self.tokenizer = load_tokenizer(folder, context=self.context)
         self.ends = end_tokens(self.tokenizer, config)
         with loading("the ONNX model", folder):
-            self._model = onnxruntime_genai.Model(str(folder))
+            settings = onnxruntime_genai.Config(str(folder))
+            self.device = "cuda" if _is_for_cuda(config) and device != "cpu" and _has_cuda(onnxruntime_genai) else "cpu"
+            if self.device == "cpu":
+                settings.clear_providers()
+            self._model = onnxruntime_genai.Model(settings)
 
     def logits(self, batch: Sequence[Sequence[int]], *, last: int | None = None) -> list[np.ndarray]:
         """Return the logits of each row, or of its ``last`` tokens, float32 of shape (tokens, vocabulary)."""
@@ -90,6 +96,17 @@ class GenaiEngine:
         generator = self._runtime.Generator(self._model, params)
         generator.append_tokens(rows.astype(np.int32))
         return generator
+
+
+def _is_for_cuda(config: Mapping[str, Any]) -> bool:
+    """Return whether an export was written for the CUDA provider."""
+    options = config.get("decoder", {}).get("session_options", {}).get("provider_options", [])
+    return any("cuda" in {name.lower() for name in each} for each in options)
+
+
+def _has_cuda(runtime: Any) -> bool:
+    """Return whether this build of onnxruntime-genai can use a CUDA device of this machine."""
+    return bool(runtime.is_cuda_available())
 
 
 def _by_length(batch: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -19,6 +19,8 @@ from ftreg.plugins.engines.limits import before_end, end_tokens, fit_new_tokens
 _PART = 512
 """Tokens of each row that are read at a time."""
 
+_CUDA = "CUDAExecutionProvider"
+
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -36,7 +38,7 @@ def load(source: Source, device: str) -> OnnxEngine | GenaiEngine:
     """
     folder = source.path
     if (folder / "genai_config.json").exists():
-        return GenaiEngine(folder)
+        return GenaiEngine(folder, device)
     if not (folder / "model.onnx").exists():
         raise InputError(
             f"{source.ref} is not an ONNX export: it has no model.onnx",
@@ -57,6 +59,7 @@ class OnnxEngine:
         device: ``cpu``, or another one to use the CUDA provider if it is installed.
 
     Attributes:
+        device: Where it is computed: ``cpu`` or ``cuda``.
         tokenizer: The model's tokenizer.
         ends: Token ids that end an answer.
         takes_positions: Whether ``position_ids`` is an input.
@@ -69,6 +72,7 @@ class OnnxEngine:
         self.ends = end_tokens(self.tokenizer, read_json(folder / "generation_config.json", optional=True), config)
         with loading("the ONNX model", folder):
             self._session = onnxruntime.InferenceSession(folder / "model.onnx", providers=_providers(device))
+        self.device = "cuda" if _CUDA in self._session.get_providers() else "cpu"
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self._past = [name for name in self._inputs if name not in ("input_ids", "attention_mask", "position_ids")]
         self._present = [value.name for value in self._session.get_outputs()[1:]]
@@ -154,7 +158,6 @@ class OnnxEngine:
 
 def _providers(device: str) -> list[str]:
     """Return the installed execution providers of ONNX Runtime for ``device``, the preferred one first."""
-    cuda = "CUDAExecutionProvider"
-    if device == "cpu" or cuda not in onnxruntime.get_available_providers():
+    if device == "cpu" or _CUDA not in onnxruntime.get_available_providers():
         return ["CPUExecutionProvider"]
-    return [cuda, "CPUExecutionProvider"]
+    return [_CUDA, "CPUExecutionProvider"]

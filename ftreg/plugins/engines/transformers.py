@@ -30,9 +30,14 @@ class TransformersEngine:
 
     Logits are those of right-padded batches under an attention mask, answers those of left-padded ones: both equal
     what each row gets alone, up to rounding.
+
+    Attributes:
+        device: Where it is computed, such as ``cpu`` or ``cuda``.
+        tokenizer: The model's tokenizer.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.device = str(model.device.type)
         self.tokenizer = tokenizer
         self._model = model.eval()
         self._ends = end_tokens(tokenizer, model.generation_config.to_dict(), model.config.to_dict())

@@ -62,8 +62,8 @@ def ftreg_steps() -> list[StepSpec]:
         ),
         StepSpec(
             name="onnx",
-            summary="Export to ONNX with a KV cache, for ONNX Runtime and onnxruntime-genai",
-            impl="ftreg.plugins.post.onnx:apply",
+            summary="Export to ONNX with a KV cache, in 32, 16, 8 or 4 bits, for ONNX Runtime and onnxruntime-genai",
+            impl="ftreg.plugins.post.onnx.step:apply",
             config="ftreg.plugins.post.config:OnnxConfig",
             requires=(
                 *_requires("train", "torch", "transformers"),
@@ -72,6 +72,6 @@ def ftreg_steps() -> list[StepSpec]:
             produces="onnx",
             needs=_FULL,
             suffix="onnx",
-            check="ftreg.plugins.post.onnx:check",
+            check="ftreg.plugins.post.onnx.step:check",
         ),
     ]
