@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _SETTINGS = ["ftreg settings METRIC"]
+_ANSWERS = 3
+_REPORTED = 50
 
 
 def _options(command: CommandT) -> CommandT:
@@ -26,7 +28,9 @@ def _options(command: CommandT) -> CommandT:
     for option in (
         json_option,
         click.option(
-            "--answers", type=click.IntRange(0), default=3, show_default=True, help="How many answers to show."
+            "--answers",
+            type=click.IntRange(0),
+            help=f"How many answers to show; by default {_ANSWERS}, and {_REPORTED} in a report.",
         ),
         click.option("--again", is_flag=True, help="Compute everything anew, also what is on record."),
         click.option("--engine", help="Engine to run the models with.", shell_complete=complete_plugins("engine")),
@@ -74,25 +78,49 @@ def evaluate(session: Session, /, ref: str, **options: Any) -> None:
     examples=[
         "ftreg compare support-bot:1 support-bot:2",
         "ftreg compare support-bot:2 support-bot-merged --split validation --answers 0",
+        "ftreg compare support-bot:1 support-bot:2 support-bot-merged --report report.html",
     ],
 )
 @click.argument("refs", nargs=-1, required=True, shell_complete=complete_refs)
+@click.option(
+    "--report",
+    metavar="FILE",
+    help="Write a report with intervals, tests, plots and answers to a file ending in .html or .md.",
+)
 @_options
 @click.pass_obj
 def compare(session: Session, /, refs: tuple[str, ...], **options: Any) -> None:
-    """Measure the versions REFS side by side on the same held-out data."""
+    """Measure the versions REFS side by side on the same held-out data.
+
+    The first one is the baseline: the report, and --json, say whether the others differ from it by more than chance.
+    """
     _compare(session, refs, **options)
 
 
-def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json: bool, **options: Any) -> None:
-    """Measure versions, and print the figures and a few answers."""
+def _compare(
+    session: Session,
+    /,
+    refs: Sequence[str],
+    *,
+    answers: int | None,
+    as_json: bool,
+    report: str | None = None,
+    **options: Any,
+) -> None:
+    """Measure versions, print the figures and a few answers, and write a report if one is asked for."""
     from ftreg.api import evaluation
 
+    if report is not None:
+        evaluation.check_report(report)
     session.no_outcome = "no figures were recorded"
     comparison = evaluation.compare(refs, **options, **session.api_arguments)
-    examples = comparison.telling_examples(answers)
+    tested = None
+    if report is not None or (as_json and len(comparison.results) > 1):
+        reported = _REPORTED if answers is None else answers
+        tested = evaluation.report(comparison, report, answers=reported, **session.api_arguments)
+    examples = comparison.telling_examples(_ANSWERS if answers is None else answers)
     if as_json:
-        session.json(_facts(comparison, examples))
+        session.json(_facts(comparison, examples) | ({"report": asdict(tested)} if tested else {}))
         return
     session.print(f"{comparison.split} split of {comparison.dataset}")
     _show_figures(session, comparison.results)
@@ -100,6 +128,8 @@ def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json:
         _show_tables(session, next(iter(comparison.results.values())))
     for example in examples:
         _show_answers(session, example)
+    if report is not None:
+        session.progress.say(f"the report is in {report}")
 
 
 def _facts(comparison: Comparison, examples: Sequence[SideBySide]) -> dict[str, Any]:

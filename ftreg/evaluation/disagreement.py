@@ -17,7 +17,8 @@ class Disagreement:
 
     Attributes:
         position: Which of the answered examples it is, from 0.
-        score: How much the answers differ: the mean over all pairs of 1 - F1 of their words, from 0 (the same words) to 1.
+        score: How much the answers differ, from 0 (the same words) to 1: the mean over all pairs of 1 - F1 of their
+            words.
         answers: The answers, in the order of the models.
     """
 

@@ -1,7 +1,7 @@
 """Whether two models differ by more than chance, from their scores on the same examples.
 
-Every figure here is a ratio of two sums over the examples: a loss is the nats of all examples divided by their tokens, an
-accuracy the right answers divided by the answers. Examples are what is drawn at random, never tokens, whose losses
+Every figure here is a ratio of two sums over the examples: a loss is the nats of all examples divided by their tokens,
+an accuracy the right answers divided by the answers. Examples are what is drawn at random, never tokens, whose losses
 within one example depend on each other.
 """
 
@@ -49,9 +49,9 @@ class Observations:
         """The figure."""
         return float(self.sums.sum() / self.weights.sum())
 
-    def of(self, chosen: NDArray[np.bool_]) -> Observations:
-        """Return those of the examples that are ``chosen``."""
-        return Observations(self.sums[chosen], self.weights[chosen])
+    def only(self, chosen: NDArray[np.bool_]) -> Observations:
+        """Return the same in which examples that are not ``chosen`` do not count."""
+        return Observations(np.where(chosen, self.sums, 0.0), np.where(chosen, self.weights, 0.0))
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class Interval:
 
 
 def paired(first: Observations, second: Observations) -> tuple[Observations, Observations]:
-    """Return the observations of the examples that count for both."""
+    """Return the observations in which only those examples count that do for both."""
     both = (first.weights > 0) & (second.weights > 0)
-    return first.of(both), second.of(both)
+    return first.only(both), second.only(both)
 
 
 def resample(observations: Sequence[Observations]) -> list[Floats]:
     """Compute each figure on ``RESAMPLES`` samples of the examples, drawn with replacement, the same for all figures.
 
     The paired bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13; for models on one
-    test set, Koehn, "Statistical Significance Tests for Machine Translation Evaluation" (EMNLP 2004). The samples depend
-    on the number of examples alone.
+    test set, Koehn, "Statistical Significance Tests for Machine Translation Evaluation" (EMNLP 2004). The samples
+    depend on the number of examples alone.
 
     Returns:
         For each of ``observations`` an array of shape (RESAMPLES,); NaN for a sample without a weight.
@@ -105,15 +105,15 @@ def randomization_test(first: Observations, second: Observations) -> float:
     """Return the p-value of the hypothesis that it does not matter which of two models computed an example.
 
     Under it, exchanging the two on any example gives a difference that is as likely. The p-value is the share of such
-    assignments whose difference is at least as large, in either direction: of all of them if few examples differ, else of
-    9,999 random ones, with the observed one added. The paired randomization test: Fisher, "The Design of Experiments"
-    (1935), section 21; Noreen, "Computer-Intensive Methods for Testing Hypotheses" (1989); for figures of language models,
-    Yeh, "More accurate tests for the statistical significance of result differences" (COLING 2000). On scores of 0 and 1
-    it is McNemar's exact test (McNemar, 1947).
+    assignments whose difference is at least as large, in either direction: of all of them if few examples differ, else
+    of 9,999 random ones, with the observed one added. The paired randomization test: Fisher, "The Design of
+    Experiments" (1935), section 21; Noreen, "Computer-Intensive Methods for Testing Hypotheses" (1989); for figures of
+    language models, Yeh, "More accurate tests for the statistical significance of result differences" (COLING 2000). On
+    scores of 0 and 1 it is McNemar's exact test (McNemar, 1947).
 
     Args:
-        first: A model's observations, all with a weight.
-        second: The other's, of the same examples.
+        first: A model's observations.
+        second: The other's; the same examples count.
     """
     gain = np.stack([second.sums - first.sums, second.weights - first.weights], axis=1)
     gain = gain[(gain != 0).any(axis=1)]
@@ -140,7 +140,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for the number of tests, so that any false finding among them is as rare as in a single test.
 
     Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (Scandinavian Journal of Statistics, 1979): the
-    smallest is multiplied by the number of tests, the next by one less, and so on; none is below a smaller one, or above 1.
+    smallest is multiplied by the number of tests, the next by one less, and so on; none is below one before it, or
+    above 1.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
