@@ -253,8 +253,8 @@ def _compute(
                 write_scores(_scores_file(folder, call.spec.name), examples)
             found[call.spec.name] = {**result, **call.key}
         except FtregError as error:  # the other figures are worth having without it
-            failed[call.spec.name] = error.message
-            context.progress.say(f"metric {call.spec.name} could not be computed: {error.message}")
+            failed[call.spec.name] = f"{error.where}: {error.message}" if error.where else error.message
+            context.progress.say(f"metric {call.spec.name} could not be computed: {failed[call.spec.name]}")
     return found, failed
 
 
