@@ -12,6 +12,7 @@ from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_plugins, complete_refs
 from ftreg.cli.options import set_option
 from ftreg.cli.session import Session, human_size, json_option
+from ftreg.core.errors import FtregError, InputError
 
 if TYPE_CHECKING:
     from ftreg.api.evaluation import Comparison, Evaluation, SideBySide
@@ -58,18 +59,38 @@ def _options(command: CommandT) -> CommandT:
     examples=[
         "ftreg eval support-bot:2",
         "ftreg eval support-bot:2 --data test.jsonl --limit 100 --json",
-        "ftreg eval support-bot:2 --metric rouge --metric json --set json.schema=schema.json",
+        "ftreg eval support-bot:2 --golden",
     ],
 )
 @click.argument("ref", shell_complete=complete_refs)
+@click.option("--golden", is_flag=True, help="Run the golden prompts of its name instead; fail if an answer does.")
 @_options
 @click.pass_obj
-def evaluate(session: Session, /, ref: str, **options: Any) -> None:
-    """Measure the version REF on held-out data.
+def evaluate(session: Session, /, ref: str, golden: bool, **options: Any) -> None:
+    """Measure the version REF on held-out data, or run golden prompts.
 
     Figures and answers are kept with it as evidence, and what is on record is not computed again.
     """
-    _compare(session, [ref], **options)
+    if golden:
+        _run_goldens(session, ref, **options)
+    else:
+        _compare(session, [ref], **options)
+
+
+def _run_goldens(session: Session, ref: str, *, engine: str | None, again: bool, as_json: bool, **options: Any) -> None:
+    """Run the golden prompts, and print how each answer did."""
+    from ftreg.api.goldens import check_goldens
+
+    if given := [name for name, value in options.items() if value]:
+        raise InputError(f"{given[0]} says nothing about golden prompts", where="golden", hint="Leave one of them out.")
+    run = check_goldens(ref, engine=engine, again=again, **session.api_arguments)
+    if as_json:
+        session.json(asdict(run) | {"failed": run.failed})
+    else:
+        rows = [[one.name, "; ".join(one.problems) or "as expected", _line(one.answer)] for one in run.results]
+        session.table([run.goldens, "", "answer"], rows)
+    if run.failed:
+        raise FtregError(f"{run.ref} fails {run.failed} of {len(run.results)} golden prompts of {run.goldens}")
 
 
 @click.command(

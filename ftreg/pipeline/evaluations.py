@@ -18,10 +18,9 @@ from ftreg.context import Context
 from ftreg.core.discovery import IN_PROCESS
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.manifest import Json
-from ftreg.core.requirements import installed_versions
 from ftreg.core.types import DATASET, Source, Table
 from ftreg.data import AnswerFile, write_scores
-from ftreg.pipeline.engines import find_engine, open_engine, require_runtime, runtime_of
+from ftreg.pipeline.engines import engine_key, find_engine, open_engine, require_runtime
 from ftreg.pipeline.held_out import HeldOut
 from ftreg.pipeline.metrics import MetricCall, compute
 from ftreg.registry import EvidenceRecord
@@ -161,14 +160,11 @@ def evaluate_version(
 
 def _run_of(context: Context, source: Source, data: HeldOut, engine: str | None) -> dict[str, Json]:
     """Return what the answers and the loss of ``source`` depend on, as JSON."""
-    spec = find_engine(context.host, source.kind, engine)
-    plugin = context.host.provider(spec)
-    packages = installed_versions([*spec.requires, *runtime_of(source)])
     return {
         "dataset": data.digest,
         "split": data.split,
         "examples": len(data.examples),
-        "engine": {"name": spec.name, "environment": {plugin.distribution: plugin.version, **packages}},
+        "engine": engine_key(context.host, source, engine),
         "max_length": _MAX_LENGTH,
     }
 

@@ -158,6 +158,8 @@ class Catalog:
                 execute("INSERT OR IGNORE INTO gates VALUES (?, ?, ?)", gate)
             case "gate_released":
                 execute("DELETE FROM gates WHERE plugin = ?", (detail["plugin"],))
+            case "policy_set":
+                pass  # it is read from the log
             case unknown:
                 raise CorruptRegistry(f"the event log has an unknown action {unknown!r}", hint="Upgrade ftreg.")
 
@@ -314,6 +316,11 @@ class Catalog:
         """Return the gates on record, for ``hook`` or for any hook."""
         rows = self._rows("SELECT plugin, distribution, hook FROM gates WHERE hook = coalesce(?, hook)", (hook,))
         return [Gate(*row) for row in rows]
+
+    def policy_event(self, name: str) -> Event | None:
+        """Return the event that last set or removed the policy of a name; None if there is none."""
+        query = f"{_EVENT} WHERE name = ? AND number IS NULL AND action = 'policy_set' ORDER BY id DESC LIMIT 1"
+        return next(iter(self._events(query, (name,))), None)
 
     def last_event(self) -> int:
         """Return the newest event's id; 0 if there are no events."""
