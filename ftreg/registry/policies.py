@@ -95,7 +95,7 @@ def _certificate(candidate: Candidate) -> Iterator[Problem]:
     """Yield the problem if a step made the version and its newest certificate did not pass."""
     if candidate.version.manifest.producer.type != "step":
         return
-    certificates = _bodies(candidate.evidence, CERTIFICATE)
+    certificates = _bodies(candidate.evidence, CERTIFICATE, "failures")
     if not certificates:
         yield Problem("it has no certificate", "Make it again by a step that certifies its result.")
     elif certificates[-1]["failures"]:
@@ -112,7 +112,8 @@ def _golden(candidate: Candidate) -> Iterator[Problem]:
             f"Give it some: `ftreg.set_goldens({version.name!r}, 'goldens.yaml')`",
         )
         return
-    results = [body for body in _bodies(candidate.evidence, GOLDEN) if body["goldens"] == candidate.goldens]
+    results = _bodies(candidate.evidence, GOLDEN, "goldens", "failed")
+    results = [body for body in results if body["goldens"] == candidate.goldens]
     if not results:
         yield Problem(
             "it was not run on the newest golden prompts", f"Run them: `ftreg.check_goldens({version.ref!r})`"
@@ -129,8 +130,9 @@ def _perplexity(candidate: Candidate, allowed: float) -> Iterator[Problem]:
     version, champion = candidate.version, candidate.champion
     if champion is None or candidate.was_champion:
         return
-    theirs = {_key(body): body["perplexity"] for body in _bodies(candidate.champion_evidence, EVALUATION)}
-    for body in reversed(_bodies(candidate.evidence, EVALUATION)):
+    needed = (*_SAME_EVALUATION, "perplexity")
+    theirs = {_key(body): body["perplexity"] for body in _bodies(candidate.champion_evidence, EVALUATION, *needed)}
+    for body in reversed(_bodies(candidate.evidence, EVALUATION, *needed)):
         if (limit := theirs.get(_key(body))) is None:
             continue
         found = body["perplexity"]
@@ -144,8 +146,10 @@ def _perplexity(candidate: Candidate, allowed: float) -> Iterator[Problem]:
     )
 
 
-def _bodies(records: Records, kind: str) -> list[Mapping[str, Json]]:
-    return [record["body"] for record in records if record["type"] == kind]
+def _bodies(records: Records, kind: str, *needed: str) -> list[Mapping[str, Json]]:
+    """Return the evidence of a type; what lacks a ``needed`` key was not written by ftreg, and shows nothing."""
+    found = [record["body"] for record in records if record["type"] == kind]
+    return [body for body in found if set(needed) <= set(body)]
 
 
 def _key(body: Mapping[str, Json]) -> tuple[Json, ...]:

@@ -104,6 +104,19 @@ def test_a_rollback_is_possible(registry: Registry) -> None:
     assert registry.get("bot@champion").ref == "bot:1"
 
 
+def test_evidence_that_says_nothing_shows_nothing(registry: Registry) -> None:
+    """Records of the right type without what a policy asks for count as none."""
+    version(registry, "1", measured(10.0))
+    registry.set_alias("bot:1", "champion")
+    registry.set_policy("bot", Policy(certificate=True, golden=True, perplexity=0.1))
+    publish(registry, "bot-golden", {"a": b"g"})
+    version(registry, "2", ("certificate", {}), ("golden", {}), ("evaluation", {}), step=True)
+    with pytest.raises(
+        FtregError, match=r"it has no certificate; it was not run on .*; it was not measured on the same"
+    ):
+        registry.set_alias("bot:2", "champion")
+
+
 def test_removing_the_alias_is_no_way_around(registry: Registry) -> None:
     """A version is compared with the last champion, also if the alias was removed since."""
     version(registry, "1", measured(10.0))
