@@ -153,13 +153,13 @@ class Catalog:
                 execute("DELETE FROM versions WHERE name = ? AND number = ?", version)
             case "collected":
                 execute("DELETE FROM manifests WHERE digest = ?", (event.digest,))
+            case "policy_set":
+                pass  # it is read from the log
             case "gate_enlisted":
                 gate = (detail["plugin"], detail["distribution"], detail["hook"])
                 execute("INSERT OR IGNORE INTO gates VALUES (?, ?, ?)", gate)
             case "gate_released":
                 execute("DELETE FROM gates WHERE plugin = ?", (detail["plugin"],))
-            case "policy_set":
-                pass  # it is read from the log
             case unknown:
                 raise CorruptRegistry(f"the event log has an unknown action {unknown!r}", hint="Upgrade ftreg.")
 
