@@ -99,7 +99,8 @@ def _estimate(figure: Figure, ref: str) -> Markup:
 def _difference(difference: Difference) -> Markup:
     change = f"{wording.signed(difference.value)} {wording.interval(difference)}"
     verdict = tag("em", wording.verdict(difference), class_=f"verdict {difference.verdict}")
-    return tag("span", f"{change}, {wording.p_value(difference.p_corrected)} ", verdict, class_="note")
+    p_value = tag("span", wording.p_value(difference.p_corrected), class_="range")
+    return tag("span", f"{change}, ", p_value, " ", verdict, class_="note")
 
 
 def _failed(report: Report) -> Markup | None:
@@ -122,7 +123,7 @@ def _data_uri(image: bytes) -> str:
 def _candidates(report: Report) -> Markup:
     columns = [
         "version",
-        "is",
+        "identity",
         "kind",
         "made by",
         "size",

@@ -67,7 +67,8 @@ def certificate(candidate: Candidate) -> str:
 def measured_on(report: Report) -> str:
     """Say what the versions were measured on."""
     answered = "none of them answered" if not report.answered else f"{report.answered:,} answered"
-    return f"{report.examples:,} examples of the {report.split} split of {report.dataset}, {answered}"
+    part = report.dataset if report.split == "all" else f"the {report.split} split of {report.dataset}"
+    return f"{report.examples:,} examples of {part}, {answered}"
 
 
 def findings(report: Report) -> list[str]:
