@@ -81,5 +81,8 @@ def resolve_import(target: str) -> Any:
 
 def describe(error: BaseException) -> str:
     """Return an exception's type and message on one line."""
-    text = str(error) if isinstance(error, FtregError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    if isinstance(error, FtregError):
+        return ". ".join(
+            " ".join(line.split()) for line in str(error).splitlines()
+        )  # the hint is a sentence of its own
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -299,10 +299,12 @@ class PluginHost:
             except FtregError as error:
                 problems.append(_failed(plugin, describe(error.__cause__ or error)))
                 continue
-            if isinstance(returned, list | tuple) and all(isinstance(item, Problem) for item in returned):
-                problems.extend(returned)
-            else:
+            if not isinstance(returned, list | tuple):
                 problems.append(_failed(plugin, f"{hook} returned {type(returned).__name__}, not a list of Problem"))
+            elif wrong := [item for item in returned if not isinstance(item, Problem)]:
+                problems.append(_failed(plugin, f"{hook} returned {wrong[0]!r}, not a Problem, in its list"))
+            else:
+                problems.extend(returned)
         return problems
 
     def notify(self, hook: str, **arguments: Any) -> None:

@@ -81,7 +81,7 @@ def _why(host: PluginHost, gate: Gate) -> str:
         if (plugin.name, plugin.distribution) == (gate.plugin, gate.distribution):
             if plugin.state == "active":
                 return f"version {plugin.version} does not implement {gate.hook}"
-            return f"it is {plugin.state}: {plugin.reason}"
+            return plugin.reason if plugin.state == "failed" else f"it is {plugin.state} {plugin.reason}"
     return "it is not installed"
 
 

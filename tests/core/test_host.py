@@ -139,7 +139,7 @@ def test_gates_collect_problems(host: PluginHost) -> None:
         (SystemExit(0), "SystemExit: 0"),
         (None, "not a list of Problem"),
         (True, "not a list of Problem"),
-        (["no"], "not a list of Problem"),
+        (["no"], "returned 'no', not a Problem"),
     ],
 )
 def test_a_gate_that_breaks_blocks(host: PluginHost, answer: Any, said: str) -> None:

@@ -110,10 +110,10 @@ def test_a_gate_that_is_gone_blocks(how: str, home: Path, tmp_path: Path) -> Non
         reason = "it is not installed"
     elif how == "broken":
         (site / "strict.py").write_text("import no_such_package")
-        reason = "it is failed: import failed: ModuleNotFoundError"
+        reason = "import failed: ModuleNotFoundError"
     elif how == "left out":
         options = ("--no-plugin", "strict")
-        reason = "it is disabled: on request"
+        reason = "it is disabled on request"
     else:
         (site / "strict.py").write_text("from ftreg.plugin import *\n" + OBSERVER.format("pass"))
         reason = "version 1.0 does not implement ftreg_check_promotion"
