@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ftreg.api.deployments import deploy, serve
     from ftreg.api.evaluation import compare, evaluate
     from ftreg.api.experiments import promote, report, rollback, set_weights, status
+    from ftreg.api.goldens import check_goldens, set_goldens
     from ftreg.api.steps import apply, export, merge, prune, quantize
     from ftreg.api.training import init, plan, run, train
     from ftreg.api.versions import card, lineage
@@ -29,6 +30,7 @@ _HOMES = {
     "Version": "ftreg.core.types",
     "apply": "ftreg.api.steps",
     "card": "ftreg.api.versions",
+    "check_goldens": "ftreg.api.goldens",
     "compare": "ftreg.api.evaluation",
     "deploy": "ftreg.api.deployments",
     "evaluate": "ftreg.api.evaluation",
@@ -44,6 +46,7 @@ _HOMES = {
     "rollback": "ftreg.api.experiments",
     "run": "ftreg.api.training",
     "serve": "ftreg.api.deployments",
+    "set_goldens": "ftreg.api.goldens",
     "set_weights": "ftreg.api.experiments",
     "status": "ftreg.api.experiments",
     "train": "ftreg.api.training",
@@ -56,6 +59,7 @@ __all__ = [
     "Version",
     "apply",
     "card",
+    "check_goldens",
     "compare",
     "deploy",
     "evaluate",
@@ -71,6 +75,7 @@ __all__ = [
     "rollback",
     "run",
     "serve",
+    "set_goldens",
     "set_weights",
     "status",
     "train",

@@ -1,8 +1,9 @@
 """The public functions: everything that the command line does, in Python, by what they are about.
 
-``training`` plans and trains; ``steps`` transforms; ``evaluation`` measures; ``versions`` tells what is known of a
-version; ``data`` looks at training data; ``deployments`` packages and serves; ``experiments`` follows and decides A/B
-tests; ``settings`` lists what can be set. The commonest of them can be imported from ``ftreg`` itself.
+``training`` plans and trains; ``steps`` transforms; ``evaluation`` measures; ``goldens`` runs golden prompts;
+``versions`` tells what is known of a version; ``data`` looks at training data; ``deployments`` packages and serves;
+``experiments`` follows and decides A/B tests; ``settings`` lists what can be set. The commonest of them can be imported
+from ``ftreg`` itself.
 
 Every function takes the registry to work in and where to report progress; without a registry it opens the default one
 (``$FTREG_HOME``, the nearest ``.ftreg``, or the user's) and closes it again. Each raises ``ftreg.FtregError`` with a

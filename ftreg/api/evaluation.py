@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftreg.api.opening import opened
 from ftreg.core.types import AnsweredPrompt, Progress
@@ -19,7 +19,20 @@ from ftreg.pipeline.held_out import HeldOut
 from ftreg.pipeline.metrics import choose_metrics
 from ftreg.registry import Registry
 
-__all__ = ["Comparison", "Evaluation", "MetricResult", "SideBySide", "compare", "evaluate", "held_out"]
+if TYPE_CHECKING:
+    from ftreg.evaluation.report import Report
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "MetricResult",
+    "SideBySide",
+    "check_report",
+    "compare",
+    "evaluate",
+    "held_out",
+    "report",
+]
 
 
 @dataclass(frozen=True)
@@ -43,11 +56,13 @@ class Comparison:
         dataset: The registered dataset, or the file, that the examples are from.
         split: ``test``, ``validation`` or ``train``; ``all`` for a file.
         results: The evaluation of each version, by the reference that was given.
+        digest: The dataset's digest.
     """
 
     dataset: str
     split: str
     results: Mapping[str, Evaluation]
+    digest: str = ""
 
     def telling_examples(self, count: int) -> list[SideBySide]:
         """Return up to ``count`` answered examples that show how the versions differ.
@@ -136,7 +151,50 @@ def compare(
         for ref in refs:
             context.progress.say(f"evaluating {ref}")
             results[ref] = evaluations.evaluate_version(context, ref, examples, calls, engine=engine, again=again)
-    return Comparison(examples.dataset, examples.split, results)
+    return Comparison(examples.dataset, examples.split, results, examples.digest)
+
+
+def report(
+    comparison: Comparison,
+    to: str | Path | None = None,
+    *,
+    answers: int = 50,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Test whether the versions of a comparison differ, and gather what is on record of them.
+
+    The first version is the baseline. Every figure that is a mean over the examples gets a confidence interval (paired
+    bootstrap) and a p-value against the baseline (paired randomization test), corrected for all tests of the report.
+
+    Args:
+        comparison: What ``compare`` returned.
+        to: A file ending in ``.html`` or ``.md`` to write the report to; by default none is written.
+        answers: How many examples to show side by side, those on which the answers differ most.
+        registry: Where the versions are; by default the default registry.
+        progress: Where to report progress.
+
+    Raises:
+        InputError: No report can be written to ``to``.
+    """
+    from ftreg.evaluation.report import write_report  # imports numpy, which is not always installed
+    from ftreg.pipeline.comparisons import build_report
+
+    with opened(registry, progress) as context:
+        found = build_report(
+            context, comparison.results, dataset=comparison.dataset, digest=comparison.digest, split=comparison.split,
+            answers=answers,
+        )  # fmt: skip
+        if to is not None:
+            write_report(found, Path(to), context.progress)
+    return found
+
+
+def check_report(to: str | Path) -> None:
+    """Raise ``InputError`` if ``report`` cannot write to the file ``to``; call it before a long comparison."""
+    from ftreg.evaluation.report import check_report_path
+
+    check_report_path(Path(to))
 
 
 def held_out(

@@ -12,6 +12,7 @@ from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_plugins, complete_refs
 from ftreg.cli.options import set_option
 from ftreg.cli.session import Session, human_size, json_option
+from ftreg.core.errors import FtregError, InputError
 
 if TYPE_CHECKING:
     from ftreg.api.evaluation import Comparison, Evaluation, SideBySide
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _SETTINGS = ["ftreg settings METRIC"]
+_ANSWERS = 3
+_REPORTED = 50
 
 
 def _options(command: CommandT) -> CommandT:
@@ -26,7 +29,9 @@ def _options(command: CommandT) -> CommandT:
     for option in (
         json_option,
         click.option(
-            "--answers", type=click.IntRange(0), default=3, show_default=True, help="How many answers to show."
+            "--answers",
+            type=click.IntRange(0),
+            help=f"How many answers to show; by default {_ANSWERS}, and {_REPORTED} in a report.",
         ),
         click.option("--again", is_flag=True, help="Compute everything anew, also what is on record."),
         click.option("--engine", help="Engine to run the models with.", shell_complete=complete_plugins("engine")),
@@ -54,18 +59,38 @@ def _options(command: CommandT) -> CommandT:
     examples=[
         "ftreg eval support-bot:2",
         "ftreg eval support-bot:2 --data test.jsonl --limit 100 --json",
-        "ftreg eval support-bot:2 --metric rouge --metric json --set json.schema=schema.json",
+        "ftreg eval support-bot:2 --golden",
     ],
 )
 @click.argument("ref", shell_complete=complete_refs)
+@click.option("--golden", is_flag=True, help="Run the golden prompts of its name instead; fail if an answer does.")
 @_options
 @click.pass_obj
-def evaluate(session: Session, /, ref: str, **options: Any) -> None:
-    """Measure the version REF on held-out data.
+def evaluate(session: Session, /, ref: str, golden: bool, **options: Any) -> None:
+    """Measure the version REF on held-out data, or run golden prompts.
 
     Figures and answers are kept with it as evidence, and what is on record is not computed again.
     """
-    _compare(session, [ref], **options)
+    if golden:
+        _run_goldens(session, ref, **options)
+    else:
+        _compare(session, [ref], **options)
+
+
+def _run_goldens(session: Session, ref: str, *, engine: str | None, again: bool, as_json: bool, **options: Any) -> None:
+    """Run the golden prompts, and print how each answer did."""
+    from ftreg.api.goldens import check_goldens
+
+    if given := [name for name, value in options.items() if value]:
+        raise InputError(f"{given[0]} says nothing about golden prompts", where="golden", hint="Leave one of them out.")
+    run = check_goldens(ref, engine=engine, again=again, **session.api_arguments)
+    if as_json:
+        session.json(asdict(run) | {"failed": run.failed})
+    else:
+        rows = [[one.name, "; ".join(one.problems) or "as expected", _line(one.answer)] for one in run.results]
+        session.table([run.goldens, "", "answer"], rows)
+    if run.failed:
+        raise FtregError(f"{run.ref} fails {run.failed} of {len(run.results)} golden prompts of {run.goldens}")
 
 
 @click.command(
@@ -74,25 +99,49 @@ def evaluate(session: Session, /, ref: str, **options: Any) -> None:
     examples=[
         "ftreg compare support-bot:1 support-bot:2",
         "ftreg compare support-bot:2 support-bot-merged --split validation --answers 0",
+        "ftreg compare support-bot:1 support-bot:2 support-bot-merged --report report.html",
     ],
 )
 @click.argument("refs", nargs=-1, required=True, shell_complete=complete_refs)
+@click.option(
+    "--report",
+    metavar="FILE",
+    help="Write a report with intervals, tests, plots and answers to a file ending in .html or .md.",
+)
 @_options
 @click.pass_obj
 def compare(session: Session, /, refs: tuple[str, ...], **options: Any) -> None:
-    """Measure the versions REFS side by side on the same held-out data."""
+    """Measure the versions REFS side by side on the same held-out data.
+
+    The first one is the baseline: the report, and --json, say whether the others differ from it by more than chance.
+    """
     _compare(session, refs, **options)
 
 
-def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json: bool, **options: Any) -> None:
-    """Measure versions, and print the figures and a few answers."""
+def _compare(
+    session: Session,
+    /,
+    refs: Sequence[str],
+    *,
+    answers: int | None,
+    as_json: bool,
+    report: str | None = None,
+    **options: Any,
+) -> None:
+    """Measure versions, print the figures and a few answers, and write a report if one is asked for."""
     from ftreg.api import evaluation
 
+    if report is not None:
+        evaluation.check_report(report)
     session.no_outcome = "no figures were recorded"
     comparison = evaluation.compare(refs, **options, **session.api_arguments)
-    examples = comparison.telling_examples(answers)
+    tested = None
+    if report is not None or (as_json and len(comparison.results) > 1):
+        reported = _REPORTED if answers is None else answers
+        tested = evaluation.report(comparison, report, answers=reported, **session.api_arguments)
+    examples = comparison.telling_examples(_ANSWERS if answers is None else answers)
     if as_json:
-        session.json(_facts(comparison, examples))
+        session.json(_facts(comparison, examples) | ({"report": asdict(tested)} if tested else {}))
         return
     session.print(f"{comparison.split} split of {comparison.dataset}")
     _show_figures(session, comparison.results)
@@ -100,6 +149,8 @@ def _compare(session: Session, /, refs: Sequence[str], *, answers: int, as_json:
         _show_tables(session, next(iter(comparison.results.values())))
     for example in examples:
         _show_answers(session, example)
+    if report is not None:
+        session.progress.say(f"the report is in {report}")
 
 
 def _facts(comparison: Comparison, examples: Sequence[SideBySide]) -> dict[str, Any]:

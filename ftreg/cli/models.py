@@ -12,6 +12,7 @@ import click
 from ftreg.cli.command import Group
 from ftreg.cli.completion import complete_refs
 from ftreg.cli.options import version_facts
+from ftreg.cli.policy import golden_command, policy_command
 from ftreg.cli.session import Session, human_size, json_option, moment
 from ftreg.core.errors import InputError
 from ftreg.core.names import parse_ref
@@ -214,6 +215,10 @@ def _refuse_swapped(registry: Registry, ref: str, alias: str) -> None:
         raise InputError(f"{ref!r} is not a version, but {alias!r} is: the version comes first", hint=hint) from None
 
 
+command.add_command(golden_command)
+command.add_command(policy_command)
+
+
 @command.command("delete", examples=["ftreg models delete support-bot:1", "ftreg models delete support-bot:1 --force"])
 @_ref_argument
 @click.option("--force", is_flag=True, help="Delete it even if other versions were made from it.")
@@ -272,6 +277,10 @@ def _action(session: Session, event: Event, ref: str | None) -> str:
             return f"tagged {detail['key']}={detail['value']}"
         case "untagged":
             return f"untagged {detail['key']}"
+        case "policy_set":
+            policy = event.detail["policy"]
+            rules = [f"{rule}={value}" for rule, value in policy.items()] if policy else ["none"]
+            return f"policy: {' '.join(rules)}"
         case "gate_enlisted":
             return f"is guarded by plugin {detail['plugin']} ({detail['distribution']}): {detail['hook']}"
         case "gate_released":

@@ -5,6 +5,7 @@ They are plain records and protocols: nothing here imports torch, and nothing re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -350,10 +351,12 @@ class MetricJob:
         answers: The answers, in the order of the examples; at least one. They are read from a file whenever they are
             iterated over, so that a metric which keeps none of them takes the same memory for any number of rows.
         config: The metric's own validated configuration.
+        progress: Where long work reports its progress.
     """
 
     answers: Collection[AnsweredPrompt]
     config: BaseModel
+    progress: Progress = field(default_factory=NullProgress)
 
 
 @dataclass(frozen=True)
@@ -373,15 +376,32 @@ class Table:
 
 @dataclass(frozen=True)
 class Scores:
-    """The result of a metric that returns tables too.
+    """The result of a metric that returns tables, or the score of each answer, too.
 
     Attributes:
         figures: Finite numbers by name, such as ``{"accuracy": 0.9, "macro_f1": 0.85}``.
         tables: Tables to show with them.
+        examples: For each figure that is a mean over the answers, the score of each answer in their order, NaN if it
+            has none; an ``array("d")`` takes the least memory. Comparisons compute confidence intervals and tests from
+            them; other figures get none.
     """
 
     figures: Mapping[str, float]
     tables: Sequence[Table] = ()
+    examples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @classmethod
+    def of_examples(
+        cls, examples: Mapping[str, Sequence[float]], tables: Sequence[Table] = (), **figures: float
+    ) -> Scores:
+        """Return scores with the mean of each figure over the answers that have a score, and further ``figures``."""
+        return cls({**{name: mean(scores) for name, scores in examples.items()}, **figures}, tables, examples)
+
+
+def mean(scores: Sequence[float]) -> float:
+    """Return the mean of the scores that are not NaN; NaN if there are none."""
+    given = sum(not math.isnan(score) for score in scores)
+    return math.fsum(score for score in scores if not math.isnan(score)) / given if given else math.nan
 
 
 class Method(Protocol):

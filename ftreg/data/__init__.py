@@ -1,6 +1,6 @@
 """Data: reading files, checking rows, splitting, chat templates and label masks, packing."""
 
-from ftreg.data.answers import AnswerFile, write_row
+from ftreg.data.answers import AnswerFile, Examples, read_scores, write_row, write_scores
 from ftreg.data.encode import IGNORED, Encoded, Encoder, last_answer
 from ftreg.data.load import BadRow, DataFile, load_examples, read_data
 from ftreg.data.pack import pack
@@ -16,6 +16,7 @@ __all__ = [
     "DataFile",
     "Encoded",
     "Encoder",
+    "Examples",
     "StoredExamples",
     "last_answer",
     "load_examples",
@@ -23,9 +24,11 @@ __all__ = [
     "pack",
     "read_data",
     "read_dataset",
+    "read_scores",
     "read_template",
     "split_examples",
     "stdlib_docstrings",
     "write_dataset",
     "write_row",
+    "write_scores",
 ]

@@ -8,12 +8,17 @@ fields of ``AnsweredPrompt``.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+import math
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
 from ftreg.core.types import AnsweredPrompt
+
+Examples = Mapping[str, Sequence[float]]
+"""The score of each answer by figure, NaN for an answer without one."""
 
 _JSON = json.JSONEncoder(ensure_ascii=False)
 _SCORES = ("loss", "tokens", "correct")
@@ -43,6 +48,36 @@ class AnswerFile(Collection[AnsweredPrompt]):
 
     def __contains__(self, answer: object) -> bool:
         return any(one == answer for one in self)
+
+    def token_scores(self) -> Examples:
+        """Return the loss, the labelled tokens and the correct ones of each example, plain texts included."""
+        return _columns(self.file, _SCORES)
+
+
+def write_scores(file: Path, examples: Examples) -> None:
+    """Write the scores of answers, a line for each answer; NaN becomes null."""
+    with file.open("w", encoding="utf-8") as out:
+        for row in zip(*examples.values(), strict=True):
+            scores = {name: None if math.isnan(score) else score for name, score in zip(examples, row, strict=True)}
+            out.write(_JSON.encode(scores) + "\n")
+
+
+def read_scores(file: Path) -> Examples:
+    """Read what ``write_scores`` wrote."""
+    with file.open(encoding="utf-8") as lines:
+        names = list(json.loads(next(lines)))
+    return _columns(file, names)
+
+
+def _columns(file: Path, names: Sequence[str]) -> Examples:
+    """Read columns of numbers from JSON Lines."""
+    columns = {name: array("d") for name in names}
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            for name, column in columns.items():
+                column.append(math.nan if row[name] is None else row[name])
+    return columns
 
 
 def write_row(file: TextIO, loss: float, tokens: int, correct: int, answer: AnsweredPrompt | None) -> None:

@@ -7,6 +7,7 @@ file, so that the memory does not depend on the number of examples.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -58,11 +59,15 @@ class Measurement:
     Attributes:
         scores: The model's predictions of the labelled tokens.
         answered: How many examples have a prompt, which the model answered.
+        answer_tokens: How many tokens the answers have.
+        answer_seconds: How long the model took to generate them.
         max_new_tokens: The longest answer that the model could give, in tokens.
     """
 
     scores: TokenScores
     answered: int
+    answer_tokens: int
+    answer_seconds: float
     max_new_tokens: int
 
 
@@ -106,7 +111,7 @@ def measure(
                 answer = next(answers) if example.messages else None
                 write_row(out, score.nats, score.tokens, score.correct, answer)
     meter.end()
-    return Measurement(_checked(meter.scores), chats, max_new_tokens)
+    return Measurement(_checked(meter.scores), chats, meter.answer_tokens, meter.answer_seconds, max_new_tokens)
 
 
 def held_out_loss(engine: Engine, examples: Iterable[Example], *, max_length: int = 1024) -> float:
@@ -123,6 +128,8 @@ class _Meter:
 
     def __init__(self, progress: Progress, total: int | None) -> None:
         self.scores = TokenScores()
+        self.answer_tokens = 0
+        self.answer_seconds = 0.0
         self._progress = progress
         self._done = 0
         progress.begin("evaluating on held-out examples", total, unit="sequences")
@@ -208,7 +215,10 @@ def _answer(
     room = max(1, engine.tokenizer.model_max_length - max_new_tokens)
     written: dict[int, list[int]] = {}
     for batch in batches([len(ids) for ids, _ in prompts], 1, largest=32):
+        started = time.perf_counter()
         rows = engine.generate([prompts[index][0][-room:] for index in batch], max_new_tokens=max_new_tokens)
+        meter.answer_seconds += time.perf_counter() - started
+        meter.answer_tokens += sum(map(len, rows))
         written.update(zip(batch, rows, strict=True))
         meter.add(len(batch))
     return [

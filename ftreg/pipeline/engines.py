@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ftreg.context import Context
 from ftreg.core.errors import InputError, MissingExtra
 from ftreg.core.host import PluginHost
-from ftreg.core.requirements import Requirement
+from ftreg.core.manifest import Json
+from ftreg.core.requirements import Requirement, installed_versions
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, Source
 
@@ -42,6 +43,14 @@ def runtime_of(source: Source) -> list[Requirement]:
     if source.manifest.parent("base") is not None and source.kind == ADAPTER:
         needed.append(source.parent("base").manifest)
     return [requirement for manifest in needed for requirement in manifest.requires]
+
+
+def engine_key(host: PluginHost, source: Source, name: str | None = None) -> dict[str, Json]:
+    """Return what answers of ``source`` depend on beside its bytes: the engine, and the packages that run it."""
+    spec = find_engine(host, source.kind, name)
+    plugin = host.provider(spec)
+    packages = installed_versions([*spec.requires, *runtime_of(source)])
+    return {"name": spec.name, "environment": {plugin.distribution: plugin.version, **packages}}
 
 
 def require_runtime(source: Source) -> None:

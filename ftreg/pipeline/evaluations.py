@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
@@ -18,10 +18,9 @@ from ftreg.context import Context
 from ftreg.core.discovery import IN_PROCESS
 from ftreg.core.errors import FtregError, InputError
 from ftreg.core.manifest import Json
-from ftreg.core.requirements import installed_versions
-from ftreg.core.types import DATASET, AnsweredPrompt, Source, Table
-from ftreg.data import AnswerFile
-from ftreg.pipeline.engines import find_engine, open_engine, require_runtime, runtime_of
+from ftreg.core.types import DATASET, Source, Table
+from ftreg.data import AnswerFile, write_scores
+from ftreg.pipeline.engines import engine_key, find_engine, open_engine, require_runtime
 from ftreg.pipeline.held_out import HeldOut
 from ftreg.pipeline.metrics import MetricCall, compute
 from ftreg.registry import EvidenceRecord
@@ -30,6 +29,7 @@ EVALUATION = "evaluation"
 """The type of evidence that holds an evaluation."""
 
 _ANSWERS = "answers.jsonl"
+_SCORES = "scores"
 _MAX_LENGTH = 1024  # tokens
 
 
@@ -42,12 +42,15 @@ class MetricResult:
         tables: Its tables, such as a confusion matrix.
         settings: Its full configuration.
         environment: The versions of its plugin and of the distributions that it requires.
+        examples: The file with the score of each answer, for ``ftreg.data.read_scores``; None if its figures are not
+            means over the answers.
     """
 
     figures: Mapping[str, float]
     tables: Sequence[Table]
     settings: Mapping[str, Json]
     environment: Mapping[str, str | None]
+    examples: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Evaluation:
         metrics: What each metric found in ``answers``; empty if no example has a prompt.
         failed_metrics: Why a metric could not be computed, by its name.
         answers: The greedy answers, in the order of the examples.
+        costs: What the evaluation took: ``answer_tokens_per_second``, and ``peak_rss_bytes``, the peak of the process's
+            resident memory meanwhile; None for what could not be measured.
         at: When the evidence was recorded, in UTC, ISO 8601.
     """
 
@@ -73,7 +78,8 @@ class Evaluation:
     examples: int
     metrics: Mapping[str, MetricResult]
     failed_metrics: Mapping[str, str]
-    answers: Collection[AnsweredPrompt]
+    answers: AnswerFile
+    costs: Mapping[str, float | None] = field(default_factory=dict)
     at: str = ""
 
     def __repr__(self) -> str:
@@ -125,7 +131,7 @@ def evaluate_version(
     source = context.registry.source(ref)
     run = _run_of(context, source, data, engine)
     earlier = [] if again else _earlier(context, source, run)
-    known = {call.spec.name: body for call in calls if (body := _known(earlier, call)) is not None}
+    known = {call.spec.name: on_record for call in calls if (on_record := _known(earlier, call)) is not None}
     needed = [call for call in calls if call.spec.name not in known]
     if earlier and not earlier[-1].body["answered"]:
         return _evaluation(earlier[-1], {}, _unanswered(calls))
@@ -140,24 +146,25 @@ def evaluate_version(
             found = {key: earlier[-1].body[key] for key in _MEASURED}
         else:
             found = _measure(context, source, data, engine, file)
-        computed, failed = _compute(context, needed, AnswerFile(file, found["answered"]))
-        every = known | computed
+        (staging.files / _SCORES).mkdir()
+        computed, failed = _compute(context, needed, AnswerFile(file, found["answered"]), staging.files)
+        for name, (_, scores) in known.items():
+            if scores is not None:
+                shutil.copyfile(scores, _scores_file(staging.files, name))
+        every = {name: result for name, (result, _) in known.items()} | computed
         metrics = {call.spec.name: every[call.spec.name] for call in calls if call.spec.name in every}
         body = run | found | {"metrics": metrics, "failed_metrics": failed}
         record = context.registry.add_evidence(source.ref, EVALUATION, body, files=staging.files)
-    return _evaluation(record, metrics, failed)
+    return _evaluation(record, {name: _of_record(record, name) for name in metrics}, failed)
 
 
 def _run_of(context: Context, source: Source, data: HeldOut, engine: str | None) -> dict[str, Json]:
     """Return what the answers and the loss of ``source`` depend on, as JSON."""
-    spec = find_engine(context.host, source.kind, engine)
-    plugin = context.host.provider(spec)
-    packages = installed_versions([*spec.requires, *runtime_of(source)])
     return {
         "dataset": data.digest,
         "split": data.split,
         "examples": len(data.examples),
-        "engine": {"name": spec.name, "environment": {plugin.distribution: plugin.version, **packages}},
+        "engine": engine_key(context.host, source, engine),
         "max_length": _MAX_LENGTH,
     }
 
@@ -179,22 +186,37 @@ def _is_versioned(key: Mapping[str, Json]) -> bool:
     return IN_PROCESS not in key["environment"]
 
 
-def _known(records: Sequence[EvidenceRecord], call: MetricCall) -> Mapping[str, Json] | None:
+_Found = tuple[Mapping[str, Json], Path | None]
+"""What a record holds of a metric, and its file with the score of each answer."""
+
+
+def _known(records: Sequence[EvidenceRecord], call: MetricCall) -> _Found | None:
     """Return what the records hold of a metric with the same settings and packages; None if it was not computed."""
     for record in reversed(records) if _is_versioned(call.key) else ():
         body: Mapping[str, Json] | None = record.body["metrics"].get(call.spec.name)
         if body is not None and all(body[key] == value for key, value in call.key.items()):
-            return body
+            return _of_record(record, call.spec.name)
     return None
 
 
-_MEASURED = ("answers", "answered", "max_new_tokens", "loss", "perplexity", "token_accuracy", "tokens")
+def _of_record(record: EvidenceRecord, metric: str) -> _Found:
+    """Return what a record holds of a metric that it has."""
+    return record.body["metrics"][metric], record.files.get(_scores_file(Path(), metric).as_posix())
+
+
+def _scores_file(folder: Path, metric: str) -> Path:
+    """Return where the score of each answer stands in a folder of evidence."""
+    return folder / _SCORES / f"{metric}.jsonl"
+
+
+_MEASURED = ("answers", "answered", "max_new_tokens", "loss", "perplexity", "token_accuracy", "tokens", "costs")
 
 
 def _measure(context: Context, source: Source, data: HeldOut, engine: str | None, file: Path) -> dict[str, Json]:
     """Run the model, write its answers into ``file``, and return the figures under the keys ``_MEASURED``."""
-    from ftreg.evaluation import measure  # imports numpy, which is not always installed
+    from ftreg.evaluation import PeakMemory, measure  # imports numpy, which is not always installed
 
+    memory = PeakMemory()
     with open_engine(context, source, name=engine) as loaded:
         found = measure(loaded, data.examples, file, max_length=_MAX_LENGTH, progress=context.progress)
     return {
@@ -205,23 +227,30 @@ def _measure(context: Context, source: Source, data: HeldOut, engine: str | None
         "perplexity": math.exp(min(found.scores.loss, 700.0)),
         "token_accuracy": found.scores.accuracy,
         "tokens": found.scores.tokens,
+        "costs": {
+            "answer_tokens_per_second": found.answer_tokens / found.answer_seconds if found.answer_tokens else None,
+            "peak_rss_bytes": memory.read(),
+        },
     }
 
 
 def _compute(
-    context: Context, calls: Sequence[MetricCall], answers: AnswerFile
+    context: Context, calls: Sequence[MetricCall], answers: AnswerFile, folder: Path
 ) -> tuple[dict[str, Json], dict[str, str]]:
-    """Compute metrics; return what each found, and why the others failed."""
+    """Compute metrics, write their scores into ``folder``, and return what each found, and why the others failed."""
     if not answers:
         return {}, _unanswered(calls)
     found: dict[str, Json] = {}
     failed: dict[str, str] = {}
     for call in calls:
         try:
-            found[call.spec.name] = {**compute(context.host, call, answers), **call.key}
+            result = compute(context.host, call, answers, context.progress)
+            if examples := result.pop("examples"):
+                write_scores(_scores_file(folder, call.spec.name), examples)
+            found[call.spec.name] = {**result, **call.key}
         except FtregError as error:  # the other figures are worth having without it
-            failed[call.spec.name] = error.message
-            context.progress.say(f"metric {call.spec.name} could not be computed: {error.message}")
+            failed[call.spec.name] = f"{error.where}: {error.message}" if error.where else error.message
+            context.progress.say(f"metric {call.spec.name} could not be computed: {failed[call.spec.name]}")
     return found, failed
 
 
@@ -230,12 +259,10 @@ def _unanswered(calls: Sequence[MetricCall]) -> dict[str, str]:
     return {call.spec.name: "no example has a prompt to answer" for call in calls if not call.spec.default}
 
 
-def _evaluation(
-    record: EvidenceRecord, metrics: Mapping[str, Mapping[str, Json]], failed: Mapping[str, str]
-) -> Evaluation:
+def _evaluation(record: EvidenceRecord, metrics: Mapping[str, _Found], failed: Mapping[str, str]) -> Evaluation:
     """Describe the evaluation in ``record`` with the metrics that were asked for."""
     body = record.body
-    results = {name: _result(found) for name, found in metrics.items()}
+    results = {name: _result(*found) for name, found in metrics.items()}
     return Evaluation(
         loss=body["loss"],
         perplexity=body["perplexity"],
@@ -245,10 +272,11 @@ def _evaluation(
         metrics=results,
         failed_metrics=failed,
         answers=AnswerFile(record.files[_ANSWERS], body["answered"]),
+        costs=body["costs"],
         at=record.at,
     )
 
 
-def _result(found: Mapping[str, Json]) -> MetricResult:
+def _result(found: Mapping[str, Json], examples: Path | None) -> MetricResult:
     tables = [Table(**table) for table in found["tables"]]
-    return MetricResult(found["figures"], tables, found["settings"], found["environment"])
+    return MetricResult(found["figures"], tables, found["settings"], found["environment"], examples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -16,7 +17,7 @@ from ftreg.core.manifest import Json
 from ftreg.core.recipe import apply_settings
 from ftreg.core.requirements import installed_versions
 from ftreg.core.specs import MetricSpec
-from ftreg.core.types import AnsweredPrompt, MetricJob, Scores, Table
+from ftreg.core.types import AnsweredPrompt, MetricJob, NullProgress, Progress, Scores, Table, mean
 from ftreg.pipeline.runs import full_config
 
 
@@ -71,20 +72,23 @@ def _call(host: PluginHost, spec: MetricSpec, settings: Mapping[str, Any]) -> Me
     return MetricCall(spec, config, {"settings": full_config(config), "environment": environment})
 
 
-def compute(host: PluginHost, call: MetricCall, answers: Collection[AnsweredPrompt]) -> dict[str, Json]:
-    """Compute one metric, and return its ``figures`` and ``tables`` as JSON.
+def compute(
+    host: PluginHost, call: MetricCall, answers: Collection[AnsweredPrompt], progress: Progress | None = None
+) -> dict[str, Json]:
+    """Compute one metric, and return its ``figures``, ``tables`` and ``examples`` as JSON.
 
     Raises:
         PluginError: The metric breaks its contract.
         FtregError: The metric raised it on purpose.
     """
     spec = call.spec
-    returned = host.call(spec, MetricJob(answers, call.config), returns=object)
-    found: dict[str, Json] = host.run(spec, spec.impl, lambda: _checked(host, spec, returned), returns=dict)
+    returned = host.call(spec, MetricJob(answers, call.config, progress or NullProgress()), returns=object)
+    check = partial(_checked, host, spec, returned, len(answers))
+    found: dict[str, Json] = host.run(spec, spec.impl, check, returns=dict)
     return found
 
 
-def _checked(host: PluginHost, spec: MetricSpec, returned: Any) -> dict[str, Json]:
+def _checked(host: PluginHost, spec: MetricSpec, returned: Any, answers: int) -> dict[str, Json]:
     """Return what a metric returned as JSON; raise ``PluginError`` if it is nothing that a metric may return."""
     if not isinstance(returned, Scores):
         returned = Scores(returned if isinstance(returned, Mapping) else {spec.name: returned})
@@ -99,7 +103,20 @@ def _checked(host: PluginHost, spec: MetricSpec, returned: Any) -> dict[str, Jso
     for table in returned.tables:
         _check_table(host, spec, table)
     figures = {name: float(figure) for name, figure in sorted(returned.figures.items())}
-    return {"figures": figures, "tables": [asdict(table) for table in returned.tables]}
+    for name, scores in returned.examples.items():
+        _check_mean(host, spec, name, figures.get(name), scores, answers)
+    tables = [asdict(table) for table in returned.tables]
+    return {"figures": figures, "tables": tables, "examples": dict(returned.examples)}
+
+
+def _check_mean(
+    host: PluginHost, spec: MetricSpec, name: str, figure: float | None, scores: Sequence[float], answers: int
+) -> None:
+    """Raise ``PluginError`` if ``figure`` is not the mean of the scores, or these are not one for each answer."""
+    if len(scores) != answers:
+        raise host.broken(spec, f"its figure {name!r} has {len(scores)} scores for {answers} answers")
+    if figure is None or not math.isclose(figure, mean(scores), rel_tol=1e-6, abs_tol=1e-9):
+        raise host.broken(spec, f"its figure {name!r} is not the mean of the scores of the answers")
 
 
 def _check_table(host: PluginHost, spec: MetricSpec, table: object) -> None:

@@ -8,6 +8,7 @@ docs/registry.md describes the format on disk.
 """
 
 from ftreg.registry.catalog import cache_key
+from ftreg.registry.policies import Policy, goldens_of
 from ftreg.registry.publish import Prepared
 from ftreg.registry.records import (
     Damage,
@@ -35,6 +36,7 @@ __all__ = [
     "Gate",
     "GcReport",
     "Lineage",
+    "Policy",
     "Prepared",
     "RebuildReport",
     "Registry",
@@ -43,4 +45,5 @@ __all__ = [
     "Summary",
     "VerifyReport",
     "cache_key",
+    "goldens_of",
 ]

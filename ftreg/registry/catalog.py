@@ -153,6 +153,8 @@ class Catalog:
                 execute("DELETE FROM versions WHERE name = ? AND number = ?", version)
             case "collected":
                 execute("DELETE FROM manifests WHERE digest = ?", (event.digest,))
+            case "policy_set":
+                pass  # it is read from the log
             case "gate_enlisted":
                 gate = (detail["plugin"], detail["distribution"], detail["hook"])
                 execute("INSERT OR IGNORE INTO gates VALUES (?, ?, ?)", gate)
@@ -314,6 +316,11 @@ class Catalog:
         """Return the gates on record, for ``hook`` or for any hook."""
         rows = self._rows("SELECT plugin, distribution, hook FROM gates WHERE hook = coalesce(?, hook)", (hook,))
         return [Gate(*row) for row in rows]
+
+    def policy_event(self, name: str) -> Event | None:
+        """Return the event that last set or removed the policy of a name; None if there is none."""
+        query = f"{_EVENT} WHERE name = ? AND number IS NULL AND action = 'policy_set' ORDER BY id DESC LIMIT 1"
+        return next(iter(self._events(query, (name,))), None)
 
     def last_event(self) -> int:
         """Return the newest event's id; 0 if there are no events."""

@@ -41,12 +41,15 @@ def unrecorded(catalog: Catalog, host: PluginHost, hook: str) -> list[PluginInfo
     return [plugin for plugin in host.gates(hook) if (plugin.name, plugin.distribution) not in known]
 
 
-def ask(host: PluginHost, hook: str, refused: str, **arguments: Any) -> None:
-    """Call the gates of ``hook``; raise ``FtregError``, whose message starts with ``refused``, for their problems."""
+def ask(host: PluginHost, hook: str, refused: str, own: Sequence[Problem] = (), **arguments: Any) -> None:
+    """Call the gates of ``hook``; raise ``FtregError``, whose message starts with ``refused``, for their problems.
+
+    ``own`` are the problems that the registry itself has found.
+    """
     for plugin in host.plugins:
         if plugin.state == "failed":
             _warn(plugin)
-    problems = host.gate(hook, **arguments)
+    problems = [*own, *host.gate(hook, **arguments)]
     if problems:
         reasons = "; ".join(problem.message for problem in problems)
         raise FtregError(f"{refused}: {reasons}", hint="\n  ".join(_hints(problems)) or None)

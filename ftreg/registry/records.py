@@ -85,13 +85,13 @@ class Event:
         user: The login name of the user who did it.
         host: The name of the machine on which it was done.
         action: ``published``, ``alias_set``, ``alias_removed``, ``tagged``, ``untagged``, ``evidence``, ``deleted``,
-            ``collected`` (its manifest was freed), ``gate_enlisted`` or ``gate_released``.
+            ``collected`` (its manifest was freed), ``policy_set``, ``gate_enlisted`` or ``gate_released``.
         digest: The digest that it is about; None for gates, which concern the whole registry.
         name: The name of the version that it is about; for ``evidence``, which concerns the digest, of the version that
             it was recorded for. None for ``collected``, and for gates.
-        number: The number of that version, or None likewise.
+        number: The number of that version, or None likewise; None too for ``policy_set``, which is about the name.
         detail: Further values, which depend on the action: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``,
-            ``files``, ``plugin``, ``distribution``, ``hook``. docs/registry.md lists them.
+            ``files``, ``policy``, ``plugin``, ``distribution``, ``hook``. docs/registry.md lists them.
     """
 
     id: int
@@ -113,8 +113,8 @@ class Event:
 
     @property
     def ref(self) -> str | None:
-        """``name:number`` of the version that it is about; None if it has no name."""
-        return None if self.name is None else f"{self.name}:{self.number}"
+        """``name:number`` of the version that it is about, or the name alone; None if it has no name."""
+        return self.name if self.name is None or self.number is None else f"{self.name}:{self.number}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import builtins
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +16,15 @@ from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
 from ftreg.core.names import check_alias, check_name, parse_ref
-from ftreg.core.types import NullProgress, Progress, RunInfo, Source, Version
-from ftreg.registry import collect, evidence, gates, publish, staging
+from ftreg.core.types import NullProgress, Problem, Progress, RunInfo, Source, Version
+from ftreg.registry import collect, evidence, gates, policies, publish, staging
 from ftreg.registry.blobs import measure, store
 from ftreg.registry.catalog import Catalog
 from ftreg.registry.finder import Finder
 from ftreg.registry.home import Home, find_home
 from ftreg.registry.journal import catch_up
 from ftreg.registry.lineage import find_lineage
+from ftreg.registry.policies import Policy, goldens_of
 from ftreg.registry.publish import Prepared
 from ftreg.registry.rebuild import rebuild
 from ftreg.registry.records import (
@@ -317,10 +319,13 @@ class Registry:
         target = self._finder.find_pointer(ref)
         if alias in target.aliases:
             return self._finder.version(target)
+        version = self._finder.version(target)
+        policy = self.policy(version.name)
         self._ask_gates(
             "ftreg_check_promotion",
             f"{target.name}@{alias} cannot move to {target.ref}",
-            version=self._finder.version(target),
+            own=self._lacks(version, policy) if policy and policy.alias == alias else (),
+            version=version,
             alias=alias,
             evidence=self._evidence_for_gates(target.digest),
         )
@@ -441,13 +446,40 @@ class Registry:
     def check_deployment(self, ref: str, deployment: str) -> None:
         """Ask the gates whether a version may be deployed; raise ``FtregError`` if one refuses or is not loaded."""
         version = self.get(ref)
+        policy = self.policy(version.name)
         self._ask_gates(
             "ftreg_check_deployment",
             f"{version.ref} cannot be deployed",
+            own=self._lacks(version, policy) if policy else (),
             version=version,
             deployment=deployment,
             evidence=self._evidence_for_gates(version.digest),
         )
+
+    def policy(self, name: str) -> Policy | None:
+        """Return the policy of a name; None if it has none.
+
+        Raises:
+            UnknownName: No version has, or had, this name.
+            FtregError: The policy has a rule that this ftreg does not know, so nothing that it guards may change.
+        """
+        self._finder.check_known(name)
+        event = self._catalog.policy_event(name)
+        rules = event.detail["policy"] if event else None
+        return None if rules is None else Policy.read(name, rules)
+
+    def set_policy(self, name: str, policy: Policy | None) -> None:
+        """Set what evidence versions of ``name`` need, or remove it with None; the event log says who did it.
+
+        It is enforced from then on for everyone who uses the registry, when the policy's alias moves and when a version
+        of the name is deployed. Where the alias points now does not change.
+
+        Raises:
+            UnknownName: No version has, or had, this name.
+        """
+        self._finder.check_known(name)
+        with self._writing() as catalog:
+            catalog.append(Event.now("policy_set", name=name, policy=None if policy is None else asdict(policy)))
 
     def release_gate(self, plugin: str) -> None:
         """Strike a gate off the record, so that changes are possible without it; the event log says who did it.
@@ -535,13 +567,36 @@ class Registry:
         except (OSError, FtregError) as error:
             logger.warning("%s could not be written; it catches up with the next change: %s", self._home.events, error)
 
-    def _ask_gates(self, hook: str, refused: str, *, record: bool = True, **arguments: Any) -> None:
-        """Call the gates of ``hook`` and record new ones; raise ``FtregError`` if one refuses or is not loaded."""
+    def _ask_gates(
+        self, hook: str, refused: str, *, record: bool = True, own: Sequence[Problem] = (), **arguments: Any
+    ) -> None:
+        """Call the gates of ``hook`` and record new ones; raise ``FtregError`` if one refuses or is not loaded.
+
+        ``own`` are problems that the registry itself has found: any of them refuses too.
+        """
         self.check_gates(hook)
         if record and (new := gates.unrecorded(self._catalog, self.host, hook)):
             with self._writing() as catalog:
                 gates.enlist(catalog, new, hook)
-        gates.ask(self.host, hook, refused, **arguments)
+        gates.ask(self.host, hook, refused, own, **arguments)
+
+    def _lacks(self, version: Version, policy: Policy) -> builtins.list[Problem]:
+        """Return what a version lacks under the policy of its name."""
+        goldens = self._catalog.versions(name=goldens_of(version.name), limit=1)
+        history = self._catalog.alias_history(version.name, policy.alias)
+        held = [event for event in history if event.action == "alias_set" and event.digest is not None]
+        champion = held[-1] if held else None  # also if the alias was removed since, so that this is no way around
+        return policies.problems(
+            policy,
+            policies.Candidate(
+                version,
+                self._evidence_for_gates(version.digest),
+                goldens[0].digest if goldens else None,
+                champion.ref if champion else None,
+                self._evidence_for_gates(champion.digest) if champion and champion.digest else (),
+                any(event.digest == version.digest for event in held),
+            ),
+        )
 
     def _evidence_for_gates(self, digest: str) -> builtins.list[Mapping[str, Json]]:
         """Return the evidence on a digest as gates receive it."""

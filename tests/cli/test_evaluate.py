@@ -66,6 +66,35 @@ def test_json(run: Run) -> None:
     assert [len(example["answers"]) for example in facts["answers"]] == [2, 2]
 
 
+def test_a_report_says_what_json_says(run: Run) -> None:
+    """The report is one file, and its facts are in the JSON, computed from the scores on record."""
+    options = ("--data", "rows.jsonl", "--metric", "classification")
+    facts = json.loads(run("compare", "bot:1", "bot:2", *options, "--report", "out.html", "--answers", "2", "--json"))
+    report = facts["report"]
+    assert [one["version"] for one in report["candidates"]] == ["bot:1", "bot:2"]
+    assert report["candidates"][0]["peak_rss_bytes"] > 0
+    figures = {figure["name"]: figure for figure in report["figures"]}
+    assert set(figures["loss"]["differences"]) == set(figures["classification.accuracy"]["differences"]) == {"bot:2"}
+    assert figures["loss"]["differences"]["bot:2"]["verdict"] == "not shown"
+    assert figures["classification.macro_f1"]["differences"] == {}
+    low, value, high = (figures["perplexity"]["estimates"]["bot:1"][name] for name in ("low", "value", "high"))
+    assert low <= value <= high
+    assert len(report["disagreements"]) == 2
+    page = Path("out.html").read_text()
+    assert "No difference between bot:2 and bot:1 was shown." in page
+    assert echo.CALLS["engine"] == 2
+    run("compare", "bot:1", "bot:2", *options, "--report", "out.md")
+    assert "| bot:1 | echo |" in Path("out.md").read_text()
+    assert echo.CALLS["engine"] == 2
+
+
+def test_a_report_that_cannot_be_written(run: Run) -> None:
+    """It is refused before any model is run."""
+    said = run("compare", "bot:1", "--data", "rows.jsonl", "--report", "out.pdf", code=2)
+    assert "--report: out.pdf is neither an HTML nor a Markdown file" in said
+    assert echo.CALLS == {}
+
+
 def test_again(run: Run) -> None:
     """The second time nothing is computed, unless --again says so."""
     for options in ((), (), ("--again",)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ftreg.api.evaluation import Evaluation
 from ftreg.core.errors import MissingExtra
 from ftreg.core.host import PluginHost
 from ftreg.core.types import NullProgress
+from ftreg.data import read_scores
 from ftreg.registry import Draft, EvidenceRecord, Registry
 from tests.pipeline import echo
 from tests.plugins.fakes import distribution
@@ -146,6 +148,20 @@ def test_the_record_says_what_the_figures_depend_on(measure: Measure, registry: 
     assert [line["reference"] for line in lines] == [f"here {number}" for number in range(8)]
     assert [line["fields"] for line in lines] == [{"topic": f"t{number % 2}"} for number in range(8)]
     assert registry.verify().ok
+
+
+def test_scores_of_each_answer_are_kept(measure: Measure, registry: Registry) -> None:
+    """They are a file of the evidence for each metric that has them, and go with the figures into later records."""
+    first = measure(metrics=["json"])
+    again = measure(metrics=["json"])
+    more = measure(metrics=["json", "letters"])
+    files = [found.metrics["json"].examples for found in (first, again, more)]
+    assert all(file is not None for file in files)
+    assert [read_scores(file) for file in files if file] == [{"valid": array("d", [0.0] * 8)}] * 3
+    assert more.metrics["letters"].examples is None
+    assert "scores/json.jsonl" in records(registry)[-1].files
+    assert first.costs == more.costs
+    assert set(first.costs) == {"answer_tokens_per_second", "peak_rss_bytes"}
 
 
 def test_what_is_said_about_it(measure: Measure) -> None:

@@ -329,6 +329,8 @@ def test_a_broken_engine_is_named(case: str, open_with: Open, recipe: dict) -> N
         ("Scores(0.5)", "half raised AttributeError"),
         ("Scores({'a': 1}, [[1]])", "it returned list as a table, not Table"),
         ("Scores({'a': 1}, [Table('t', ['x', 'y'], [[1]])])", "has 2 columns, and a row of 1 cells"),
+        ("Scores({'a': 1}, examples={'a': [1, 1]})", "has 2 scores for 5 answers"),
+        ("Scores({'a': 1}, examples={'a': [2] * 5})", "is not the mean of the scores"),
         ("Scores({'a': 1}, [Table('t', ['x'], [[job]])])", "which is not JSON"),
     ],
 )

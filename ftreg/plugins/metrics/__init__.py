@@ -64,4 +64,16 @@ def ftreg_metrics() -> list[MetricSpec]:
             config="ftreg.plugins.metrics.settings:JsonConfig",
             requires=(Requirement("jsonschema", "ftreg[eval]"),),
         ),
+        MetricSpec(
+            name="scores",
+            summary="Scores from a file, such as those of people, by criteria",
+            impl="ftreg.plugins.metrics.scores:scores",
+            config="ftreg.plugins.metrics.settings:ScoresConfig",
+        ),
+        MetricSpec(
+            name="judge",
+            summary="Scores by criteria from a model behind an OpenAI-compatible API",
+            impl="ftreg.plugins.metrics.judge:judge",
+            config="ftreg.plugins.metrics.settings:JudgeConfig",
+        ),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import cast
@@ -29,23 +30,25 @@ def classification(job: MetricJob) -> Scores:
     config = cast(ClassificationConfig, job.config)
     labels = {_folded(label): label for label in config.labels} or _labels(job, config)
     pairs: Pairs = Counter()
+    right = array("d")
     for one in job.answers:
         expected, found = labels.get(_folded(_expected(one, config))), _folded(_value(one.answer, config.field))
         if expected is None:
             raise InputError(f"the expected label {_expected(one, config)!r} is not among the labels", where="labels")
         pairs[expected, labels.get(found, _OTHER)] += 1
+        right.append(labels.get(found) == expected)
     names = list(labels.values())
     rows = [_scores(pairs, label) for label in names]
-    accuracy = sum(pairs[label, label] for label in names) / pairs.total()
     macro = sum(cast(float, row[-2]) for row in rows) / len(rows)
     others = [_OTHER] if any(found == _OTHER for _, found in pairs) else []
     matrix = [[expected, *(pairs[expected, found] for found in (*names, *others))] for expected in names]
-    return Scores(
-        {"accuracy": accuracy, "macro_f1": macro},
+    return Scores.of_examples(
+        {"accuracy": right},
         [
             Table("labels", ["label", "precision", "recall", "f1", "examples"], rows),
             Table("confusion matrix", ["expected / answered", *names, *others], matrix),
         ],
+        macro_f1=macro,
     )
 
 

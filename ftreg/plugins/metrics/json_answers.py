@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from array import array
 from typing import Any, NoReturn, cast
 
-from ftreg.plugin import InputError, MetricJob
+from ftreg.plugin import InputError, MetricJob, Scores
 from ftreg.plugins.metrics.settings import JsonConfig
 
 
@@ -13,7 +14,7 @@ class NotJson(ValueError):
     """A text is not JSON."""
 
 
-def json_answers(job: MetricJob) -> dict[str, float]:
+def json_answers(job: MetricJob) -> Scores:
     """Return the share of answers that are JSON (RFC 8259), and of those that match the schema, if there is one.
 
     The whole answer has to be JSON: what a program that parses it would accept. Other documents that the schema refers
@@ -28,18 +29,20 @@ def json_answers(job: MetricJob) -> dict[str, float]:
 
     schema = cast(JsonConfig, job.config).schema_
     validator = None if schema is None else validator_for(schema)(schema, registry=Registry())
-    valid = matching = 0
+    valid, matching = array("d"), array("d")
     for one in job.answers:
+        is_valid = matches = False
         try:
             value = parse(one.answer)
-            valid += 1
-            matching += validator is not None and validator.is_valid(value)
+            is_valid = True
+            matches = validator is not None and validator.is_valid(value)
         except NotJson:
-            continue
+            pass
         except Unresolvable as error:
             raise InputError(f"the schema refers to {error.ref}, which it does not contain") from None
-    figures = {"valid": valid / len(job.answers)}
-    return figures if validator is None else {**figures, "schema_match": matching / len(job.answers)}
+        valid.append(is_valid)
+        matching.append(matches)
+    return Scores.of_examples({"valid": valid} if validator is None else {"valid": valid, "schema_match": matching})
 
 
 def parse(text: str) -> Any:

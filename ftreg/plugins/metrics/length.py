@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from itertools import accumulate
 
@@ -13,18 +14,18 @@ _SHARES = (0.0, 0.5, 0.95, 1.0)
 def length(job: MetricJob) -> Scores:
     """Return the mean length of an answer, its ratio to that of a reference, and the share of answers that were cut."""
     counts: dict[str, Counter[int]] = {"prompt": Counter(), "reference": Counter(), "answer": Counter()}
-    cut = 0
+    lengths, cut = array("d"), array("d")
     for one in job.answers:
         counts["prompt"][one.prompt_tokens] += 1
         counts["reference"][one.reference_tokens] += 1
         counts["answer"][one.answer_tokens] += 1
-        cut += one.cut
+        lengths.append(one.answer_tokens)
+        cut.append(one.cut)
     expected = _mean(counts["reference"])
-    figures = {"mean": _mean(counts["answer"]), "cut": cut / len(job.answers)}
-    if expected:
-        figures["ratio"] = figures["mean"] / expected
+    ratio = {"ratio": _mean(counts["answer"]) / expected} if expected else {}
     rows = [[name, _mean(found), *(_quantile(found, share) for share in _SHARES)] for name, found in counts.items()]
-    return Scores(figures, [Table("tokens", ["", "mean", "shortest", "median", "95 %", "longest"], rows)])
+    table = Table("tokens", ["", "mean", "shortest", "median", "95 %", "longest"], rows)
+    return Scores.of_examples({"mean": lengths, "cut": cut}, [table], **ratio)
 
 
 def _mean(counts: Counter[int]) -> float:

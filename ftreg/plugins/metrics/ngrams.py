@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import cast
 
-from ftreg.plugin import MetricJob
+from ftreg.plugin import MetricJob, Scores
 from ftreg.plugins.metrics.settings import BleuConfig, ChrfConfig, RougeConfig
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -35,7 +36,7 @@ def chrf(job: MetricJob) -> float:
     return corpus_score(metric, ((one.answer, one.reference) for one in job.answers))
 
 
-def rouge(job: MetricJob) -> dict[str, float]:
+def rouge(job: MetricJob) -> Scores:
     """Return the mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004, https://aclanthology.org/W04-1013).
 
     They are those of Google's rouge-score, which compares the letters a-z and digits alone: texts in other scripts have
@@ -44,8 +45,8 @@ def rouge(job: MetricJob) -> dict[str, float]:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(list(_ROUGE), use_stemmer=cast(RougeConfig, job.config).stemmer)
-    sums = dict.fromkeys(_ROUGE, 0.0)
+    found = {name: array("d") for name in _ROUGE}
     for one in job.answers:
         for name, score in scorer.score(one.reference, one.answer).items():
-            sums[name] += score.fmeasure
-    return {name: total / len(job.answers) for name, total in sums.items()}
+            found[name].append(score.fmeasure)
+    return Scores.of_examples(found)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from blake3 import blake3
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from ftreg.core.recipe import Config
 
@@ -65,6 +67,78 @@ class JsonConfig(Config):
         if isinstance(value, dict):
             _check_schema(value)
         return value
+
+
+class ScoresConfig(Config):
+    """Where the scores are."""
+
+    file: Path = Field(description="the scores: JSON Lines, JSON, CSV or Parquet, a row for each scored answer")
+    key: str = Field(
+        "example",
+        description="column of file and data that tells which example a row scores; example is its number from 1",
+    )
+    criteria: list[str] = Field([], description="columns with scores; by default all but the key, example and answer")
+    partial: bool = Field(False, description="allow examples without a score")
+
+    @field_validator("file")
+    @classmethod
+    def _exists(cls, file: Path) -> Path:
+        if not file.is_file():
+            raise ValueError(f"{file} is not a file")
+        return file
+
+    @field_serializer("file")
+    def _content(self, file: Path) -> str:
+        """Record what the file says and not where it is."""
+        return f"b3:{blake3(file.read_bytes()).hexdigest()}"
+
+
+class JudgeConfig(Config):
+    """Which model judges, and by what."""
+
+    url: str = Field(description="address of an OpenAI-compatible API, such as http://localhost:8000/v1")
+    model: str = Field(description="the model that judges, as its API calls it")
+    criteria: dict[str, str] = Field(
+        {
+            "relevance": "the answer addresses the question",
+            "helpfulness": "the answer helps the person who asks",
+            "accuracy": "what the answer says is correct",
+        },
+        description="what to score, with what each means",
+        min_length=1,
+    )
+    lowest: int = Field(1, description="the worst score")
+    highest: int = Field(5, description="the best score; above the lowest")
+    key_env: str = Field("FTREG_JUDGE_KEY", description="environment variable with the key, which is not recorded")
+    # How the judge is reached changes no verdict, so the rest is not recorded with the figures.
+    concurrency: int = Field(4, ge=1, le=64, exclude=True, description="answers that are judged at a time")
+    retries: int = Field(4, ge=0, le=10, exclude=True, description="further attempts if the API is busy or not reached")
+    backoff: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        exclude=True,
+        description="seconds before the first further attempt, doubled each time",
+    )
+    timeout: float = Field(120.0, gt=0, le=3600, exclude=True, description="seconds to wait for a verdict")
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"{url} is not an address such as http://localhost:8000/v1")
+        if parts.username or parts.password:
+            raise ValueError("an address is recorded: put the key into the environment variable of key_env")
+        return url
+
+    @model_validator(mode="after")
+    def _has_scale(self) -> JudgeConfig:
+        if self.highest <= self.lowest:
+            raise ValueError(f"highest is {self.highest}, which is not above lowest, {self.lowest}")
+        if "failed" in self.criteria:
+            raise ValueError("failed is the figure of answers without a verdict; call the criterion otherwise")
+        return self
 
 
 def _check_schema(schema: dict[str, Any]) -> None:
