@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ftreg.api.deployments import deploy, serve
     from ftreg.api.evaluation import compare, evaluate
     from ftreg.api.experiments import promote, report, rollback, set_weights, status
+    from ftreg.api.history import replay
     from ftreg.api.steps import apply, export, merge, prune, quantize
     from ftreg.api.training import init, plan, run, train
     from ftreg.api.versions import card, lineage
@@ -40,6 +41,7 @@ _HOMES = {
     "promote": "ftreg.api.experiments",
     "prune": "ftreg.api.steps",
     "quantize": "ftreg.api.steps",
+    "replay": "ftreg.api.history",
     "report": "ftreg.api.experiments",
     "rollback": "ftreg.api.experiments",
     "run": "ftreg.api.training",
@@ -67,6 +69,7 @@ __all__ = [
     "promote",
     "prune",
     "quantize",
+    "replay",
     "report",
     "rollback",
     "run",

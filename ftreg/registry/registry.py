@@ -17,7 +17,7 @@ from ftreg.core.manifest import Json
 from ftreg.core.names import check_alias, check_name, parse_ref
 from ftreg.core.types import NullProgress, Progress, RunInfo, Source, Version
 from ftreg.registry import collect, evidence, gates, publish, staging
-from ftreg.registry.blobs import measure, store
+from ftreg.registry.blobs import measure, read_blob, store
 from ftreg.registry.catalog import Catalog
 from ftreg.registry.finder import Finder
 from ftreg.registry.home import Home, find_home
@@ -127,6 +127,20 @@ class Registry:
         with system_errors(self.home):
             path = open_view(self._home, view_key(version.digest), version.manifest.files)
         return Source(version.ref, version.digest, path, version.manifest, self.source)
+
+    def read_file(self, ref: str, path: str) -> bytes:
+        """Return the content of one file of a version.
+
+        Raises:
+            UnknownName: There is no such version, or it has no such file.
+            CorruptRegistry: The file is missing or was changed.
+        """
+        version = self.get(ref)
+        entries = {entry.path: entry for entry in version.manifest.files}
+        if path not in entries:
+            raise UnknownName("file", path, entries, where=version.ref)
+        with system_errors(self.home), self._home.lock():
+            return read_blob(self._home, entries[path])
 
     def list(
         self,
