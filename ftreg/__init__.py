@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ftreg.api.deployments import deploy, serve
     from ftreg.api.evaluation import compare, evaluate
     from ftreg.api.experiments import promote, report, rollback, set_weights, status
-    from ftreg.api.history import replay
+    from ftreg.api.history import bisect, replay
     from ftreg.api.steps import apply, export, merge, prune, quantize
     from ftreg.api.training import init, plan, run, train
     from ftreg.api.versions import card, lineage
@@ -29,6 +29,7 @@ _HOMES = {
     "Registry": "ftreg.registry",
     "Version": "ftreg.core.types",
     "apply": "ftreg.api.steps",
+    "bisect": "ftreg.api.history",
     "card": "ftreg.api.versions",
     "compare": "ftreg.api.evaluation",
     "deploy": "ftreg.api.deployments",
@@ -57,6 +58,7 @@ __all__ = [
     "Registry",
     "Version",
     "apply",
+    "bisect",
     "card",
     "compare",
     "deploy",

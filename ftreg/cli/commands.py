@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("ftreg.cli.models:command", "List, show, tag, alias and delete versions."),
     "lineage": ("ftreg.cli.lineage:command", "Show what a version was made from, and what was made from it."),
     "replay": ("ftreg.cli.history:replay", "Do again what made a version, and grade the result."),
+    "bisect": ("ftreg.cli.history:bisect", "Find the step at which a version lost its quality."),
     "verify": ("ftreg.cli.upkeep:verify", "Check that the registry's files are complete and unchanged."),
     "gc": ("ftreg.cli.upkeep:gc", "Free the bytes that no version refers to."),
     "plugins": ("ftreg.cli.plugins:command", "List plugins and what they provide."),

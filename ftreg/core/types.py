@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ftreg.core.errors import FtregError
 from ftreg.core.manifest import Json, Manifest, Parent
@@ -27,6 +27,9 @@ DATASET = "dataset"
 
 TEXT_GENERATION = "text-generation"
 
+State = Literal["here", "rebuildable"]
+"""Where the files of a version are: in the registry, or given up, to be made again when the version is opened."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -42,6 +45,7 @@ class Version:
         manifest: What makes it what it is.
         aliases: The aliases that point to it.
         tags: Its tags.
+        state: ``here``, or ``rebuildable`` if its files were given up.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Version:
     manifest: Manifest
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    state: State = "here"
 
     def __repr__(self) -> str:
         aliases = "".join(f" @{alias}" for alias in self.aliases)

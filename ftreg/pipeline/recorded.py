@@ -21,7 +21,7 @@ SpecT = TypeVar("SpecT", MethodSpec, StepSpec)
 
 
 def open_recorded(context: Context, version: Version) -> Task:
-    """Open the work that made ``version``: the same inputs by digest, configuration and seed, with what is installed now.
+    """Open the work that made ``version``: its inputs by digest, its configuration and its seed, with today's packages.
 
     Raises:
         InputError: It was imported, or its plugin is not installed, or does not know the recorded configuration.

@@ -61,7 +61,7 @@ class Replay:
     Attributes:
         ref: The version that was made again.
         digest: Its digest.
-        grade: ``bit-exact`` if all files have the same hashes, ``within tolerance`` if they differ but the models agree,
+        grade: ``bit-exact`` if all files have equal hashes; ``within tolerance`` if they differ and the models agree;
             else ``different``.
         replayed: The digest that the result would have. It differs from ``digest`` for equal files too if packages
             have changed, since these are part of a manifest.

@@ -25,7 +25,8 @@ _BUSY_SECONDS = 30.0
 _SUMMARY = """
     SELECT v.name, v.number, v.digest, m.kind, m.size, v.created, m.producer,
         (SELECT json_group_array(alias) FROM aliases a WHERE a.name = v.name AND a.number = v.number),
-        (SELECT json_group_object(key, value) FROM tags t WHERE t.name = v.name AND t.number = v.number)
+        (SELECT json_group_object(key, value) FROM tags t WHERE t.name = v.name AND t.number = v.number),
+        EXISTS (SELECT 1 FROM evicted e WHERE e.digest = v.digest)
     FROM versions v JOIN manifests m USING (digest)
 """
 _ANCESTORS = """
@@ -153,6 +154,10 @@ class Catalog:
                 execute("DELETE FROM versions WHERE name = ? AND number = ?", version)
             case "collected":
                 execute("DELETE FROM manifests WHERE digest = ?", (event.digest,))
+            case "evicted":
+                execute("REPLACE INTO evicted VALUES (?, ?)", (event.digest, json.dumps(detail["kept"])))
+            case "restored":
+                execute("DELETE FROM evicted WHERE digest = ?", (event.digest,))
             case "gate_enlisted":
                 gate = (detail["plugin"], detail["distribution"], detail["hook"])
                 execute("INSERT OR IGNORE INTO gates VALUES (?, ?, ?)", gate)
@@ -217,7 +222,12 @@ class Catalog:
             (*values, -1 if limit is None else limit),
         )
         return [
-            Summary(*(*row[:7], tuple(sorted(json.loads(row[7]))), dict(sorted(json.loads(row[8]).items()))))
+            Summary(
+                *row[:7],
+                aliases=tuple(sorted(json.loads(row[7]))),
+                tags=dict(sorted(json.loads(row[8]).items())),
+                state="rebuildable" if row[9] else "here",
+            )
             for row in rows
         ]
 
@@ -250,6 +260,10 @@ class Catalog:
     def manifests(self) -> dict[str, tuple[str, int, str, str]]:
         """Return what the catalog copied from each manifest, by digest; see ``manifest_row``."""
         return {row[0]: tuple(row[1:]) for row in self._rows("SELECT * FROM manifests")}
+
+    def evicted(self) -> dict[str, frozenset[str]]:
+        """Return the digests whose files were given up, each with the paths of those files that were kept."""
+        return {digest: frozenset(json.loads(kept)) for digest, kept in self._rows("SELECT digest, kept FROM evicted")}
 
     def publications(self, digest: str) -> list[Event]:
         """Return the events that published ``digest``, oldest first; its versions may have been deleted since."""
@@ -286,13 +300,12 @@ class Catalog:
     def events(self, *, name: str | None = None, number: int | None = None, limit: int | None = None) -> list[Event]:
         """Return all events, or those about a name or a version including its digests; newest first.
 
-        Evidence and the collection of a manifest concern the digest, whichever version they were recorded for.
+        Evidence, evictions and the collection of a manifest concern the digest, whichever version they are recorded for.
         """
         about = "name = :name" if number is None else "name = :name AND number = :number"
         digests = f"SELECT digest FROM events WHERE {about} AND action = 'published'"  # noqa: S608 - constants
-        where = (
-            "TRUE" if name is None else f"({about}) OR (action IN ('evidence', 'collected') AND digest IN ({digests}))"
-        )
+        shared = "'evidence', 'evicted', 'restored', 'collected'"
+        where = "TRUE" if name is None else f"({about}) OR (action IN ({shared}) AND digest IN ({digests}))"
         values = {"name": name, "number": number, "limit": -1 if limit is None else limit}
         return list(self._events(f"{_EVENT} WHERE {where} ORDER BY id DESC LIMIT :limit", values))
 

@@ -1,7 +1,7 @@
 """Garbage collection: frees what no version reaches.
 
-The manifests of all versions and of all their ancestors are kept, with the files that they list and the files of their
-evidence. The home's lock is held exclusively, so that no writer is between storing a blob and referring to it.
+The manifests of all versions and of all their ancestors are kept, with the files that they list, unless these were
+given up, and the files of their evidence. The home's lock is held exclusively, so that no writer is between storing a blob and referring to it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from ftreg.core.errors import CorruptRegistry
 from ftreg.registry.blobs import read_manifest, stored_blobs
 from ftreg.registry.catalog import Catalog
+from ftreg.registry.eviction import kept_files
 from ftreg.registry.evidence import evidence_files, evidence_key
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.home import Home
@@ -113,6 +114,7 @@ def _reached(home: Home, catalog: Catalog, kept: set[str]) -> tuple[set[str], se
     """Return the hashes of all files, and the names of all views, that belong to kept manifests."""
     hashes: set[str] = set()
     views: set[str] = set()
+    evicted = catalog.evicted()
     for digest in kept:
         try:
             manifest = read_manifest(home, digest)
@@ -120,8 +122,9 @@ def _reached(home: Home, catalog: Catalog, kept: set[str]) -> tuple[set[str], se
             raise CorruptRegistry(
                 f"nothing can be freed: {error.message}", where=error.where, hint="Run `registry.verify()`"
             ) from error
-        hashes.update(entry.blake3 for entry in manifest.files)
-        views.add(view_key(digest))
+        hashes.update(entry.blake3 for entry in kept_files(digest, manifest, evicted))
+        if digest not in evicted:
+            views.add(view_key(digest))
     for event in catalog.evidence():
         if event.digest in kept:
             files = evidence_files(event)

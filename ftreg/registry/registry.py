@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +16,10 @@ from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
 from ftreg.core.names import check_alias, check_name, parse_ref
 from ftreg.core.types import NullProgress, Progress, RunInfo, Source, Version
-from ftreg.registry import collect, evidence, gates, publish, staging
+from ftreg.registry import collect, eviction, evidence, gates, publish, staging
 from ftreg.registry.blobs import measure, read_blob, store
 from ftreg.registry.catalog import Catalog
+from ftreg.registry.failpoints import failpoint
 from ftreg.registry.finder import Finder
 from ftreg.registry.home import Home, find_home
 from ftreg.registry.journal import catch_up
@@ -34,9 +35,11 @@ from ftreg.registry.records import (
     Lineage,
     RebuildReport,
     Summary,
+    Usage,
     VerifyReport,
 )
 from ftreg.registry.system import catalog_missing, system_errors
+from ftreg.registry.usage import measure_usage
 from ftreg.registry.verify import Verifier
 from ftreg.registry.views import open_view, view_key
 
@@ -67,6 +70,7 @@ class Registry:
         self._finder = Finder(self._home, self._catalog)
         self._published: builtins.list[str] = []
         self._documented: builtins.list[str] = []
+        self._make_again: Callable[[Version], None] | None = None
 
     @property
     def host(self) -> PluginHost:
@@ -89,6 +93,15 @@ class Registry:
     def documented(self) -> tuple[str, ...]:
         """References of the versions that evidence was added to through this object, oldest first."""
         return tuple(self._documented)
+
+    @contextmanager
+    def making_again(self, make: Callable[[Version], None]) -> Iterator[None]:
+        """During the block, let ``source`` call ``make`` for a version whose files were given up; it restores them."""
+        before, self._make_again = self._make_again, make
+        try:
+            yield
+        finally:
+            self._make_again = before
 
     def close(self) -> None:
         """Close the catalog."""
@@ -119,11 +132,21 @@ class Registry:
     def source(self, ref: str) -> Source:
         """Open a version for reading: its ``path`` is a folder that libraries can load. Do not write there.
 
+        Files that were given up are made again first, by the function that ``making_again`` has set.
+
         Raises:
             UnknownName: There is no such version.
             CorruptRegistry: A stored file is missing or was changed.
+            FtregError: Its files were given up, and cannot be made again here.
         """
         version = self.get(ref)
+        if version.state == "rebuildable":
+            if self._make_again is None:
+                raise FtregError(
+                    f"the files of {version.ref} were given up",
+                    hint=f"Make them again: `ftreg.restore({version.ref!r})`",
+                )
+            self._make_again(version)
         with system_errors(self.home):
             path = open_view(self._home, view_key(version.digest), version.manifest.files)
         return Source(version.ref, version.digest, path, version.manifest, self.source)
@@ -313,6 +336,9 @@ class Registry:
                     publish.add_tags(catalog, known[0], tags)
                 else:
                     publish.record_version(catalog, name, manifest, tags, records)
+                if digest in catalog.evicted():  # its files have just been stored again
+                    found = catalog.versions(name=name, digest=digest)[0]
+                    catalog.append(Event.now("restored", digest, name, found.number))
         version = self._finder.version(self._catalog.versions(name=name, digest=digest)[0])
         if is_new:
             self._published.append(version.ref)
@@ -401,6 +427,48 @@ class Registry:
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
             return (*(other.ref for other in catalog.versions(digest=version.digest)), *children)
 
+    def evict(self, ref: str, *, keep: Collection[str] = (), timeout: float = 60.0) -> int:
+        """Give up the files of a version, which is rebuildable from then on; return the bytes that this freed.
+
+        Its manifest, lineage and evidence stay, as do files that other versions or evidence need. This does not check
+        whether the same files can be made again; ``ftreg.evict`` does.
+
+        Args:
+            ref: The version.
+            keep: Paths of files to keep.
+            timeout: Wait this many seconds for writers to finish.
+
+        Raises:
+            InputError: The version was imported.
+            RegistryBusy: Writers did not finish in time.
+        """
+        with system_errors(self.home), self._home.lock(exclusive=True, timeout=timeout):
+            self._catalog.renew()
+            version = self.get(ref)
+            eviction.check_evictable(version.manifest, version.ref)
+            if version.state == "here":
+                with self._catalog.transaction():
+                    event = Event.now("evicted", version.digest, version.name, version.number, kept=sorted(keep))
+                    self._catalog.append(event)
+            failpoint("evict-recorded")
+            freed = eviction.free_files(self._home, self._catalog, version.digest)
+        self._mirror()
+        return freed
+
+    def restore(self, ref: str, made: Prepared) -> None:
+        """Take back the files of a rebuildable version from work that was done again; its staging must still be open.
+
+        Raises:
+            FtregError: The files are not those of the version.
+        """
+        version = self.get(ref)
+        staged = eviction.choose_staged(version.ref, version.manifest, made.files)
+        with system_errors(self.home), self._home.lock():
+            store(self._home, staged)
+            with self._writing() as catalog:
+                if version.digest in catalog.evicted():
+                    catalog.append(Event.now("restored", version.digest, version.name, version.number))
+
     def add_evidence(
         self,
         ref: str,
@@ -487,6 +555,11 @@ class Registry:
         digests = None if ref is None else [self._finder.find(ref).digest]
         with system_errors(self.home), self._home.lock(), self._catalog.transaction(write=False):
             return Verifier(self._home, self._catalog, full=not quick, progress=progress or NullProgress()).run(digests)
+
+    def usage(self) -> Usage:
+        """Return what takes how many bytes."""
+        with system_errors(self.home), self._home.lock(), self._catalog.transaction(write=False):
+            return measure_usage(self._home, self._catalog, self._finder)
 
     def gc(
         self, *, grace: float = 3600.0, runs: bool = False, dry_run: bool = False, timeout: float = 60.0

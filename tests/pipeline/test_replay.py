@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ftreg import Registry, export, init, merge, prune, quantize, replay, train
+from ftreg.cli.main import main
 from ftreg.core.errors import CorruptRegistry, InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
 from ftreg.core.host import PluginHost
@@ -136,6 +137,27 @@ def test_what_differs_is_measured_and_named(noisy: Registry, merged: Version) ->
     assert any(reason.startswith("KL") for reason in found.reasons)
 
 
+def test_the_command(
+    noisy: Registry,
+    registry: Registry,
+    merged: Version,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command prints the grade and the reasons, and its exit code is 1 for a different result."""
+    from ftreg import apply
+
+    version = apply("noise", merged.ref, name="shown", scale=1.0, registry=noisy)
+    monkeypatch.setattr(PluginHost, "from_environment", lambda *_, **__: noisy.host)
+    for ref, code, grade in ((merged.ref, 0, "bit-exact"), (version.ref, 1, "different")):
+        with pytest.raises(SystemExit) as end:
+            main(["--home", str(registry.home), "replay", ref])
+        assert end.value.code == code
+        assert f"{ref}, made again in" in (shown := capsys.readouterr().out)
+        assert grade in shown
+    assert "model.safetensors differs" in shown
+
+
 def test_changed_packages_and_device_are_named(
     registry: Registry, merged: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +186,7 @@ def test_a_missing_plugin_is_named(noisy: Registry, registry: Registry, merged: 
     from ftreg import apply
 
     version = apply("noise", merged.ref, name="orphan", scale=1e-5, registry=noisy)
-    with pytest.raises(InputError, match="orphan:1 was made by step noise of plugin _Noisy .* which is not loaded"):
+    with pytest.raises(InputError, match=r"orphan:1 was made by step noise of plugin _Noisy .* which is not loaded"):
         replay(version.ref, registry=registry)
 
 
@@ -191,5 +213,5 @@ def test_a_damaged_input_is_found(recipe: Callable[..., dict], rows: Path, tmp_p
         blob.write_bytes(data)
         os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
         blob.chmod(0o444)
-        with pytest.raises(CorruptRegistry, match="the base of bot:1 cannot be used: model.safetensors of"):
+        with pytest.raises(CorruptRegistry, match=r"the base of bot:1 cannot be used: model\.safetensors of"):
             replay(version.ref, registry=registry)
