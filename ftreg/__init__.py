@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ftreg.api.history import bisect, replay
     from ftreg.api.steps import apply, export, merge, prune, quantize
     from ftreg.api.training import init, plan, run, train
+    from ftreg.api.upkeep import du, evict, restore
     from ftreg.api.versions import card, lineage
     from ftreg.core.errors import FtregError
     from ftreg.core.host import PluginHost
@@ -33,7 +34,9 @@ _HOMES = {
     "card": "ftreg.api.versions",
     "compare": "ftreg.api.evaluation",
     "deploy": "ftreg.api.deployments",
+    "du": "ftreg.api.upkeep",
     "evaluate": "ftreg.api.evaluation",
+    "evict": "ftreg.api.upkeep",
     "export": "ftreg.api.steps",
     "init": "ftreg.api.training",
     "lineage": "ftreg.api.versions",
@@ -44,6 +47,7 @@ _HOMES = {
     "quantize": "ftreg.api.steps",
     "replay": "ftreg.api.history",
     "report": "ftreg.api.experiments",
+    "restore": "ftreg.api.upkeep",
     "rollback": "ftreg.api.experiments",
     "run": "ftreg.api.training",
     "serve": "ftreg.api.deployments",
@@ -62,7 +66,9 @@ __all__ = [
     "card",
     "compare",
     "deploy",
+    "du",
     "evaluate",
+    "evict",
     "export",
     "init",
     "lineage",
@@ -73,6 +79,7 @@ __all__ = [
     "quantize",
     "replay",
     "report",
+    "restore",
     "rollback",
     "run",
     "serve",

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bisect": ("ftreg.cli.history:bisect", "Find the step at which a version lost its quality."),
     "verify": ("ftreg.cli.upkeep:verify", "Check that the registry's files are complete and unchanged."),
     "gc": ("ftreg.cli.upkeep:gc", "Free the bytes that no version refers to."),
+    "du": ("ftreg.cli.usage:command", "Show what takes how many bytes."),
     "plugins": ("ftreg.cli.plugins:command", "List plugins and what they provide."),
     "settings": ("ftreg.cli.settings:command", "List what --set and recipes can change."),
     "completion": ("ftreg.cli.completion:command", "Print the script that switches on completion in a shell."),

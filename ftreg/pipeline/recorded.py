@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
 from typing import TypeVar
 
 from ftreg.context import Context
@@ -12,8 +14,8 @@ from ftreg.core.recipe import TrainConfig, validate
 from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import Source, Version
 from ftreg.data import read_dataset
-from ftreg.pipeline.runs import Task, step_config, work_of
-from ftreg.pipeline.scratch import open_creation
+from ftreg.pipeline.runs import Task, environment_of, step_config, work_of
+from ftreg.pipeline.scratch import REQUIRES, open_creation
 from ftreg.pipeline.steps import StepRun, data_of, open_inputs, step_parents
 from ftreg.pipeline.training import Training
 
@@ -42,6 +44,35 @@ def open_recorded(context: Context, version: Version) -> Task:
         case other:
             name = version.manifest.producer.name
             raise InputError(f"{version.ref} was made by {other} {name}, which ftreg cannot run")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What would do the work of a version now.
+
+    Attributes:
+        distribution: The distribution of the plugin.
+        version: Its version.
+        environment: The versions of the packages that the work depends on, as in a manifest.
+    """
+
+    distribution: str
+    version: str
+    environment: Mapping[str, str | None]
+
+
+def find_installed(context: Context, version: Version) -> Installed | None:
+    """Return what would do the work of ``version`` now; None if it was imported, or its plugin is not loaded."""
+    producer = version.manifest.producer
+    if producer.type == "init":
+        return Installed("ftreg", metadata.version("ftreg"), environment_of(REQUIRES))
+    kinds: Mapping[str, type[MethodSpec] | type[StepSpec]] = {"method": MethodSpec, "step": StepSpec}
+    try:
+        spec = context.host.get(kinds[producer.type], producer.name)
+    except (KeyError, UnknownName):
+        return None
+    plugin = context.host.provider(spec)
+    return Installed(plugin.distribution, plugin.version, environment_of(spec.requires))
 
 
 def _training(context: Context, version: Version) -> Training:

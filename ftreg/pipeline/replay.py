@@ -72,6 +72,7 @@ class Replay:
             not be made.
         environment: The packages of the replay, as in a manifest.
         plugin: The distribution that did the work, and its version.
+        machine: The processor and the number of threads of the replay.
         seconds: How long the work took.
         at: When the evidence was recorded, in UTC, ISO 8601.
     """
@@ -86,6 +87,7 @@ class Replay:
     certificate: Mapping[str, Json] | None
     environment: Mapping[str, str | None]
     plugin: tuple[str, str]
+    machine: Mapping[str, Json]
     seconds: float
     at: str = ""
 
@@ -172,6 +174,7 @@ def replay_version(context: Context, ref: str, *, kl: float | None = None) -> Re
             certificate=certificate,
             environment=result.task.work.environment,
             plugin=(producer.distribution, producer.version),
+            machine=describe_machine(),
             seconds=round(result.seconds, 3),
         )
     body = asdict(found)
@@ -216,8 +219,9 @@ def find_changes(context: Context, version: Version, result: Result) -> list[Cha
     if run is not None and run.body.get("device", device) != device:
         changes.append(Change("device", run.body["device"], device))
     machine = {} if run is None else run.body.get("machine", {})
-    changes += [Change(what, machine[what], value) for what, value in describe_machine().items()
-                if what in machine and machine[what] != value]  # fmt: skip
+    for what, value in describe_machine().items():
+        if None not in (before := machine.get(what), value) and before != value:
+            changes.append(Change(what, before, value))
     return changes
 
 

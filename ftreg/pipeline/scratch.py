@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ftreg.training import BaseConfig
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
-_REQUIRES = tuple(Requirement(package, "ftreg[train]") for package in _PACKAGES)
+REQUIRES = tuple(Requirement(package, "ftreg[train]") for package in _PACKAGES)
+"""The distributions that the weights and the tokenizer depend on."""
 
 
 def create_base_version(
@@ -86,7 +87,7 @@ def open_creation(config: BaseConfig, seed: int, dataset: str, data: Splits) -> 
     """Describe the creation of a base with a tokenizer trained on ``data``, whose digest is ``dataset``."""
     version = metadata.version("ftreg")
     producer = Producer("init", "llama", "core", "ftreg", version, {**full_config(config), "seed": seed})
-    return Creation(Work(producer, (Parent("dataset", dataset),), environment_of(_REQUIRES)), config, seed, data)
+    return Creation(Work(producer, (Parent("dataset", dataset),), environment_of(REQUIRES)), config, seed, data)
 
 
 def _text(example: Example) -> str:

@@ -15,6 +15,7 @@ from blake3 import blake3
 from ftreg.core.database import check_schema_version, connect, migrate, schema_version, transaction
 from ftreg.core.errors import CorruptRegistry
 from ftreg.core.manifest import Manifest, Parent, Producer, canonical_json
+from ftreg.core.types import State
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.records import Edge, Event, Gate, Summary
 from ftreg.registry.schema import MIGRATIONS
@@ -221,15 +222,7 @@ class Catalog:
             f"{_SUMMARY} WHERE {' AND '.join(where) or 'TRUE'} ORDER BY v.id DESC LIMIT ?",
             (*values, -1 if limit is None else limit),
         )
-        return [
-            Summary(
-                *row[:7],
-                aliases=tuple(sorted(json.loads(row[7]))),
-                tags=dict(sorted(json.loads(row[8]).items())),
-                state="rebuildable" if row[9] else "here",
-            )
-            for row in rows
-        ]
+        return [_summary(row) for row in rows]
 
     def count(self) -> int:
         """Return the number of versions."""
@@ -300,7 +293,7 @@ class Catalog:
     def events(self, *, name: str | None = None, number: int | None = None, limit: int | None = None) -> list[Event]:
         """Return all events, or those about a name or a version including its digests; newest first.
 
-        Evidence, evictions and the collection of a manifest concern the digest, whichever version they are recorded for.
+        Evidence, eviction and the collection of a manifest concern the digest, whichever version they are recorded for.
         """
         about = "name = :name" if number is None else "name = :name AND number = :number"
         digests = f"SELECT digest FROM events WHERE {about} AND action = 'published'"  # noqa: S608 - constants
@@ -356,6 +349,14 @@ class Catalog:
         """Run a query and return all its rows; every read goes through here."""
         with system_errors(self._path.parent):
             return self._db.execute(query, values).fetchall()
+
+
+def _summary(row: tuple[Any, ...]) -> Summary:
+    """Turn a row of the query ``_SUMMARY`` into a record."""
+    *columns, aliases, tags, is_evicted = row
+    state: State = "rebuildable" if is_evicted else "here"
+    pointers = tuple(sorted(json.loads(aliases))), dict(sorted(json.loads(tags).items()))
+    return Summary(*(*columns, *pointers, state))
 
 
 def manifest_row(manifest: Manifest) -> tuple[str, int, str, str]:

@@ -125,9 +125,9 @@ def test_a_score_is_compared_like_a_loss(workshop: Registry, adapter: Version, h
 
 def test_what_cannot_be_bisected_is_refused(workshop: Registry, base: Version, held_out: Path) -> None:
     """A dataset, a version without ancestors, and a single example are refused."""
-    with pytest.raises(InputError, match=r"is a dataset, not"):
+    with pytest.raises(InputError, match=r"is a dataset, not a model"):
         bisect(str(base.manifest.parent("dataset")), held_out, registry=workshop)
-    with pytest.raises(InputError, match="nothing that .* was made from can be measured"):
+    with pytest.raises(InputError, match=r"nothing that .* was made from can be measured"):
         bisect(workshop.get(str(base.manifest.parent("base"))).ref, held_out, registry=workshop)
     with pytest.raises(InputError, match="one example"):
         bisect(base.ref, held_out, limit=1, registry=workshop)
