@@ -255,7 +255,7 @@ def evict_command(session: Session, ref: str, as_json: bool) -> None:
     if as_json:
         session.json(asdict(found))
     else:
-        session.progress.say(f"{found.ref} is rebuildable; {human_size(found.size)} were freed")
+        session.print(f"{found.ref} is rebuildable; {human_size(found.size)} were freed")
 
 
 @command.command("restore", examples=["ftreg models restore support-bot-merged:1"])
