@@ -90,10 +90,8 @@ def obstacle_to_eviction(context: Context, version: Version) -> str | None:
         return "its newest replay was made with another version of its plugin than the one installed now"
     if record.body["machine"]["processor"] != describe_machine()["processor"]:
         return "its newest replay was made on another processor"
-    for parent in version.manifest.parents:
-        if not context.registry.verify(parent.digest, quick=True).ok:
-            return f"its {parent.role} is damaged"
-    return None
+    damaged = _damaged_input(context, version)
+    return f"{damaged}, which it was made from, is damaged" if damaged else None
 
 
 def restore_version(context: Context, version: Version) -> None:
@@ -122,5 +120,18 @@ def restore_version(context: Context, version: Version) -> None:
 
 
 def _newest_replay(context: Context, version: Version) -> EvidenceRecord | None:
-    records = [record for record in context.registry.evidence(version.digest) if record.type == REPLAY]
+    records = context.registry.evidence(version.digest, REPLAY)
     return records[-1] if records else None
+
+
+def _damaged_input(context: Context, version: Version) -> str | None:
+    """Return the reference of a damaged input, or of a damaged one behind a rebuildable input; None if all are whole."""
+    for parent in version.manifest.parents:
+        known = context.registry.get(parent.digest)
+        try:
+            context.registry.check_files(parent.digest, quick=True)
+        except CorruptRegistry:
+            return known.ref
+        if known.state == "rebuildable" and (damaged := _damaged_input(context, known)):
+            return damaged
+    return None

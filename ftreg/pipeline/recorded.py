@@ -14,7 +14,7 @@ from ftreg.core.recipe import TrainConfig, validate
 from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import Source, Version
 from ftreg.data import read_dataset
-from ftreg.pipeline.runs import Task, environment_of, step_config, work_of
+from ftreg.pipeline.runs import Task, environment_of, step_config, training_config, work_of
 from ftreg.pipeline.scratch import REQUIRES, open_creation
 from ftreg.pipeline.steps import StepRun, data_of, open_inputs, step_parents
 from ftreg.pipeline.training import Training
@@ -77,21 +77,22 @@ def find_installed(context: Context, version: Version) -> Installed | None:
 
 def _training(context: Context, version: Version) -> Training:
     manifest = version.manifest
-    producer, recorded = manifest.producer, manifest.producer.config
+    recorded = manifest.producer.config
     spec = _find(context, MethodSpec, version)
     base, dataset = _parent(context, version, "base"), _parent(context, version, "dataset")
     where = f"configuration of {version.ref}"
     config = context.host.configure(spec, recorded[spec.name], where=f"{where}: {spec.name}")
     train = validate(TrainConfig, recorded["train"], where=f"{where}: train")
+    template = _template(context, version)
     return Training(
-        work=work_of(context.host, spec, producer.config, manifest.parents),
+        work=work_of(context.host, spec, training_config(spec, config, train, template), manifest.parents),
         spec=spec,
         name=version.name,
         base=base.path,
         data=read_dataset(dataset.path),
         config=config,
         train=train,
-        template=_template(context, version),
+        template=template,
     )
 
 

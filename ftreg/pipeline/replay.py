@@ -26,6 +26,8 @@ Grade = Literal["bit-exact", "within tolerance", "different"]
 TOLERANCE = Tolerance(kl=0.01, top1=0.99, loss_delta=0.01)
 """How far a replay may be from a version whose producer states no tolerance, such as a training."""
 
+_NOT_REPEATABLE = "packages, plugin, device and machine are the same: the work itself is not repeatable"
+
 
 @dataclass(frozen=True)
 class Change:
@@ -142,45 +144,32 @@ def replay_version(context: Context, ref: str, *, kl: float | None = None) -> Re
         CorruptRegistry: An input is damaged.
         FtregError: An input is missing, or the work failed.
     """
-    registry = context.registry
-    version = registry.get(ref)
+    version = context.registry.get(ref)
     _check_inputs(context, version)
     with made_again(context, version) as result:
         files = compare_files(version.manifest, result.prepared.manifest)
         changes = find_changes(context, version, result)
-        reasons = [*_described(files), *map(str, changes)]
-        grade: Grade = "bit-exact"
-        certificate = None
-        if not files.equal:
-            if not changes:
-                reasons.append("packages, plugin, device and machine are the same: the work itself is not repeatable")
-            limits = Tolerance(kl=kl) if kl is not None else result.artifact.tolerance or TOLERANCE
-            try:
-                certificate = _compare_models(context, version, result, limits)
-                grade = "different" if certificate["failures"] else "within tolerance"
-                reasons += certificate["failures"]
-            except FtregError as error:
-                grade = "different"
-                reasons.append(f"the models could not be compared: {error.message}")
-        producer = result.task.work.producer
+        judgement = _Judgement("bit-exact") if files.equal else _judge(context, version, result, kl)
+        unexplained = [] if files.equal or changes else [_NOT_REPEATABLE]
+        work = result.task.work
         found = Replay(
             ref=version.ref,
             digest=version.digest,
-            grade=grade,
+            grade=judgement.grade,
             replayed=result.prepared.digest,
-            reasons=tuple(reasons),
+            reasons=(*_described(files), *map(str, changes), *unexplained, *judgement.reasons),
             files=files,
             changes=tuple(changes),
-            certificate=certificate,
-            environment=result.task.work.environment,
-            plugin=(producer.distribution, producer.version),
+            certificate=judgement.certificate,
+            environment=work.environment,
+            plugin=(work.producer.distribution, work.producer.version),
             machine=describe_machine(),
             seconds=round(result.seconds, 3),
         )
     body = asdict(found)
     for key in ("ref", "digest", "at"):  # the event has them
         del body[key]
-    record = registry.add_evidence(ref, REPLAY, body)
+    record = context.registry.add_evidence(ref, REPLAY, body)
     return replace(found, at=record.at)
 
 
@@ -226,17 +215,26 @@ def find_changes(context: Context, version: Version, result: Result) -> list[Cha
 
 
 def _check_inputs(context: Context, version: Version) -> None:
-    """Hash the inputs of a version, and what they were made from; raise ``CorruptRegistry`` if a file is damaged."""
+    """Hash the inputs of a version; raise ``CorruptRegistry`` if one is damaged."""
     for parent in version.manifest.parents:
-        report = context.registry.verify(parent.digest, progress=context.progress)
-        if report.damages:
-            damage = report.damages[0]
-            problem = f"the {parent.role} of {version.ref} cannot be used: {damage.problem}"
-            raise CorruptRegistry(problem, where=damage.where, hint=damage.hint)
+        try:
+            context.registry.check_files(parent.digest)
+        except CorruptRegistry as error:
+            error.message = f"the {parent.role} of {version.ref} cannot be used: {error.message}"
+            raise
 
 
-def _compare_models(context: Context, version: Version, result: Result, limits: Tolerance) -> Mapping[str, Json]:
-    """Compare the replay with the version on held-out text, as a certificate does."""
+@dataclass(frozen=True)
+class _Judgement:
+    """A grade, with the comparison of the models and what of it decided."""
+
+    grade: Grade
+    certificate: Mapping[str, Json] | None = None
+    reasons: tuple[str, ...] = ()
+
+
+def _judge(context: Context, version: Version, result: Result, kl: float | None) -> _Judgement:
+    """Grade a result whose files differ: compare the models on held-out text, as a certificate does."""
     source = Source(
         f"the replay of {version.ref}",
         result.prepared.digest,
@@ -244,14 +242,22 @@ def _compare_models(context: Context, version: Version, result: Result, limits: 
         result.prepared.manifest,
         context.registry.source,
     )
-    recorded = context.registry.source(version.digest)
+    limits = Tolerance(kl=kl) if kl is not None else result.artifact.tolerance or TOLERANCE
     artifact = replace(result.artifact, tolerance=limits)
-    return certify(context, recorded, source, artifact, result.task.data, accept=True)
+    try:
+        if version.state == "rebuildable":
+            raise FtregError(f"the files of {version.ref} were given up")
+        recorded = context.registry.source(version.digest)
+        certificate = certify(context, recorded, source, artifact, result.task.data, accept=True)
+    except FtregError as error:
+        return _Judgement("different", reasons=(f"the models could not be compared: {error.message}",))
+    failures = tuple(certificate["failures"])
+    return _Judgement("different" if failures else "within tolerance", certificate, failures)
 
 
 def _run_of(context: Context, version: Version) -> EvidenceRecord | None:
     """Return the evidence of the newest run that made the version; None if there is none."""
-    records = [record for record in context.registry.evidence(version.digest) if record.type == "run"]
+    records = context.registry.evidence(version.digest, "run")
     return records[-1] if records else None
 
 

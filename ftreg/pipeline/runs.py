@@ -15,12 +15,11 @@ from ftreg.context import Context
 from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json, Parent, Producer
+from ftreg.core.recipe import TrainConfig
 from ftreg.core.requirements import Requirement, installed_versions
 from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import Artifact, RunInfo, Splits, Version
-from ftreg.data import read_template
 from ftreg.pipeline.machine import describe_machine
-from ftreg.pipeline.plan import Plan
 from ftreg.registry import Draft, Staging, cache_key
 
 
@@ -94,12 +93,11 @@ def environment_of(requires: Iterable[Requirement]) -> dict[str, str | None]:
     return {"python": platform.python_version(), **installed_versions(requires)}
 
 
-def training_config(plan: Plan) -> dict[str, Json]:
-    """Return the full configuration of the plan's training."""
-    template = read_template(plan.recipe.data.template)
+def training_config(spec: MethodSpec, config: BaseModel, train: TrainConfig, template: str | None) -> dict[str, Json]:
+    """Return the full configuration of a training; ``template`` is the source of its chat template."""
     return {
-        plan.method.name: full_config(plan.method_config),
-        "train": full_config(plan.recipe.train),
+        spec.name: full_config(config),
+        "train": full_config(train),
         # The template is stored as a file of the version; here its hash is enough to tell templates apart.
         "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
     }

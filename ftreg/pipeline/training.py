@@ -100,12 +100,13 @@ def _train(
 ) -> Version:
     """Train on opened inputs; publish them and the result."""
     recipe, method = plan.recipe, plan.method
-    work = work_of(context.host, method, training_config(plan), training_parents(base.digest, dataset.digest))
+    template = read_template(recipe.data.template)
+    config = training_config(method, plan.method_config, recipe.train, template)
+    work = work_of(context.host, method, config, training_parents(base.digest, dataset.digest))
     if reuse and (known := context.registry.find_produced(work.cache_key, name=recipe.name)) is not None:
         context.progress.say(f"{known.ref} was trained by the same run before; reused")
         return known
 
-    template = read_template(recipe.data.template)
     training = Training(work, method, recipe.name, base.path, splits, plan.method_config, recipe.train, template)
     folder = context.registry.home / "runs" / work.cache_key
     with (

@@ -200,9 +200,9 @@ def read_blob(home: Home, entry: FileEntry) -> bytes:
     return home.blob(entry.blake3).read_bytes()
 
 
-def check_blob(home: Home, entry: FileEntry) -> None:
+def check_blob(home: Home, entry: FileEntry, *, full: bool = False) -> None:
     """Raise ``CorruptRegistry`` if a stored file is missing or was changed; see ``examine``."""
-    problem = examine(home, entry)
+    problem = examine(home, entry, full=full)
     if problem:
         where = str(home.blob(entry.blake3))
         raise CorruptRegistry(f"{entry.path} {problem}", where=where, hint="Run `registry.verify()`")

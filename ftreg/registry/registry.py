@@ -17,7 +17,7 @@ from ftreg.core.manifest import Json
 from ftreg.core.names import check_alias, check_name, parse_ref
 from ftreg.core.types import NullProgress, Progress, RunInfo, Source, Version
 from ftreg.registry import collect, eviction, evidence, gates, publish, staging
-from ftreg.registry.blobs import measure, read_blob, store
+from ftreg.registry.blobs import check_blob, measure, read_blob, store
 from ftreg.registry.catalog import Catalog
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.finder import Finder
@@ -139,17 +139,41 @@ class Registry:
             CorruptRegistry: A stored file is missing or was changed.
             FtregError: Its files were given up, and cannot be made again here.
         """
-        version = self.get(ref)
-        if version.state == "rebuildable":
-            if self._make_again is None:
-                raise FtregError(
-                    f"the files of {version.ref} were given up",
-                    hint=f"Make them again: `ftreg.restore({version.ref!r})`",
-                )
-            self._make_again(version)
-        with system_errors(self.home):
+        source = self._open_files(ref)
+        if source is None:
+            version = self.get(ref)
+            if self._make_again is not None:
+                self._make_again(version)
+                source = self._open_files(ref)
+            if source is None:
+                hint = f"Make them again: `ftreg.restore({version.ref!r})`"
+                raise FtregError(f"the files of {version.ref} were given up", hint=hint)
+        return source
+
+    def _open_files(self, ref: str) -> Source | None:
+        """Open a version for reading; return None if its files were given up."""
+        with system_errors(self.home), self._home.lock():  # so that nobody gives them up meanwhile
+            version = self.get(ref)
+            if version.state == "rebuildable":
+                return None
             path = open_view(self._home, view_key(version.digest), version.manifest.files)
         return Source(version.ref, version.digest, path, version.manifest, self.source)
+
+    def check_files(self, ref: str, *, quick: bool = False) -> None:
+        """Hash the files of a version; those that were given up are not checked.
+
+        Args:
+            ref: The version.
+            quick: Compare only sizes and seals.
+
+        Raises:
+            UnknownName: There is no such version.
+            CorruptRegistry: A file is missing or was changed.
+        """
+        with system_errors(self.home), self._home.lock():
+            version = self.get(ref)
+            for entry in eviction.kept_files(version.digest, version.manifest, self._catalog.evicted()):
+                check_blob(self._home, entry, full=not quick)
 
     def read_file(self, ref: str, path: str) -> bytes:
         """Return the content of one file of a version.
@@ -224,8 +248,8 @@ class Registry:
         found = self._catalog.versions(cache_key=key, name=name, limit=1)
         return self._finder.version(found[0]) if found else None
 
-    def evidence(self, ref: str) -> builtins.list[EvidenceRecord]:
-        """Return the evidence on a version's digest, oldest first.
+    def evidence(self, ref: str, type: str | None = None) -> builtins.list[EvidenceRecord]:  # noqa: A002
+        """Return the evidence on a version's digest, oldest first: all of it, or that of one type.
 
         Raises:
             UnknownName: There is no such version.
@@ -233,7 +257,9 @@ class Registry:
         """
         events = self._catalog.evidence(self._finder.find(ref).digest)
         with system_errors(self.home):
-            return [evidence.read_evidence(self._home, event) for event in events]
+            return [
+                evidence.read_evidence(self._home, event) for event in events if type in (None, event.detail["type"])
+            ]
 
     def events(self, ref: str | None = None, *, limit: int | None = None) -> builtins.list[Event]:
         """Return the event log, newest first: all of it, or the events about a name or a version, deleted or not.

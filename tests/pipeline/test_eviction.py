@@ -15,7 +15,7 @@ from ftreg.core.errors import CorruptRegistry, InputError
 from ftreg.core.host import PluginHost
 from ftreg.core.types import NullProgress, Version
 from ftreg.pipeline import steps
-from tests.registry.kit import read
+from tests.registry.kit import blob_of, read
 from tests.tiny import CHAT_TEMPLATE
 
 
@@ -140,6 +140,20 @@ def test_what_is_not_known_to_be_the_same_is_kept(chain: Chain, monkeypatch: pyt
         with pytest.raises(InputError, match="on another processor"):
             evict(adapter.ref, registry=registry)
     assert not chain.missing(adapter)
+
+
+def test_nothing_is_given_up_that_a_damaged_input_made(chain: Chain) -> None:
+    """A version is kept while what it was made from is damaged, over all generations that were given up."""
+    registry = chain.registry
+    blob = blob_of(registry, registry.get(str(chain.adapter.manifest.parent("base"))), "model.safetensors")
+    content = blob.read_bytes()
+    evict(chain.adapter.ref, registry=registry)
+    blob.chmod(0o644)
+    blob.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"tiny:1, which it was made from, is damaged|llama.*is damaged"):
+        evict(chain.merged.ref, registry=registry)
+    blob.write_bytes(content)
+    restore(chain.adapter.ref, registry=registry)
 
 
 def test_gc_gives_up_what_it_may(chain: Chain) -> None:

@@ -213,5 +213,5 @@ def test_a_damaged_input_is_found(recipe: Callable[..., dict], rows: Path, tmp_p
         blob.write_bytes(data)
         os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
         blob.chmod(0o444)
-        with pytest.raises(CorruptRegistry, match=r"the base of bot:1 cannot be used: model\.safetensors of"):
+        with pytest.raises(CorruptRegistry, match=r"the base of bot:1 cannot be used: model\.safetensors does"):
             replay(version.ref, registry=registry)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from ftreg.core.errors import FtregError, InputError
+from ftreg.core.errors import CorruptRegistry, FtregError, InputError
 from ftreg.core.manifest import Producer
 from ftreg.core.types import Version
 from ftreg.registry import Registry
 from ftreg.registry.failpoints import EVICT, RESTORE
-from tests.registry.kit import FILES, blobs, dump, publish, read, restore
+from tests.registry.kit import FILES, blob_of, blobs, dump, publish, read, restore
 from tests.registry.processes import run
 
 SIZE = sum(map(len, FILES.values()))
@@ -75,6 +76,33 @@ def test_opening_makes_the_files_again(registry: Registry) -> None:
     assert [version.ref for version in made] == ["bot:1"]
     assert registry.get("bot").state == "here"
     assert registry.events("bot", limit=1)[0].action == "restored"
+
+
+def test_work_that_does_not_restore_is_noticed(registry: Registry) -> None:
+    """If the function that should restore the files does not, the version is not opened."""
+    publish(registry)
+    registry.evict("bot")
+    with registry.making_again(lambda _: None), pytest.raises(FtregError, match="the files of bot:1 were given up"):
+        registry.source("bot")
+
+
+def test_files_are_checked_one_version_at_a_time(registry: Registry) -> None:
+    """A changed file is found by hashing, and by a look at its seal; what was given up is not expected."""
+    version = publish(registry)
+    registry.check_files("bot")
+    blob = blob_of(registry, version, "config.json")
+    before = blob.stat()
+    blob.chmod(0o644)
+    blob.write_bytes(b"[]")
+    with pytest.raises(CorruptRegistry, match=r"config\.json does not have the content"):
+        registry.check_files("bot", quick=True)
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+    blob.chmod(0o444)
+    registry.check_files("bot", quick=True)
+    with pytest.raises(CorruptRegistry, match=r"config\.json does not have the content"):
+        registry.check_files("bot")
+    registry.evict("bot")
+    registry.check_files("bot")
 
 
 def test_publishing_the_same_again_restores_it(registry: Registry) -> None:
