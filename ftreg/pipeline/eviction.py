@@ -125,7 +125,7 @@ def _newest_replay(context: Context, version: Version) -> EvidenceRecord | None:
 
 
 def _damaged_input(context: Context, version: Version) -> str | None:
-    """Return the reference of a damaged input, or of a damaged one behind a rebuildable input; None if all are whole."""
+    """Return a damaged input, or a damaged one behind a rebuildable input, by its reference; None if all are whole."""
     for parent in version.manifest.parents:
         known = context.registry.get(parent.digest)
         try:

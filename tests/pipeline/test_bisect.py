@@ -71,7 +71,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chain(registry: Registry, adapter: Version, factors: list[float], name: str) -> list[Version]:
     """Merge the adapter, and scale a layer by each factor in turn."""
-    versions = [merge(adapter.ref, name=f"{name}-0", registry=registry)]
+    versions = [merge(adapter.ref, registry=registry)]
     for number, factor in enumerate(factors, start=1):
         versions.append(apply("scale", versions[-1].ref, name=f"{name}-{number}", factor=factor, registry=registry))
     return versions
