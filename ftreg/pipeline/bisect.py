@@ -101,10 +101,19 @@ class Bisection:
 
 @dataclass(frozen=True)
 class _Figure:
-    """The figure to compare: its name, the metric that computes it, if one does, and the metric's name for it."""
+    """The figure to compare.
+
+    Attributes:
+        name: Its name.
+        higher_is_better: Whether a higher figure is better.
+        calls: The metrics of each evaluation.
+        call: The metric that computes the figure; None for one that every evaluation has.
+        key: The metric's own name for it.
+    """
 
     name: str
     higher_is_better: bool
+    calls: Sequence[MetricCall]
     call: MetricCall | None = None
     key: str = ""
 
@@ -169,15 +178,16 @@ def bisect_chain(
 def _find_figure(context: Context, name: str, settings: Mapping[str, Any]) -> _Figure:
     """Return the figure called ``name``; raise ``InputError`` if there is none that says which model is better."""
     if name in _TOKEN_FIGURES:
-        return _Figure(name, _TOKEN_FIGURES[name][1])
+        return _Figure(name, _TOKEN_FIGURES[name][1], choose_metrics(context.host, [], settings))
     metric, _, key = name.partition(".")
     known = [*_TOKEN_FIGURES, *(spec.name for spec in context.host.specs(MetricSpec))]
     if metric not in known:
         raise context.host.unknown("metric", metric, known, where="metric")
-    call = next(call for call in choose_metrics(context.host, [metric], settings) if call.spec.name == metric)
+    calls = choose_metrics(context.host, [metric], settings)
+    call = next(call for call in calls if call.spec.name == metric)
     if call.spec.higher_is_better is None:
         raise InputError(f"metric {metric} does not say which model is better", where="metric", hint="Name another.")
-    return _Figure(name, call.spec.higher_is_better, call, key or metric)
+    return _Figure(name, call.spec.higher_is_better, calls, call, key or metric)
 
 
 def _chain(context: Context, ref: str) -> list[tuple[Version, str]]:
@@ -207,7 +217,7 @@ def _measure(
             links.append(replace(link, skipped=error.message))
             continue
         context.progress.say(f"evaluating {version.ref}")
-        result = evaluate_version(context, name, examples, [figure.call] if figure.call else [])
+        result = evaluate_version(context, name, examples, figure.calls)
         scores[version.digest] = _scores_of(context, result, figure)
         links.append(replace(link, figure=scores[version.digest].value))
     return links, scores

@@ -13,7 +13,6 @@ from ftreg.core.types import Version
 from ftreg.pipeline.machine import describe_machine
 from ftreg.pipeline.recorded import find_installed, template_file
 from ftreg.pipeline.replay import REPLAY, compare_files, find_changes, made_again
-from ftreg.registry import EvidenceRecord
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def find_evictable(context: Context, *, grace: float = 0.0) -> list[Version]:
         version = context.registry.get(summary.digest)
         same = context.registry.summaries(digest=summary.digest, limit=None)
         if version.state == "here" and not any(each.aliases for each in same):
-            record = _newest_replay(context, version)
-            is_old = record is not None and time.time() - datetime.fromisoformat(record.at).timestamp() >= grace
+            replays = context.registry.evidence(version.digest, REPLAY)
+            is_old = replays and time.time() - datetime.fromisoformat(replays[-1].at).timestamp() >= grace
             if is_old and obstacle_to_eviction(context, version) is None:
                 found[version.digest] = version
     return list(found.values())
@@ -70,28 +69,41 @@ def obstacle_to_eviction(context: Context, version: Version) -> str | None:
     """Say why the files of a version cannot be given up; None if they can.
 
     They can if its newest replay was bit-exact, with the plugin and the packages that are installed now and on this
-    processor, and if what it was made from is undamaged, or can itself be made again.
+    processor, and if all that it was made from is undamaged, or can be made again for the same reasons.
     """
     if version.state == "rebuildable":
         return "they were given up already"
     if version.manifest.producer.type == "import":
         return "it was imported, so nothing can make them again"
-    record = _newest_replay(context, version)
+    return _doubt(context, version)
+
+
+def _doubt(context: Context, version: Version) -> str | None:
+    """Say why doing the work of a version again may make other files than its own; None if nothing speaks for that."""
+    records = context.registry.evidence(version.digest, REPLAY)
     installed = find_installed(context, version)
-    if record is None:
+    if not records:
         return "no replay is on record"
-    if record.body["grade"] != "bit-exact":
-        return f"its newest replay was {record.body['grade']}"
+    replay = records[-1].body
+    if replay["grade"] != "bit-exact":
+        return f"its newest replay was {replay['grade']}"
     if installed is None or installed.distribution == IN_PROCESS:
         return "its plugin is not an installed one"
-    if record.body["environment"] != installed.environment:
+    if replay["environment"] != installed.environment:
         return "its newest replay was made with other packages than those installed now"
-    if record.body["plugin"] != [installed.distribution, installed.version]:
+    if replay["plugin"] != [installed.distribution, installed.version]:
         return "its newest replay was made with another version of its plugin than the one installed now"
-    if record.body["machine"]["processor"] != describe_machine()["processor"]:
+    if replay["machine"]["processor"] != describe_machine()["processor"]:
         return "its newest replay was made on another processor"
-    damaged = _damaged_input(context, version)
-    return f"{damaged}, which it was made from, is damaged" if damaged else None
+    for parent in version.manifest.parents:
+        known = context.registry.get(parent.digest)
+        try:
+            context.registry.check_files(known.digest, quick=True)
+        except CorruptRegistry:
+            return f"{known.ref}, which it was made from, is damaged"
+        if known.state == "rebuildable" and (doubt := _doubt(context, known)):
+            return f"{known.ref}, which it was made from, was given up, and {doubt}"
+    return None
 
 
 def restore_version(context: Context, version: Version) -> None:
@@ -117,21 +129,3 @@ def restore_version(context: Context, version: Version) -> None:
             )
         context.registry.restore(version.digest, result.prepared)
     context.progress.say(f"{version.ref} has its files again, with the hashes of its manifest")
-
-
-def _newest_replay(context: Context, version: Version) -> EvidenceRecord | None:
-    records = context.registry.evidence(version.digest, REPLAY)
-    return records[-1] if records else None
-
-
-def _damaged_input(context: Context, version: Version) -> str | None:
-    """Return a damaged input, or a damaged one behind a rebuildable input, by its reference; None if all are whole."""
-    for parent in version.manifest.parents:
-        known = context.registry.get(parent.digest)
-        try:
-            context.registry.check_files(parent.digest, quick=True)
-        except CorruptRegistry:
-            return known.ref
-        if known.state == "rebuildable" and (damaged := _damaged_input(context, known)):
-            return damaged
-    return None
