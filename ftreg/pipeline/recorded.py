@@ -143,10 +143,10 @@ def _creation(context: Context, version: Version) -> Task:
 
 
 def _find(context: Context, kind: type[SpecT], version: Version) -> SpecT:
-    """Return the method or step that made a version; raise ``InputError`` if its plugin is not loaded."""
+    """Return the method or step that made a version; raise ``InputError`` if its plugin or a package is missing."""
     producer = version.manifest.producer
     try:
-        return context.host.get(kind, producer.name)
+        spec = context.host.get(kind, producer.name)
     except UnknownName as error:
         package = f"{producer.distribution} {producer.version}".rstrip()
         raise InputError(
@@ -154,6 +154,8 @@ def _find(context: Context, kind: type[SpecT], version: Version) -> SpecT:
             "which is not loaded",
             hint=f"Install {package}, or switch the plugin on; `registry.host.plugins` says which are loaded.",
         ) from error
+    context.host.require(spec)
+    return spec
 
 
 def _parent(context: Context, version: Version, role: str) -> Source:
