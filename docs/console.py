@@ -1,9 +1,9 @@
-"""Runs the commands of own-model.md, exporting.md and troubleshooting.md, and writes what they print into the pages.
+"""Runs the commands of the pages ``PAGES``, and writes what they print into the pages.
 
     python docs/console.py [--check]
 
 In a block of ``console``, each line that starts with ``$`` is followed by what the command prints: standard output and,
-if it fails, its error. The commands of all pages run one after the other in one folder, which has a tiny untrained
+if it fails, its error. The commands of the pages run one after the other in one folder, which has a tiny untrained
 model and the files of ``write_files``.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-PAGES = (DOCS / "own-model.md", DOCS / "exporting.md", DOCS / "troubleshooting.md")
+PAGES = tuple(DOCS / f"{page}.md" for page in ("own-model", "exporting", "replay", "troubleshooting"))
 
 _BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 _MASKS = (

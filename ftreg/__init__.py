@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from ftreg.api.evaluation import compare, evaluate
     from ftreg.api.experiments import promote, report, rollback, set_weights, status
     from ftreg.api.goldens import check_goldens, set_goldens
+    from ftreg.api.history import bisect, replay
     from ftreg.api.steps import apply, export, merge, prune, quantize
     from ftreg.api.training import init, plan, run, train
+    from ftreg.api.upkeep import du, evict, restore
     from ftreg.api.versions import card, lineage
     from ftreg.core.errors import FtregError
     from ftreg.core.host import PluginHost
@@ -29,11 +31,14 @@ _HOMES = {
     "Registry": "ftreg.registry",
     "Version": "ftreg.core.types",
     "apply": "ftreg.api.steps",
+    "bisect": "ftreg.api.history",
     "card": "ftreg.api.versions",
     "check_goldens": "ftreg.api.goldens",
     "compare": "ftreg.api.evaluation",
     "deploy": "ftreg.api.deployments",
+    "du": "ftreg.api.upkeep",
     "evaluate": "ftreg.api.evaluation",
+    "evict": "ftreg.api.upkeep",
     "export": "ftreg.api.steps",
     "init": "ftreg.api.training",
     "lineage": "ftreg.api.versions",
@@ -42,7 +47,9 @@ _HOMES = {
     "promote": "ftreg.api.experiments",
     "prune": "ftreg.api.steps",
     "quantize": "ftreg.api.steps",
+    "replay": "ftreg.api.history",
     "report": "ftreg.api.experiments",
+    "restore": "ftreg.api.upkeep",
     "rollback": "ftreg.api.experiments",
     "run": "ftreg.api.training",
     "serve": "ftreg.api.deployments",
@@ -58,11 +65,14 @@ __all__ = [
     "Registry",
     "Version",
     "apply",
+    "bisect",
     "card",
     "check_goldens",
     "compare",
     "deploy",
+    "du",
     "evaluate",
+    "evict",
     "export",
     "init",
     "lineage",
@@ -71,7 +81,9 @@ __all__ = [
     "promote",
     "prune",
     "quantize",
+    "replay",
     "report",
+    "restore",
     "rollback",
     "run",
     "serve",

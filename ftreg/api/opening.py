@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from ftreg.context import Context
 from ftreg.core.faults import fault_of
-from ftreg.core.types import NullProgress, Progress
+from ftreg.core.types import NullProgress, Progress, Version
 from ftreg.registry import Registry
 
 
@@ -20,7 +21,9 @@ def opened(registry: Registry | None, progress: Progress | None) -> Iterator[Con
     """
     used = registry if registry is not None else Registry()
     try:
-        yield Context(used, progress or NullProgress())
+        context = Context(used, progress or NullProgress())
+        with used.making_again(partial(_restore, context)):
+            yield context
     except Exception as error:
         fault = fault_of(error, used.home)
         if fault is None:
@@ -29,3 +32,10 @@ def opened(registry: Registry | None, progress: Progress | None) -> Iterator[Con
     finally:
         if registry is None:
             used.close()
+
+
+def _restore(context: Context, version: Version) -> None:
+    """Make the files of a version again that were given up."""
+    from ftreg.pipeline.eviction import restore_version  # few versions need it
+
+    restore_version(context, version)

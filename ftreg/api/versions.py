@@ -15,7 +15,8 @@ from ftreg.registry import Lineage, Registry
 def card(ref: str, *, registry: Registry | None = None) -> dict[str, Json]:
     """Return everything about the version ``ref`` as JSON: how it was made, from what, its files and its evidence.
 
-    ``folder`` is where its files can be read; None, with the reason under ``damage``, if they are damaged.
+    ``folder`` is where its files can be read; None if they were given up (``state`` is ``rebuildable``), or, with the
+    reason under ``damage``, if they are damaged.
 
     Raises:
         UnknownName: There is no such version.
@@ -45,11 +46,12 @@ def check_kind(kind: str, *, registry: Registry | None = None) -> str:
 def _card(registry: Registry, ref: str) -> dict[str, Json]:
     version = registry.get(ref)
     manifest = version.manifest
-    try:
-        folder: str | None = str(registry.source(version.digest).path)
-        damage = None
-    except CorruptRegistry as error:
-        folder, damage = None, str(error)
+    folder = damage = None
+    if version.state == "here":
+        try:
+            folder = str(registry.source(version.digest).path)
+        except CorruptRegistry as error:
+            damage = str(error)
     return {
         "ref": version.ref,
         "name": version.name,
@@ -62,6 +64,7 @@ def _card(registry: Registry, ref: str) -> dict[str, Json]:
         "created": version.created,
         "aliases": list(version.aliases),
         "tags": dict(version.tags),
+        "state": version.state,
         "folder": folder,
         "damage": damage,
         "producer": asdict(manifest.producer),

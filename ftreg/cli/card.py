@@ -24,7 +24,8 @@ def lines_of(facts: Mapping[str, Any]) -> Iterator[str]:
     package = f"{producer['distribution']} {producer['version']}".rstrip()  # an import's version is left empty
     yield _line("made by", f"{producer['type']} {producer['name']} ({package})")
     yield _line("created", facts["created"])
-    yield _line("folder", facts["folder"] or f"DAMAGED: {facts['damage']}")
+    given_up = "rebuildable: its files were given up, and are made again when it is opened"
+    yield _line("folder", facts["folder"] or (f"DAMAGED: {facts['damage']}" if facts["damage"] else given_up))
     for key, value in facts["tags"].items():
         yield _line("tag", f"{key}={value}")
     for parent in facts["parents"]:

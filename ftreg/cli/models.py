@@ -1,4 +1,4 @@
-"""``ftreg models``: list, show, tag, alias and delete versions, and read the event log."""
+"""``ftreg models``: list, show, tag, alias, evict and delete versions, and read the event log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ref_argument = click.argument("ref", shell_complete=complete_refs)
 
 @click.group(cls=Group)
 def command() -> None:
-    """List, show, tag, alias and delete versions.
+    """List, show, tag, alias, evict and delete versions.
 
     REF is a name (its newest version), name:3, name@alias, or the beginning of a digest such as b3:1f09.
     """
@@ -56,12 +56,12 @@ def list_command(
     if not found:
         session.progress.say("no such version" if registry.count() else "the registry is empty")
         return
-    session.table(
-        ["version", "aliases", "kind", "made by", "size", "created (UTC)", "tags"],
-        [_row(version) for version in found],
-        right=["size"],
-        optional=["created (UTC)", "made by", "tags"],
-    )
+    columns = ["version", "aliases", "kind", "made by", "size", "state", "created (UTC)", "tags"]
+    rows = [_row(version) for version in found]
+    if all(version.state == "here" for version in found):
+        place = columns.index("state")
+        columns, rows = [*columns[:place], *columns[place + 1 :]], [[*row[:place], *row[place + 1 :]] for row in rows]
+    session.table(columns, rows, right=["size"], optional=["created (UTC)", "made by", "tags"])
     if len(found) == limit < registry.count():
         session.progress.say(f"only the newest {limit} are shown; --limit shows more")
 
@@ -70,7 +70,16 @@ def _row(version: Summary) -> list[str]:
     tags = " ".join(f"{key}={value}" for key, value in version.tags.items())
     aliases = " ".join(f"@{alias}" for alias in version.aliases)
     created = moment(version.created)
-    return [version.ref, aliases, version.kind, version.producer, human_size(version.size), created, tags]
+    return [
+        version.ref,
+        aliases,
+        version.kind,
+        version.producer,
+        human_size(version.size),
+        version.state,
+        created,
+        tags,
+    ]
 
 
 @command.command("show", examples=["ftreg models show support-bot@champion", "ftreg models show support-bot:2 --json"])
@@ -236,6 +245,39 @@ def delete_command(session: Session, ref: str, force: bool, as_json: bool) -> No
         session.progress.say(f"{version.ref} was deleted; {bytes_are}")
 
 
+@command.command("evict", examples=["ftreg models evict support-bot-merged:1"])
+@_ref_argument
+@json_option
+@click.pass_obj
+def evict_command(session: Session, ref: str, as_json: bool) -> None:
+    """Give up the files of REF, which a replay has made again bit by bit.
+
+    What opens REF later makes the files again, and checks them. Its manifest, lineage and evidence stay.
+    """
+    from ftreg.api import upkeep
+
+    found = upkeep.evict(ref, **session.api_arguments)
+    if as_json:
+        session.json(asdict(found))
+    else:
+        session.print(f"{found.ref} is rebuildable; {human_size(found.size)} were freed")
+
+
+@command.command("restore", examples=["ftreg models restore support-bot-merged:1"])
+@_ref_argument
+@json_option
+@click.pass_obj
+def restore_command(session: Session, ref: str, as_json: bool) -> None:
+    """Make the files of REF again if they were given up."""
+    from ftreg.api import upkeep
+
+    version = upkeep.restore(ref, **session.api_arguments)
+    if as_json:
+        session.json(version_facts(session, version))
+    else:
+        session.progress.say(f"{version.ref} has its files")
+
+
 def _read_tags(tags: tuple[str, ...], where: str) -> dict[str, str]:
     """Read ``key=value`` strings; raise ``InputError`` for one without ``=``, or a key given twice."""
     read: dict[str, str] = {}
@@ -287,5 +329,9 @@ def _action(session: Session, event: Event, ref: str | None) -> str:
             return f"is no longer guarded by plugin {detail['plugin']}"
         case "evidence":
             return f"{detail['type']} recorded" + (f" for {event.ref}, the same digest" if event.ref != ref else "")
+        case "evicted":
+            return "was evicted: its files were given up"
+        case "restored":
+            return "was restored: its files are here again"
         case action:
             return action

@@ -103,7 +103,8 @@ def version_facts(session: Session, version: Version) -> dict[str, Any]:
         "kind": version.kind,
         "digest": version.digest,
         "size": version.size,
-        "path": str(session.registry.source(version.digest).path),
+        "state": version.state,
+        "path": str(session.registry.source(version.digest).path) if version.state == "here" else None,
     }
 
 

@@ -55,6 +55,8 @@ def verify(session: Session, ref: str | None, quick: bool, rebuild: bool, as_jso
         looked = "looked at" if quick else "hashed"
         verdict = "no damage" if report.ok else f"{len(report.damages)} damaged"
         counts = f"{report.versions} versions, {report.files} files, {human_size(report.size)} {looked}"
+        if report.rebuildable:
+            counts += f", {report.rebuildable} versions rebuildable"
         session.print(f"{counts}: {verdict}")
     if not report.ok:
         sys.exit(1)
@@ -69,22 +71,36 @@ def _rebuild(session: Session) -> None:
         session.progress.say(f"{lost} is lost: its manifest is missing or damaged")
 
 
-@click.command(cls=Command, examples=["ftreg gc --dry-run", "ftreg gc --grace 7d --runs"])
+@click.command(
+    cls=Command, examples=["ftreg gc --dry-run", "ftreg gc --grace 7d --runs", "ftreg gc --rebuildable --dry-run"]
+)
+@click.option(
+    "--rebuildable", is_flag=True, help="Give up the files of versions that can be made again too; see below."
+)
 @click.option("--runs", is_flag=True, help="Free the checkpoints of unfinished trainings too, which ends --resume.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be freed.")
 @click.option("--grace", type=Duration(), default="1h", show_default=True, help="Keep newer files; such as 30m or 7d.")
 @json_option
 @click.pass_obj
-def gc(session: Session, runs: bool, dry_run: bool, grace: float, as_json: bool) -> None:
+def gc(session: Session, rebuildable: bool, runs: bool, dry_run: bool, grace: float, as_json: bool) -> None:
     """Free the files that no version needs, and what killed processes left behind.
 
     The files of a version, of the versions that it was made from, and their evidence are kept. So are the checkpoints
     of a training that did not finish, unless --runs is given.
+
+    With --rebuildable, the files of each version whose newest replay was bit-exact are given up, unless an alias points
+    to it, the replay is newer than --grace, or other packages are installed now. What opens such a version makes its
+    files again, and checks them.
     """
-    report = session.registry.gc(grace=grace, runs=runs, dry_run=dry_run)
+    from ftreg.api import upkeep
+
+    cleanup = upkeep.gc(rebuildable=rebuildable, grace=grace, runs=runs, dry_run=dry_run, **session.api_arguments)
+    report = cleanup.report
     if as_json:
-        session.json(asdict(report))
+        session.json(asdict(report) | {"evicted": [asdict(each) for each in cleanup.evicted]})
         return
+    for each in cleanup.evicted:
+        session.print(f"{'would give up' if dry_run else 'gave up'} {human_size(each.size)} of {each.ref}")
     session.print(_summary(report))
     fates = [(run, "would be freed" if dry_run else "freed") for run in report.runs]
     fates += [(run, "kept") for run in report.kept_runs]

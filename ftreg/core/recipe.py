@@ -28,9 +28,12 @@ def _name(value: str) -> str:
 
 
 class Config(BaseModel):
-    """The base of all configurations: unknown keys are errors, and values cannot be changed."""
+    """The base of all configurations: unknown keys are errors, and values cannot be changed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    Defaults are validated too, so that a configuration that was recorded is read back as the same values.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
 
 class NoConfig(Config):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ftreg.core.errors import FtregError
 from ftreg.core.manifest import Json, Manifest, Parent
@@ -28,6 +28,9 @@ DATASET = "dataset"
 
 TEXT_GENERATION = "text-generation"
 
+State = Literal["here", "rebuildable"]
+"""Where the files of a version are: in the registry, or given up, to be made again when the version is opened."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -43,6 +46,7 @@ class Version:
         manifest: What makes it what it is.
         aliases: The aliases that point to it.
         tags: Its tags.
+        state: ``here``, or ``rebuildable`` if its files were given up.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Version:
     manifest: Manifest
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    state: State = "here"
 
     def __repr__(self) -> str:
         aliases = "".join(f" @{alias}" for alias in self.aliases)

@@ -100,7 +100,8 @@ def _check_gates(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool)
     registry, recipe, method = context.registry, plan.recipe, plan.method
     registry.check_gates("ftreg_check_version")
     parents = training_parents(inputs.base_digest, inputs.dataset_digest)
-    runs = [RunInfo(method.what, method.name, recipe.name, parents, training_config(plan), recipe.tags)]
+    config = training_config(method, plan.method_config, recipe.train, read_template(recipe.data.template))
+    runs = [RunInfo(method.what, method.name, recipe.name, parents, config, recipe.tags)]
     for step, name in zip(plan.steps, plan.names[1:], strict=True):
         spec, config = step.spec, step_config(step.spec, step.config, recipe.train.seed)
         others = open_inputs(context, spec, step.others)

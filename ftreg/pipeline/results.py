@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ftreg.core.types import Artifact, StepJob, Tolerance, TrainJob
 def run_plugin(host: PluginHost, spec: MethodSpec | StepSpec, job: TrainJob | StepJob) -> Artifact:
     """Run a method or a step, and check its result against its spec and the files that it wrote.
 
+    An artifact that states no capabilities gets those of the spec.
+
     Raises:
         FtregError: The plugin raised it on purpose; it is passed on unchanged.
         PluginError: The plugin raised anything else, or its result breaks its contract.
@@ -31,7 +34,7 @@ def run_plugin(host: PluginHost, spec: MethodSpec | StepSpec, job: TrainJob | St
     if not any(path.is_file() for path in job.staging.rglob("*")):
         raise host.broken(spec, "it wrote no files into job.staging")
     _check_files(host, spec, artifact.kind, job.staging)
-    return artifact
+    return replace(artifact, capabilities=spec.capabilities) if artifact.capabilities is None else artifact
 
 
 def _malformed(artifact: Any) -> str | None:

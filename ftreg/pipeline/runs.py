@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from blake3 import blake3
 from pydantic import BaseModel
@@ -14,26 +15,24 @@ from ftreg.context import Context
 from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json, Parent, Producer
-from ftreg.core.requirements import installed_versions
+from ftreg.core.recipe import TrainConfig
+from ftreg.core.requirements import Requirement, installed_versions
 from ftreg.core.specs import MethodSpec, StepSpec
-from ftreg.core.types import Artifact, RunInfo, Version
-from ftreg.data import read_template
-from ftreg.pipeline.plan import Plan
+from ftreg.core.types import Artifact, RunInfo, Splits, Version
+from ftreg.pipeline.machine import describe_machine
 from ftreg.registry import Draft, Staging, cache_key
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is recorded about a run of a method or a step before its result exists.
+    """What is recorded about a run before its result exists.
 
     Attributes:
-        spec: The method or step.
-        producer: Its plugin, and its full configuration.
+        producer: The method or step, its plugin, and its full configuration.
         parents: What it works on.
-        environment: Versions of Python and of the distributions that the spec requires; they may affect the result.
+        environment: Versions of Python and of the distributions that the producer requires; they may affect the result.
     """
 
-    spec: MethodSpec | StepSpec
     producer: Producer
     parents: tuple[Parent, ...]
     environment: Mapping[str, str | None]
@@ -45,11 +44,11 @@ class Work:
 
     def run(self, target: str, tags: Mapping[str, str] | None = None) -> RunInfo:
         """Describe the run that makes a version of ``target``, for gates and observers."""
-        return RunInfo(self.spec.what, self.spec.name, target, self.parents, self.producer.config, tags or {})
+        producer = self.producer
+        return RunInfo(producer.type, producer.name, target, self.parents, producer.config, tags or {})
 
     def draft(self, artifact: Artifact, staging: Staging, *evidence: tuple[str, Mapping[str, Json]]) -> Draft:
         """Describe the version that the work has written into ``staging``, with evidence of its run."""
-        stated = artifact.capabilities
         return Draft(
             folder=staging.files,
             report=staging.report,
@@ -59,10 +58,25 @@ class Work:
             producer=self.producer,
             environment=self.environment,
             requires=artifact.requires,
-            capabilities=self.spec.capabilities if stated is None else stated,
+            capabilities=artifact.capabilities or (),
             facts=artifact.facts,
-            evidence=[("run", dict(artifact.measured)), *evidence],
+            evidence=[("run", {**artifact.measured, "machine": describe_machine()}), *evidence],
         )
+
+
+class Task(Protocol):
+    """A run whose inputs are open: what is recorded about it, and how it is done."""
+
+    @property
+    def work(self) -> Work:
+        """What is recorded about it."""
+
+    @property
+    def data(self) -> Splits:
+        """The dataset that it trains on, or that is in the lineage of its source; may be empty."""
+
+    def run(self, context: Context, staging: Staging) -> Artifact:
+        """Do the work, write the result into ``staging.files``, and describe it."""
 
 
 def work_of(
@@ -71,16 +85,19 @@ def work_of(
     """Describe the work of ``spec`` with the full configuration ``config`` on ``parents``."""
     plugin = host.provider(spec)
     producer = Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
-    packages = {"python": platform.python_version(), **installed_versions(spec.requires)}
-    return Work(spec, producer, parents, packages)
+    return Work(producer, parents, environment_of(spec.requires))
 
 
-def training_config(plan: Plan) -> dict[str, Json]:
-    """Return the full configuration of the plan's training."""
-    template = read_template(plan.recipe.data.template)
+def environment_of(requires: Iterable[Requirement]) -> dict[str, str | None]:
+    """Return the versions of Python and of the distributions ``requires``; None for one that is not installed."""
+    return {"python": platform.python_version(), **installed_versions(requires)}
+
+
+def training_config(spec: MethodSpec, config: BaseModel, train: TrainConfig, template: str | None) -> dict[str, Json]:
+    """Return the full configuration of a training; ``template`` is the source of its chat template."""
     return {
-        plan.method.name: full_config(plan.method_config),
-        "train": full_config(plan.recipe.train),
+        spec.name: full_config(config),
+        "train": full_config(train),
         # The template is stored as a file of the version; here its hash is enough to tell templates apart.
         "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel
 
@@ -11,13 +12,48 @@ from ftreg.core.capabilities import MERGEABLE
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.manifest import Manifest, Parent
 from ftreg.core.specs import StepSpec
-from ftreg.core.types import ADAPTER, CHECKPOINT, Input, Source, Splits, StepJob, Version
+from ftreg.core.types import ADAPTER, CHECKPOINT, Artifact, Input, Source, Splits, StepJob, Version
 from ftreg.data import read_dataset
 from ftreg.pipeline.certificate import certify
 from ftreg.pipeline.inputs import dataset_of
 from ftreg.pipeline.plan import Product, check_combines, obstacle, result_name
 from ftreg.pipeline.results import run_plugin
-from ftreg.pipeline.runs import observed, step_config, work_of
+from ftreg.pipeline.runs import Work, observed, step_config, work_of
+from ftreg.registry import Staging
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """A run of a step whose inputs are open.
+
+    Attributes:
+        work: What is recorded about it.
+        spec: The step.
+        inputs: The versions to work on, in order.
+        config: The step's configuration.
+        seed: Seed of everything random.
+        data: The dataset in the lineage of the first input; empty if there is none.
+    """
+
+    work: Work
+    spec: StepSpec
+    inputs: tuple[Input, ...]
+    config: BaseModel
+    seed: int
+    data: Splits
+
+    def run(self, context: Context, staging: Staging) -> Artifact:
+        """Apply the step, write the result into ``staging.files``, and describe it."""
+        job = StepJob(
+            inputs=self.inputs,
+            config=self.config,
+            staging=staging.files,
+            report=staging.report,
+            data=self.data,
+            seed=self.seed,
+            progress=context.progress,
+        )
+        return run_plugin(context.host, self.spec, job)
 
 
 def apply_step(
@@ -51,7 +87,7 @@ def apply_step(
     check_combines(spec, len(inputs) - 1, where="with")
     opened = open_inputs(context, spec, inputs)
     source = opened[0].source
-    work = work_of(context.host, spec, step_config(spec, config, seed), _parents(opened))
+    work = work_of(context.host, spec, step_config(spec, config, seed), step_parents(opened))
     target = name or result_name(context.registry.get(inputs[0][0]).name, spec)
     context.registry.check_gates("ftreg_check_version")
     context.registry.check_run(work.run(target))
@@ -63,26 +99,16 @@ def apply_step(
             context.progress.say(f"{known.ref} was made by the same step from the same input; reused")
             return known
 
-    dataset = dataset_of(context, source)
-    data = read_dataset(context.registry.source(dataset.digest).path) if dataset else Splits(train=())
+    step = StepRun(work, spec, opened, config, seed, data_of(context, source))
     with observed(context, work.run(target)) as published, context.registry.staging() as staging:
-        job = StepJob(
-            inputs=opened,
-            config=config,
-            staging=staging.files,
-            report=staging.report,
-            data=data,
-            seed=seed,
-            progress=context.progress,
-        )
-        artifact = run_plugin(context.host, spec, job)
+        artifact = step.run(context, staging)
         evidence = []
         if artifact.tolerance is not None:
             manifest = Manifest(
                 artifact.kind, artifact.task, (), work.parents, work.producer, work.environment, facts=artifact.facts
             )
             result = Source(target, "", staging.files, manifest, context.registry.source)
-            evidence.append(("certificate", certify(context, source, result, artifact, data, accept=accept)))
+            evidence.append(("certificate", certify(context, source, result, artifact, step.data, accept=accept)))
         made = context.registry.publish(target, work.draft(artifact, staging, *evidence))
         published.append(made)
     return made
@@ -97,6 +123,12 @@ def open_inputs(context: Context, spec: StepSpec, inputs: Sequence[tuple[str, fl
         role = "adapter" if source.kind == ADAPTER else "source"
         opened.append(Input((spec.combines or role) if position else role, source, weight))
     return tuple(opened)
+
+
+def data_of(context: Context, source: Source) -> Splits:
+    """Return the dataset in the lineage of ``source``; empty if there is none."""
+    dataset = dataset_of(context, source)
+    return read_dataset(context.registry.source(dataset.digest).path) if dataset else Splits(train=())
 
 
 def _check_possible(spec: StepSpec, source: Source) -> None:
@@ -120,7 +152,7 @@ def _check_possible(spec: StepSpec, source: Source) -> None:
     raise InfeasiblePlan(reason, where=source.ref, hint=hint)
 
 
-def _parents(inputs: Sequence[Input]) -> tuple[Parent, ...]:
+def step_parents(inputs: Sequence[Input]) -> tuple[Parent, ...]:
     """Return the parents of a step's result: its inputs in order, and the base of an adapter."""
     parents = [Parent(each.role, each.source.digest, each.weight) for each in inputs]
     first = inputs[0].source

@@ -3,16 +3,75 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
 
 from ftreg.context import Context
-from ftreg.core.types import Splits, TrainJob, Version
+from ftreg.core.recipe import TrainConfig
+from ftreg.core.specs import MethodSpec
+from ftreg.core.types import Artifact, Splits, TrainJob, Version
 from ftreg.data import read_template
 from ftreg.pipeline.checks import Inputs, check_before_work, check_kind
 from ftreg.pipeline.inputs import OpenedInput, open_base, open_data
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import run_plugin
 from ftreg.pipeline.resuming import run_folder
-from ftreg.pipeline.runs import observed, training_config, training_parents, work_of
+from ftreg.pipeline.runs import Work, observed, training_config, training_parents, work_of
+from ftreg.registry import Staging
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training whose inputs are open.
+
+    Attributes:
+        work: What is recorded about it.
+        spec: The method.
+        name: The name of the result.
+        base: The folder of the base.
+        data: The examples, split.
+        config: The method's configuration.
+        train: The trainer's configuration.
+        template: Jinja source of the chat template; None for the tokenizer's own.
+    """
+
+    work: Work
+    spec: MethodSpec
+    name: str
+    base: Path
+    data: Splits
+    config: BaseModel
+    train: TrainConfig
+    template: str | None = None
+
+    def run(self, context: Context, staging: Staging, *, scratch: Path | None = None, resume: bool = False) -> Artifact:
+        """Train, write the result into ``staging.files``, and describe it.
+
+        Args:
+            context: Where to work.
+            staging: Where to write.
+            scratch: The folder for checkpoints; by default one that goes with ``staging``.
+            resume: Continue from the newest checkpoint in ``scratch``.
+        """
+        if scratch is None:
+            scratch = staging.folder / "scratch"
+            scratch.mkdir()
+        job = TrainJob(
+            name=self.name,
+            base=self.base,
+            data=self.data,
+            config=self.config,
+            train=self.train,
+            staging=staging.files,
+            report=staging.report,
+            scratch=scratch,
+            template=self.template,
+            resume=resume,
+            progress=context.progress,
+        )
+        return run_plugin(context.host, self.spec, job)
 
 
 def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = False) -> Version:
@@ -41,31 +100,21 @@ def _train(
 ) -> Version:
     """Train on opened inputs; publish them and the result."""
     recipe, method = plan.recipe, plan.method
-    work = work_of(context.host, method, training_config(plan), training_parents(base.digest, dataset.digest))
+    template = read_template(recipe.data.template)
+    config = training_config(method, plan.method_config, recipe.train, template)
+    work = work_of(context.host, method, config, training_parents(base.digest, dataset.digest))
     if reuse and (known := context.registry.find_produced(work.cache_key, name=recipe.name)) is not None:
         context.progress.say(f"{known.ref} was trained by the same run before; reused")
         return known
 
+    training = Training(work, method, recipe.name, base.path, splits, plan.method_config, recipe.train, template)
     folder = context.registry.home / "runs" / work.cache_key
     with (
         run_folder(folder, recipe.name, resume=resume, progress=context.progress) as scratch,
         observed(context, work.run(recipe.name, recipe.tags)) as published,
         context.registry.staging() as staging,
     ):
-        job = TrainJob(
-            name=recipe.name,
-            base=base.path,
-            data=splits,
-            config=plan.method_config,
-            train=recipe.train,
-            staging=staging.files,
-            report=staging.report,
-            scratch=scratch,
-            template=read_template(recipe.data.template),
-            resume=resume,
-            progress=context.progress,
-        )
-        artifact = run_plugin(context.host, method, job)
+        artifact = training.run(context, staging, scratch=scratch, resume=resume)
         draft = work.draft(artifact, staging)
         base.publish(context)
         dataset.publish(context)

@@ -2,8 +2,8 @@
 
 ``Registry`` is the public interface. ``home`` knows the layout of the folder; ``blobs``, ``staging`` and ``views``
 handle files, ``runs`` the checkpoints of trainings; ``schema``, ``catalog``, ``finder`` and ``journal`` are the index
-and the event log; ``evidence``, ``gates`` and ``lineage`` build on these; ``publish``, ``verify``, ``collect`` and
-``rebuild`` are the operations.
+and the event log; ``evidence``, ``gates`` and ``lineage`` build on these; ``publish``, ``verify``, ``collect``,
+``eviction``, ``rebuild`` and ``usage`` are the operations.
 docs/registry.md describes the format on disk.
 """
 
@@ -22,7 +22,9 @@ from ftreg.registry.records import (
     RebuildReport,
     RunFolder,
     Summary,
+    Usage,
     VerifyReport,
+    VersionUsage,
 )
 from ftreg.registry.registry import Registry
 from ftreg.registry.staging import Staging
@@ -43,7 +45,9 @@ __all__ = [
     "RunFolder",
     "Staging",
     "Summary",
+    "Usage",
     "VerifyReport",
+    "VersionUsage",
     "cache_key",
     "goldens_of",
 ]

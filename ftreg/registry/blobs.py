@@ -194,6 +194,20 @@ def examine(home: Home, entry: FileEntry, *, full: bool = False) -> str | None:
     return None
 
 
+def read_blob(home: Home, entry: FileEntry) -> bytes:
+    """Return the content of a stored file; raise ``CorruptRegistry`` if it is missing or was changed."""
+    check_blob(home, entry)
+    return home.blob(entry.blake3).read_bytes()
+
+
+def check_blob(home: Home, entry: FileEntry, *, full: bool = False) -> None:
+    """Raise ``CorruptRegistry`` if a stored file is missing or was changed; see ``examine``."""
+    problem = examine(home, entry, full=full)
+    if problem:
+        where = str(home.blob(entry.blake3))
+        raise CorruptRegistry(f"{entry.path} {problem}", where=where, hint="Run `registry.verify()`")
+
+
 def seal(path: Path) -> None:
     """Make a file read-only and give it the modification time of sealed files."""
     path.chmod(0o444)

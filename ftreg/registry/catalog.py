@@ -15,6 +15,7 @@ from blake3 import blake3
 from ftreg.core.database import check_schema_version, connect, migrate, schema_version, transaction
 from ftreg.core.errors import CorruptRegistry
 from ftreg.core.manifest import Manifest, Parent, Producer, canonical_json
+from ftreg.core.types import State
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.records import Edge, Event, Gate, Summary
 from ftreg.registry.schema import MIGRATIONS
@@ -25,7 +26,8 @@ _BUSY_SECONDS = 30.0
 _SUMMARY = """
     SELECT v.name, v.number, v.digest, m.kind, m.size, v.created, m.producer,
         (SELECT json_group_array(alias) FROM aliases a WHERE a.name = v.name AND a.number = v.number),
-        (SELECT json_group_object(key, value) FROM tags t WHERE t.name = v.name AND t.number = v.number)
+        (SELECT json_group_object(key, value) FROM tags t WHERE t.name = v.name AND t.number = v.number),
+        EXISTS (SELECT 1 FROM evicted e WHERE e.digest = v.digest)
     FROM versions v JOIN manifests m USING (digest)
 """
 _ANCESTORS = """
@@ -155,6 +157,10 @@ class Catalog:
                 execute("DELETE FROM manifests WHERE digest = ?", (event.digest,))
             case "policy_set":
                 pass  # it is read from the log
+            case "evicted":
+                execute("REPLACE INTO evicted VALUES (?, ?)", (event.digest, json.dumps(detail["kept"])))
+            case "restored":
+                execute("DELETE FROM evicted WHERE digest = ?", (event.digest,))
             case "gate_enlisted":
                 gate = (detail["plugin"], detail["distribution"], detail["hook"])
                 execute("INSERT OR IGNORE INTO gates VALUES (?, ?, ?)", gate)
@@ -218,10 +224,7 @@ class Catalog:
             f"{_SUMMARY} WHERE {' AND '.join(where) or 'TRUE'} ORDER BY v.id DESC LIMIT ?",
             (*values, -1 if limit is None else limit),
         )
-        return [
-            Summary(*(*row[:7], tuple(sorted(json.loads(row[7]))), dict(sorted(json.loads(row[8]).items()))))
-            for row in rows
-        ]
+        return [_summary(row) for row in rows]
 
     def count(self) -> int:
         """Return the number of versions."""
@@ -252,6 +255,10 @@ class Catalog:
     def manifests(self) -> dict[str, tuple[str, int, str, str]]:
         """Return what the catalog copied from each manifest, by digest; see ``manifest_row``."""
         return {row[0]: tuple(row[1:]) for row in self._rows("SELECT * FROM manifests")}
+
+    def evicted(self) -> dict[str, frozenset[str]]:
+        """Return the digests whose files were given up, each with the paths of those files that were kept."""
+        return {digest: frozenset(json.loads(kept)) for digest, kept in self._rows("SELECT digest, kept FROM evicted")}
 
     def publications(self, digest: str) -> list[Event]:
         """Return the events that published ``digest``, oldest first; its versions may have been deleted since."""
@@ -288,13 +295,12 @@ class Catalog:
     def events(self, *, name: str | None = None, number: int | None = None, limit: int | None = None) -> list[Event]:
         """Return all events, or those about a name or a version including its digests; newest first.
 
-        Evidence and the collection of a manifest concern the digest, whichever version they were recorded for.
+        Evidence, eviction and the collection of a manifest concern the digest, whichever version they are recorded for.
         """
         about = "name = :name" if number is None else "name = :name AND number = :number"
         digests = f"SELECT digest FROM events WHERE {about} AND action = 'published'"  # noqa: S608 - constants
-        where = (
-            "TRUE" if name is None else f"({about}) OR (action IN ('evidence', 'collected') AND digest IN ({digests}))"
-        )
+        shared = "'evidence', 'evicted', 'restored', 'collected'"
+        where = "TRUE" if name is None else f"({about}) OR (action IN ({shared}) AND digest IN ({digests}))"
         values = {"name": name, "number": number, "limit": -1 if limit is None else limit}
         return list(self._events(f"{_EVENT} WHERE {where} ORDER BY id DESC LIMIT :limit", values))
 
@@ -350,6 +356,14 @@ class Catalog:
         """Run a query and return all its rows; every read goes through here."""
         with system_errors(self._path.parent):
             return self._db.execute(query, values).fetchall()
+
+
+def _summary(row: tuple[Any, ...]) -> Summary:
+    """Turn a row of the query ``_SUMMARY`` into a record."""
+    *columns, aliases, tags, is_evicted = row
+    state: State = "rebuildable" if is_evicted else "here"
+    pointers = tuple(sorted(json.loads(aliases))), dict(sorted(json.loads(tags).items()))
+    return Summary(*(*columns, *pointers, state))
 
 
 def manifest_row(manifest: Manifest) -> tuple[str, int, str, str]:

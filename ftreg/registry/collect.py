@@ -1,7 +1,8 @@
 """Garbage collection: frees what no version reaches.
 
-The manifests of all versions and of all their ancestors are kept, with the files that they list and the files of their
-evidence. The home's lock is held exclusively, so that no writer is between storing a blob and referring to it.
+The manifests of all versions and of all their ancestors are kept, with the files of their evidence and the files that
+they list, unless these were given up. The home's lock is held exclusively, so that no writer is between storing a blob
+and referring to it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from datetime import datetime
 from pathlib import Path
 
 from ftreg.core.errors import CorruptRegistry
-from ftreg.registry.blobs import read_manifest, stored_blobs
+from ftreg.registry.blobs import stored_blobs
 from ftreg.registry.catalog import Catalog
+from ftreg.registry.eviction import referenced
 from ftreg.registry.evidence import evidence_files, evidence_key
 from ftreg.registry.failpoints import failpoint
 from ftreg.registry.home import Home
@@ -111,22 +113,14 @@ def find_garbage(home: Home, catalog: Catalog, *, grace: float, runs: bool = Fal
 
 def _reached(home: Home, catalog: Catalog, kept: set[str]) -> tuple[set[str], set[str]]:
     """Return the hashes of all files, and the names of all views, that belong to kept manifests."""
-    hashes: set[str] = set()
-    views: set[str] = set()
-    for digest in kept:
-        try:
-            manifest = read_manifest(home, digest)
-        except CorruptRegistry as error:
-            raise CorruptRegistry(
-                f"nothing can be freed: {error.message}", where=error.where, hint="Run `registry.verify()`"
-            ) from error
-        hashes.update(entry.blake3 for entry in manifest.files)
-        views.add(view_key(digest))
-    for event in catalog.evidence():
-        if event.digest in kept:
-            files = evidence_files(event)
-            hashes.update(entry.blake3 for entry in files)
-            views.add(evidence_key(files))
+    try:
+        hashes = referenced(home, catalog, kept)
+    except CorruptRegistry as error:
+        raise CorruptRegistry(
+            f"nothing can be freed: {error.message}", where=error.where, hint="Run `registry.verify()`"
+        ) from error
+    views = {view_key(digest) for digest in kept - catalog.evicted().keys()}
+    views |= {evidence_key(evidence_files(event)) for event in catalog.evidence() if event.digest in kept}
     return hashes, views
 
 

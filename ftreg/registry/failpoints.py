@@ -26,6 +26,16 @@ COLLECT = (
     "collect-manifests",  # its manifests are removed, its blobs are not
     "collect-blob",  # one blob is removed
 )
+EVICT = (
+    "evict-recorded",  # the version is rebuildable, its blobs are here
+    "evict-blob",  # one blob is removed
+    "evict-blobs",  # all are, its view is not
+)
+RESTORE = (
+    "blobs-stored",  # all files are in blobs/, the version is still rebuildable
+    "transaction-full",  # everything is written, but not committed
+    "committed",  # the catalog says that the files are here, the journal does not
+)
 
 
 def failpoint(name: str) -> None:

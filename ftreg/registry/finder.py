@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ftreg.core.errors import CorruptRegistry, InputError, UnknownName
 from ftreg.core.names import check_name, parse_ref
-from ftreg.core.types import Version
+from ftreg.core.types import State, Version
 from ftreg.registry.blobs import read_manifest
 from ftreg.registry.catalog import Catalog, manifest_row
 from ftreg.registry.home import Home
@@ -89,7 +89,8 @@ class Finder:
         assert event.name is not None
         assert event.number is not None
         kind, size, producer, _ = manifest_row(read_manifest(self._home, digest))
-        return Summary(event.name, event.number, digest, kind, size, event.at, producer, (), {})
+        state: State = "rebuildable" if digest in self._catalog.evicted() else "here"
+        return Summary(event.name, event.number, digest, kind, size, event.at, producer, (), {}, state)
 
     def ref_of(self, digest: str, name: str | None) -> str | None:
         """Return the reference of a digest, as a version of ``name`` if it is or was one; None if it is not known."""
@@ -123,4 +124,5 @@ class Finder:
             manifest,
             found.aliases,
             found.tags,
+            found.state,
         )

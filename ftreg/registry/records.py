@@ -14,7 +14,7 @@ from typing import Literal
 
 from ftreg.core.manifest import Json, Parent, Producer
 from ftreg.core.requirements import Requirement
-from ftreg.core.types import TEXT_GENERATION, Version
+from ftreg.core.types import TEXT_GENERATION, State, Version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ class Summary:
 
     Attributes:
         producer: Type and name of what made it, such as ``method lora``.
+        state: ``here``, or ``rebuildable`` if its files were given up.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Summary:
     producer: str
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
+    state: State = "here"
 
     @property
     def ref(self) -> str:
@@ -85,13 +87,14 @@ class Event:
         user: The login name of the user who did it.
         host: The name of the machine on which it was done.
         action: ``published``, ``alias_set``, ``alias_removed``, ``tagged``, ``untagged``, ``evidence``, ``deleted``,
-            ``collected`` (its manifest was freed), ``policy_set``, ``gate_enlisted`` or ``gate_released``.
+            ``evicted`` (its files were given up), ``restored`` (they are here again), ``collected`` (its manifest was
+            freed), ``policy_set``, ``gate_enlisted`` or ``gate_released``.
         digest: The digest that it is about; None for gates, which concern the whole registry.
         name: The name of the version that it is about; for ``evidence``, which concerns the digest, of the version that
             it was recorded for. None for ``collected``, and for gates.
         number: The number of that version, or None likewise; None too for ``policy_set``, which is about the name.
         detail: Further values, which depend on the action: ``alias``, ``old``, ``key``, ``value``, ``type``, ``body``,
-            ``files``, ``policy``, ``plugin``, ``distribution``, ``hook``. docs/registry.md lists them.
+            ``files``, ``kept``, ``policy``, ``plugin``, ``distribution``, ``hook``. docs/registry.md lists them.
     """
 
     id: int
@@ -219,6 +222,7 @@ class VerifyReport:
         versions: Number of manifests checked.
         files: Number of distinct files checked.
         size: Their size in bytes.
+        rebuildable: Number of versions whose files were given up; these are not checked.
         damages: What is wrong; empty if nothing is.
     """
 
@@ -226,6 +230,7 @@ class VerifyReport:
     versions: int
     files: int
     size: int
+    rebuildable: int
     damages: tuple[Damage, ...]
 
     @property
@@ -280,6 +285,54 @@ class GcReport:
     size: int
     waiting: int
     kept_runs: tuple[RunFolder, ...]
+
+
+@dataclass(frozen=True)
+class VersionUsage:
+    """What a digest takes.
+
+    Attributes:
+        ref: Its oldest version.
+        state: ``here``, or ``rebuildable`` if its files were given up.
+        size: Bytes of its files, wherever they are.
+        own: Bytes of those of its files that nothing else refers to, and that are here.
+        shared: Bytes of those that other versions or evidence refer to too.
+        saved: Bytes of its files that are not here.
+    """
+
+    ref: str
+    state: State
+    size: int
+    own: int
+    shared: int
+    saved: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What takes how many bytes in a registry.
+
+    Attributes:
+        versions: Each digest with its files, the largest first; also that of a deleted version that others need.
+        files: Bytes of all stored files of versions, each counted once.
+        evidence: Bytes of the stored files of evidence that belong to no version.
+        unreferenced: Bytes of stored files that nothing refers to; ``gc`` frees them.
+        views: Bytes of copies and clones in views; hard links take none.
+        runs: Bytes of checkpoints of trainings.
+        staging: Bytes in staging folders.
+        records: Bytes of manifests, catalog and journal.
+        saved: Bytes of files that were given up and are not here, each counted once.
+    """
+
+    versions: tuple[VersionUsage, ...]
+    files: int
+    evidence: int
+    unreferenced: int
+    views: int
+    runs: int
+    staging: int
+    records: int
+    saved: int
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -17,9 +17,10 @@ from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json
 from ftreg.core.names import check_alias, check_name, parse_ref
 from ftreg.core.types import NullProgress, Problem, Progress, RunInfo, Source, Version
-from ftreg.registry import collect, evidence, gates, policies, publish, staging
-from ftreg.registry.blobs import measure, store
+from ftreg.registry import collect, eviction, evidence, gates, policies, publish, staging
+from ftreg.registry.blobs import check_blob, measure, read_blob, store
 from ftreg.registry.catalog import Catalog
+from ftreg.registry.failpoints import failpoint
 from ftreg.registry.finder import Finder
 from ftreg.registry.home import Home, find_home
 from ftreg.registry.journal import catch_up
@@ -36,9 +37,11 @@ from ftreg.registry.records import (
     Lineage,
     RebuildReport,
     Summary,
+    Usage,
     VerifyReport,
 )
 from ftreg.registry.system import catalog_missing, system_errors
+from ftreg.registry.usage import measure_usage
 from ftreg.registry.verify import Verifier
 from ftreg.registry.views import open_view, view_key
 
@@ -69,6 +72,7 @@ class Registry:
         self._finder = Finder(self._home, self._catalog)
         self._published: builtins.list[str] = []
         self._documented: builtins.list[str] = []
+        self._make_again: Callable[[Version], None] | None = None
 
     @property
     def host(self) -> PluginHost:
@@ -91,6 +95,15 @@ class Registry:
     def documented(self) -> tuple[str, ...]:
         """References of the versions that evidence was added to through this object, oldest first."""
         return tuple(self._documented)
+
+    @contextmanager
+    def making_again(self, make: Callable[[Version], None]) -> Iterator[None]:
+        """During the block, let ``source`` call ``make`` for a version whose files were given up; it restores them."""
+        before, self._make_again = self._make_again, make
+        try:
+            yield
+        finally:
+            self._make_again = before
 
     def close(self) -> None:
         """Close the catalog."""
@@ -121,14 +134,62 @@ class Registry:
     def source(self, ref: str) -> Source:
         """Open a version for reading: its ``path`` is a folder that libraries can load. Do not write there.
 
+        Files that were given up are made again first, by the function that ``making_again`` has set.
+
         Raises:
             UnknownName: There is no such version.
             CorruptRegistry: A stored file is missing or was changed.
+            FtregError: Its files were given up, and cannot be made again here.
         """
-        version = self.get(ref)
-        with system_errors(self.home):
+        source = self._open_files(ref)
+        if source is None:
+            version = self.get(ref)
+            if self._make_again is not None:
+                self._make_again(version)
+                source = self._open_files(ref)
+            if source is None:
+                hint = f"Make them again: `ftreg.restore({version.ref!r})`"
+                raise FtregError(f"the files of {version.ref} were given up", hint=hint)
+        return source
+
+    def _open_files(self, ref: str) -> Source | None:
+        """Open a version for reading; return None if its files were given up."""
+        with system_errors(self.home), self._home.lock():  # so that nobody gives them up meanwhile
+            version = self.get(ref)
+            if version.state == "rebuildable":
+                return None
             path = open_view(self._home, view_key(version.digest), version.manifest.files)
         return Source(version.ref, version.digest, path, version.manifest, self.source)
+
+    def check_files(self, ref: str, *, quick: bool = False) -> None:
+        """Hash the files of a version; those that were given up are not checked.
+
+        Args:
+            ref: The version.
+            quick: Compare only sizes and seals.
+
+        Raises:
+            UnknownName: There is no such version.
+            CorruptRegistry: A file is missing or was changed.
+        """
+        with system_errors(self.home), self._home.lock():
+            version = self.get(ref)
+            for entry in eviction.kept_files(version.digest, version.manifest, self._catalog.evicted()):
+                check_blob(self._home, entry, full=not quick)
+
+    def read_file(self, ref: str, path: str) -> bytes:
+        """Return the content of one file of a version.
+
+        Raises:
+            UnknownName: There is no such version, or it has no such file.
+            CorruptRegistry: The file is missing or was changed.
+        """
+        version = self.get(ref)
+        entries = {entry.path: entry for entry in version.manifest.files}
+        if path not in entries:
+            raise UnknownName("file", path, entries, where=version.ref)
+        with system_errors(self.home), self._home.lock():
+            return read_blob(self._home, entries[path])
 
     def list(
         self,
@@ -189,8 +250,8 @@ class Registry:
         found = self._catalog.versions(cache_key=key, name=name, limit=1)
         return self._finder.version(found[0]) if found else None
 
-    def evidence(self, ref: str) -> builtins.list[EvidenceRecord]:
-        """Return the evidence on a version's digest, oldest first.
+    def evidence(self, ref: str, type: str | None = None) -> builtins.list[EvidenceRecord]:  # noqa: A002
+        """Return the evidence on a version's digest, oldest first: all of it, or that of one type.
 
         Raises:
             UnknownName: There is no such version.
@@ -198,7 +259,9 @@ class Registry:
         """
         events = self._catalog.evidence(self._finder.find(ref).digest)
         with system_errors(self.home):
-            return [evidence.read_evidence(self._home, event) for event in events]
+            return [
+                evidence.read_evidence(self._home, event) for event in events if type in (None, event.detail["type"])
+            ]
 
     def events(self, ref: str | None = None, *, limit: int | None = None) -> builtins.list[Event]:
         """Return the event log, newest first: all of it, or the events about a name or a version, deleted or not.
@@ -301,6 +364,9 @@ class Registry:
                     publish.add_tags(catalog, known[0], tags)
                 else:
                     publish.record_version(catalog, name, manifest, tags, records)
+                if digest in catalog.evicted():  # its files have just been stored again
+                    found = catalog.versions(name=name, digest=digest)[0]
+                    catalog.append(Event.now("restored", digest, name, found.number))
         version = self._finder.version(self._catalog.versions(name=name, digest=digest)[0])
         if is_new:
             self._published.append(version.ref)
@@ -391,6 +457,48 @@ class Registry:
                 )
             catalog.append(Event.now("deleted", version.digest, version.name, version.number))
             return (*(other.ref for other in catalog.versions(digest=version.digest)), *children)
+
+    def evict(self, ref: str, *, keep: Collection[str] = (), timeout: float = 60.0) -> int:
+        """Give up the files of a version, which is rebuildable from then on; return the bytes that this freed.
+
+        Its manifest, lineage and evidence stay, as do files that other versions or evidence need. This does not check
+        whether the same files can be made again; ``ftreg.evict`` does.
+
+        Args:
+            ref: The version.
+            keep: Paths of files to keep.
+            timeout: Wait this many seconds for writers to finish.
+
+        Raises:
+            InputError: The version was imported.
+            RegistryBusy: Writers did not finish in time.
+        """
+        with system_errors(self.home), self._home.lock(exclusive=True, timeout=timeout):
+            self._catalog.renew()
+            version = self.get(ref)
+            eviction.check_evictable(version.manifest, version.ref)
+            if version.state == "here":
+                with self._catalog.transaction():
+                    event = Event.now("evicted", version.digest, version.name, version.number, kept=sorted(keep))
+                    self._catalog.append(event)
+            failpoint("evict-recorded")
+            freed = eviction.free_files(self._home, self._catalog, version.digest)
+        self._mirror()
+        return freed
+
+    def restore(self, ref: str, made: Prepared) -> None:
+        """Take back the files of a rebuildable version from work that was done again; its staging must still be open.
+
+        Raises:
+            FtregError: The files are not those of the version.
+        """
+        version = self.get(ref)
+        staged = eviction.choose_staged(version.ref, version.manifest, made.files)
+        with system_errors(self.home), self._home.lock():
+            store(self._home, staged)
+            with self._writing() as catalog:
+                if version.digest in catalog.evicted():
+                    catalog.append(Event.now("restored", version.digest, version.name, version.number))
 
     def add_evidence(
         self,
@@ -505,6 +613,11 @@ class Registry:
         digests = None if ref is None else [self._finder.find(ref).digest]
         with system_errors(self.home), self._home.lock(), self._catalog.transaction(write=False):
             return Verifier(self._home, self._catalog, full=not quick, progress=progress or NullProgress()).run(digests)
+
+    def usage(self) -> Usage:
+        """Return what takes how many bytes."""
+        with system_errors(self.home), self._home.lock(), self._catalog.transaction(write=False):
+            return measure_usage(self._home, self._catalog, self._finder)
 
     def gc(
         self, *, grace: float = 3600.0, runs: bool = False, dry_run: bool = False, timeout: float = 60.0

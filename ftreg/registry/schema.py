@@ -94,4 +94,10 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (plugin, distribution, hook)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE evicted (
+        digest TEXT PRIMARY KEY REFERENCES manifests ON DELETE CASCADE,
+        kept TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

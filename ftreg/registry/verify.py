@@ -9,6 +9,7 @@ from ftreg.core.manifest import FileEntry, Manifest
 from ftreg.core.types import Progress
 from ftreg.registry.blobs import check_entries, examine, read_manifest
 from ftreg.registry.catalog import Catalog, edges_of, manifest_row
+from ftreg.registry.eviction import kept_files
 from ftreg.registry.evidence import evidence_files, evidence_key
 from ftreg.registry.home import Home
 from ftreg.registry.journal import read_journal
@@ -34,6 +35,7 @@ class Verifier:
         self._full = full
         self._progress = progress
         self._damages: list[Damage] = []
+        self._evicted = catalog.evicted()
         self._names = {version.digest: version.ref for version in catalog.versions()}
 
     def run(self, digests: list[str] | None = None) -> VerifyReport:
@@ -55,6 +57,7 @@ class Verifier:
             versions=len(chosen),
             files=len(files),
             size=sum(entry.size for entry in files),
+            rebuildable=len(self._evicted.keys() & set(chosen)),
             damages=tuple(self._damages),
         )
 
@@ -130,7 +133,7 @@ class Verifier:
         """Return every distinct stored file with the name of one owner, for messages."""
         files: dict[str, tuple[FileEntry, str]] = {}
         for digest, manifest in manifests.items():
-            for entry in manifest.files:
+            for entry in kept_files(digest, manifest, self._evicted):
                 files.setdefault(entry.blake3, (entry, self._name(digest)))
         for digest, entries in evidence:
             for entry in entries:
@@ -153,7 +156,11 @@ class Verifier:
 
     def _check_views(self, manifests: dict[str, Manifest], evidence: list[tuple[str, list[FileEntry]]]) -> None:
         """Compare the views that exist with the versions and evidence that they show."""
-        expected = {view_key(digest): list(manifest.files) for digest, manifest in manifests.items()}
+        expected = {
+            view_key(digest): list(manifest.files)
+            for digest, manifest in manifests.items()
+            if digest not in self._evicted  # a view that is left over will be removed by gc
+        }
         expected |= {evidence_key(entries): entries for _, entries in evidence}
         for folder in sorted(self._home.views.iterdir()):
             entries = expected.get(folder.name)

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ftreg.core.errors import CorruptRegistry, FtregError
+from ftreg.core.errors import FtregError
 from ftreg.core.manifest import FileEntry
-from ftreg.registry.blobs import examine, is_sealed, plain_files, seal
+from ftreg.registry.blobs import check_blob, is_sealed, plain_files, seal
 from ftreg.registry.home import Home
 from ftreg.registry.staging import clone, open_staging
 
@@ -40,11 +40,7 @@ def open_view(home: Home, key: str, entries: Sequence[FileEntry]) -> Path:
     folder = home.views / key
     with home.lock():
         for entry in entries:
-            problem = examine(home, entry)
-            if problem:
-                raise CorruptRegistry(
-                    f"{entry.path} {problem}", where=str(home.blob(entry.blake3)), hint="Run `registry.verify()`"
-                )
+            check_blob(home, entry)
         if is_whole(folder, entries):
             return folder
         with open_staging(home) as staging:

@@ -74,7 +74,11 @@ TYPED: dict[str, str | None] = {
     "models log": None,
     "models tag base stage=test": None,
     "models alias base champion": None,
+    "models restore base": None,
     "lineage base": None,
+    "replay tuned": "ftreg[train]",
+    "bisect base --data rows.jsonl": "ftreg[train]",
+    "du": None,
     "verify": None,
     "gc --dry-run": None,
     "plugins list": None,
@@ -84,13 +88,14 @@ TYPED: dict[str, str | None] = {
     "completion bash": None,
     "models delete spare:1": None,
 }
-ELSEWHERE = {  # what experiments need is not heavy, and tested where there is a record; the release of a gate needs one
+ELSEWHERE = {  # what experiments need is not heavy, and tested where there is a record; so are gates and replays
     "experiment status",
     "experiment report",
     "experiment set",
     "experiment promote",
     "experiment rollback",
     "plugins release",
+    "models evict",
 }
 
 
@@ -103,10 +108,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[...,
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.yaml").write_text("base: base\ndata: rows.jsonl\n")
     with Registry(folder / "home") as registry:
-        for name in ("base", "spare"):
+        imported = Producer("import", "folder", "core", "ftreg", "", {})
+        trained = Producer("method", "lora", "methods", "ftreg", "0.1.0", {})
+        for name, producer in {"base": imported, "spare": imported, "tuned": trained}.items():
             with registry.staging() as staging:
                 registry.copy_in(model_folder(), staging.files)
-                producer = Producer("import", "folder", "core", "ftreg", "", {})
                 draft = Draft(
                     folder=staging.files, kind="checkpoint", producer=producer, capabilities=("full-precision",)
                 )

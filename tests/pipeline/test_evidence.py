@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ftreg import evaluate, merge
+from ftreg import bisect, evaluate, merge, replay
 from ftreg.core.types import Version
 from ftreg.registry import Registry
 
@@ -28,11 +28,13 @@ def bodies(registry: Registry, adapter: Version) -> dict[str, dict[str, Any]]:
     """Return the body of one record of each type, from a trained, merged and evaluated adapter."""
     merged = merge(adapter.ref, name="evidence", registry=registry)
     evaluate(merged.ref, registry=registry)
+    replay(merged.ref, registry=registry)
+    bisect(merged.ref, limit=2, registry=registry)
     refs = [merged.ref, adapter.ref, adapter.manifest.parent("dataset")]
     return {record.type: dict(record.body) for ref in refs for record in registry.evidence(ref)}
 
 
-@pytest.mark.parametrize("kind", ["run", "certificate", "evaluation"])
+@pytest.mark.parametrize("kind", ["run", "certificate", "evaluation", "replay", "bisection"])
 def test_the_bodies_on_the_page_are_those_that_are_written(kind: str, bodies: dict[str, dict[str, Any]]) -> None:
     """The example of each type has the keys, and the inner keys, of a real record."""
     (example,) = examples(kind)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,28 @@ def publish(
     facts: Mapping[str, Json] | None = None,
 ) -> Version:
     """Publish ``files`` as a version of ``name`` whose parents all have the role ``base``."""
+    with drafted(
+        registry, files, parents=parents, report=report, evidence=evidence, producer=producer, facts=facts
+    ) as draft:
+        return registry.publish(name, draft, tags=tags)
+
+
+@contextmanager
+def drafted(
+    registry: Registry,
+    files: Mapping[str, bytes] = FILES,
+    *,
+    parents: Sequence[Version] = (),
+    report: Mapping[str, bytes] | None = None,
+    evidence: Sequence[tuple[str, Mapping[str, Json]]] = (),
+    producer: Producer = PRODUCER,
+    facts: Mapping[str, Json] | None = None,
+) -> Iterator[Draft]:
+    """Write ``files`` into staging, and yield the draft that ``publish`` publishes."""
     with registry.staging() as staging:
         write(staging.files, files)
         write(staging.report, report or {})
-        draft = Draft(
+        yield Draft(
             folder=staging.files,
             report=staging.report,
             kind="checkpoint",
@@ -41,7 +60,12 @@ def publish(
             facts=facts or {},
             evidence=evidence,
         )
-        return registry.publish(name, draft, tags=tags)
+
+
+def restore(registry: Registry, ref: str, files: Mapping[str, bytes] = FILES) -> None:
+    """Put back the files of a version that was evicted."""
+    with drafted(registry, files) as draft:
+        registry.restore(ref, registry.prepare(draft))
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -86,6 +110,7 @@ def dump(home: Path) -> dict[str, list[tuple[Any, ...]]]:
     """Read all tables of the catalog, without the order of their rows."""
     tables = {
         "events": "*", "models": "*", "manifests": "*", "edges": "*", "aliases": "*", "tags": "*", "evidence": "*",
+        "evicted": "*",
         "versions": "name, number, digest, created",
     }  # fmt: skip
     with sqlite3.connect(home / "registry.db") as database:

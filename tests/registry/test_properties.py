@@ -18,7 +18,7 @@ from ftreg.core.manifest import FileEntry, Manifest, Parent, Producer, canonical
 from ftreg.core.names import Ref, check_name, check_relative_path, parse_ref
 from ftreg.core.types import Version
 from ftreg.registry import Registry
-from tests.registry.kit import blobs, dump, publish, read
+from tests.registry.kit import blobs, dump, publish, read, restore
 
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 JSON = st.recursive(
@@ -146,6 +146,7 @@ class Machine(RuleBasedStateMachine):
         self.aliases: dict[tuple[str, str], str] = {}
         self.last: dict[str, int] = {}
         self.bytes: dict[str, dict[str, bytes]] = {}
+        self.evicted: set[str] = set()
 
     @initialize(target=published)
     def first(self) -> str:
@@ -163,6 +164,7 @@ class Machine(RuleBasedStateMachine):
     def _publish(self, name: str, content: bytes, parent: Version | None) -> str:
         files = {"own.bin": content, "shared.bin": b"shared"}
         version = publish(self.registry, name, files, parents=[parent] if parent else [])
+        self.evicted.discard(version.digest)
         known = [ref for ref, other in self.live.items() if (other.name, other.digest) == (name, version.digest)]
         if known:
             assert version.ref == known[0]
@@ -225,15 +227,29 @@ class Machine(RuleBasedStateMachine):
         if ref in self.live:
             self.registry.add_evidence(ref, "evaluation", {"loss": 1.0})
 
+    @rule(ref=published)
+    def evict(self, ref: str) -> None:
+        if ref in self.live:
+            self.registry.evict(ref)
+            self.evicted.add(self.live[ref].digest)
+
+    @rule(ref=published)
+    def restore(self, ref: str) -> None:
+        if ref in self.live:
+            digest = self.live[ref].digest
+            restore(self.registry, ref, self.bytes[digest])
+            self.evicted.discard(digest)
+
     @rule()
     def collect(self) -> None:
         self.registry.gc(grace=0)
         needed: set[str] = set()
         pending = [version.digest for version in self.live.values()]
         while pending:
-            manifest = self.registry.get(pending.pop()).manifest
-            needed |= {entry.blake3 for entry in manifest.files}
-            pending += [parent.digest for parent in manifest.parents]
+            version = self.registry.get(pending.pop())
+            if version.digest not in self.evicted:
+                needed |= {entry.blake3 for entry in version.manifest.files}
+            pending += [parent.digest for parent in version.manifest.parents]
         assert blobs(self.registry) == needed
 
     @invariant()
@@ -248,7 +264,10 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for ref, version in self.live.items():
-            assert read(self.registry.source(ref).path) == self.bytes[version.digest]
+            if version.digest in self.evicted:
+                assert self.registry.get(ref).state == "rebuildable"
+            else:
+                assert read(self.registry.source(ref).path) == self.bytes[version.digest]
         assert self.registry.verify().ok
         before = dump(self.registry.home)
         self.registry.close()

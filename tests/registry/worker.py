@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftreg.core.errors import RegistryBusy
 from ftreg.registry import Registry
-from tests.registry.kit import FILES, publish
+from tests.registry.kit import FILES, publish, restore
 
 
 def wait_for_go() -> None:
@@ -31,6 +31,18 @@ def commit(home: Path) -> None:
             evidence=[("run", {"loss": 1.5})],
             tags={"stage": "test"},
         )
+
+
+def evict(home: Path) -> None:
+    """Give up the files of ``bot``."""
+    with Registry(home) as registry:
+        registry.evict("bot")
+
+
+def give_back(home: Path) -> None:
+    """Put the files of ``bot`` back."""
+    with Registry(home) as registry:
+        restore(registry, "bot")
 
 
 def collect(home: Path) -> None:
