@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftreg.compat.gptqmodel import GPTQMODEL, OPTIMUM, quantize_with_gptq
-from ftreg.core.errors import InfeasiblePlan, MissingExtra
+from ftreg.core.errors import InfeasiblePlan, InputError, MissingExtra
 from ftreg.core.types import StepJob
 from ftreg.models.blocks import find_blocks
 from ftreg.models.loading import check_computes, load_pretrained
@@ -87,6 +87,14 @@ def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quanti
     model.config.dtype = dtype
     check_computes(model, "With gptq weights")
     return Quantized(model, settings, bits, coverage(known, {f"{name}.weight" for name in names}), _REQUIRES)
+
+
+def check_loads(folder: Path) -> None:
+    """Raise ``InfeasiblePlan`` if transformers cannot load the result in ``folder``, as happens with tied GPT-2 models."""
+    try:
+        load_pretrained(folder, device="cpu", dtype="auto")
+    except InputError as error:
+        raise InfeasiblePlan(f"with gptq weights, {error.message}", hint="Use scheme int8.") from error
 
 
 def _layers(model: Any) -> dict[str, tuple[int, int]]:

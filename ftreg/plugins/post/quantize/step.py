@@ -45,6 +45,8 @@ def apply(job: StepJob) -> Artifact:
         made.model.save_pretrained(job.staging)
     config = clean_config(read_json(job.staging / "config.json"))
     write_json(job.staging / "config.json", {**config, "quantization_config": dict(made.settings)})
+    if job.config.scheme == "gptq":
+        gptq.check_loads(job.staging)
     copy_tokenizer(job.staging, job.source.path)
     made.covered.warn(job.progress, "quantized")
     facts = {
