@@ -92,7 +92,7 @@ def quantize(session: Session, /, ref: str, as_json: bool, **options: Any) -> No
     settings=["ftreg settings prune"],
     examples=[
         "ftreg prune support-bot-merged --sparsity 0.2",
-        "ftreg prune support-bot-merged --sparsity 0.5 --set pattern=2:4 --set scope=layer",
+        "ftreg prune support-bot-merged --set pattern=2:4 --set criterion=wanda",
     ],
 )
 @_ref
@@ -127,7 +127,7 @@ def export(session: Session, /, ref: str, as_json: bool, **options: Any) -> None
 @click.command(
     cls=Command,
     settings=["ftreg settings STEP"],
-    examples=["ftreg apply quantize support-bot-merged --set scheme=nf4", "ftreg plugins list --kind step"],
+    examples=["ftreg apply drop-layers support-bot-merged --set count=2", "ftreg plugins list --kind step"],
 )
 @click.argument("step", shell_complete=complete_plugins("step"))
 @_ref

@@ -19,13 +19,13 @@ def find_blocks(model: Any) -> tuple[str, nn.ModuleList]:
     Raises:
         InfeasiblePlan: No list of modules is as long as the model has layers, or several are.
     """
-    count = model.config.get_text_config().num_hidden_layers
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     inner = {name for name in lists for outer in lists if name.startswith(f"{outer}.")}
     found = [name for name, module in lists.items() if len(module) == count and name not in inner]
     if len(found) != 1:
         which = f"{' and '.join(found)} could all be them" if found else "no list of modules has their number"
-        raise InfeasiblePlan(f"the {count} decoder layers of {type(model).__name__} cannot be told: {which}")
+        raise InfeasiblePlan(f"the decoder layers of {type(model).__name__} cannot be told: {which}")
     return found[0], lists[found[0]]
 
 

@@ -81,7 +81,7 @@ def check_numbers(dropped: Sequence[int], count: int) -> None:
 def _config_without(config: Any, raw: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """Return the keys of a model's configuration that change; raise ``InfeasiblePlan`` for what is not known."""
     values: Mapping[str, Any] = config.to_dict()
-    count = config.num_hidden_layers
+    count = getattr(config, "num_hidden_layers", None)
     key = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if "text_config" in raw or raw.get(key, values.get(key)) != count:
         raise InfeasiblePlan(f"the configuration of {type(config).__name__} does not name the layers under {key}")

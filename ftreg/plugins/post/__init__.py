@@ -52,13 +52,13 @@ def ftreg_steps() -> list[StepSpec]:
         StepSpec(
             name="drop-layers",
             summary="Remove whole decoder layers, for a smaller and faster model that is then trained to recover",
-            impl="ftreg.plugins.post.drop_layers:apply",
+            impl="ftreg.plugins.post.drop_layers.step:apply",
             config="ftreg.plugins.post.config:DropLayersConfig",
             requires=_requires("train", "torch", "transformers", "safetensors"),
             needs=_FULL,
             capabilities=_FULL,
             suffix="shallow",
-            check="ftreg.plugins.post.drop_layers:check",
+            check="ftreg.plugins.post.drop_layers.step:check",
         ),
         StepSpec(
             name="onnx",

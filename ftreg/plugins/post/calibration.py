@@ -50,4 +50,6 @@ def calibration_rows(job: StepJob, config: CalibrationConfig, *, needed_by: str,
         if len(ids) >= config.rows * length:
             break
     rows = max(1, min(config.rows, len(ids) // length))
+    if rows < config.rows:
+        job.progress.say(f"the data fills {rows} of {config.rows} calibration rows of {length} tokens")
     return torch.tensor(ids[: rows * length]).view(rows, -1)

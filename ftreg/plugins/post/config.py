@@ -92,8 +92,8 @@ class PruneConfig(CalibrationConfig):
     criterion: Literal["magnitude", "wanda"] = Field(
         "magnitude",
         description="what makes a weight unimportant. magnitude: its own size, which needs no data; wanda: its size "
-        "times the norm of what it is multiplied with on calibration text (arXiv:2306.11695), much better from a "
-        "sparsity of 0.4 on",
+        "times the norm of what it is multiplied with on calibration text (arXiv:2306.11695), better for large models, "
+        "whose inputs differ much in scale",
     )
     sparsity: float = Field(
         0.3,

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from ftreg.core.errors import FtregError
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob
+from ftreg.models.blocks import find_blocks
 from ftreg.models.checkpoint import Checkpoint, copy_config
 from ftreg.models.facts import describe
 from ftreg.models.matrices import Matrix
+from ftreg.models.skeleton import load_skeleton
 from ftreg.models.sparsity import Sparsity, count_zeros
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import PruneConfig
@@ -26,8 +28,10 @@ from ftreg.plugins.post.tolerance import without_share
 
 
 def check(folder: Path, config: PruneConfig) -> None:
-    """Raise ``InfeasiblePlan`` if the model in ``folder`` has no matrix that the pattern fits."""
+    """Raise ``InfeasiblePlan`` if the model in ``folder`` cannot be pruned in this way."""
     choose(Checkpoint(folder), config)
+    if config.criterion == "wanda":
+        find_blocks(load_skeleton(folder))
 
 
 def apply(job: StepJob) -> Artifact:
@@ -64,9 +68,9 @@ def _verify(result: Checkpoint, pruned: Mapping[str, Matrix], config: PruneConfi
         weight = result.read(name)
         check_pattern(name, weight.mT if matrix.transposed else weight, config)
     found = count_zeros(result, pruned)
-    # Each group of weights that are compared with one another rounds its share: a row, or a matrix.
+    # Each group of weights that are compared with one another, a row or a matrix, rounds its share.
     each = -1 if config.criterion == "wanda" else -2
     groups = sum(math.prod(result.tensors[name].shape[:each]) for name in pruned)
-    if found.zeros < found.size * config.sparsity - groups:
+    if found.zeros < found.size * config.sparsity - groups / 2:
         raise FtregError(f"only {found.zeros} of {found.size} weights were written as zeros")
     return found

@@ -1,0 +1,1 @@
+"""Step ``drop-layers``: removes whole decoder layers."""
