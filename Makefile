@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+GPTQ := .venv-gptq
 
-.PHONY: quickstart test test-slow lint format docs transcript clean
+.PHONY: quickstart test test-slow test-gptq lint format docs transcript clean
 
 quickstart: $(READY)
 	$(BIN)/ftreg quickstart
@@ -13,8 +14,11 @@ quickstart: $(READY)
 test: lint
 	$(BIN)/pytest -m "not slow" -n auto --dist worksteal
 
-test-slow: $(READY)
+test-slow: $(READY) test-gptq
 	$(BIN)/pytest -m slow
+
+test-gptq: $(GPTQ)/.ready
+	$(GPTQ)/bin/python -m pytest tests/post/test_gptq.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -43,5 +47,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
 	touch $@
 
+# gptqmodel slows every adapter down where it is installed, so it has an environment of its own, on top of the other.
+$(GPTQ)/.ready: $(READY)
+	test -x $(GPTQ)/bin/python || $(PYTHON) -m venv $(GPTQ)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(GPTQ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(GPTQ)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[gptq]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(GPTQ) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -72,10 +72,13 @@ def merge(session: Session, /, ref: str, as_json: bool, **options: Any) -> None:
 @click.command(
     cls=Command,
     settings=["ftreg settings quantize"],
-    examples=["ftreg quantize support-bot-merged --scheme int8", "ftreg quantize support-bot:2 --merge"],
+    examples=[
+        "ftreg quantize support-bot:2 --merge",
+        "ftreg quantize support-bot-merged --scheme gptq --set bits=4 --set group_size=64",
+    ],
 )
 @_ref
-@click.option("--scheme", help="int8 or nf4.")
+@click.option("--scheme", help="int8, nf4 or gptq.")
 @_merge
 @step_options
 @click.pass_obj

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
+from ftreg.compat import gptqmodel
 from ftreg.core.errors import FtregError, InputError
 
-_VERBOSE = ("accelerate", "peft", "torch")
+_VERBOSE = ("accelerate", "optimum", "peft", "torch")
+
+gptqmodel.silence()
 
 
 @contextlib.contextmanager

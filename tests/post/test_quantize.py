@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from bitsandbytes.functional import has_avx512bf16
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -14,8 +15,8 @@ from ftreg.core.errors import InfeasiblePlan
 from ftreg.evaluation import check
 from ftreg.plugins.engines import transformers as engine
 from ftreg.plugins.post.config import QuantizeConfig
-from ftreg.plugins.post.quantize import apply
-from ftreg.plugins.post.quantize import check as check_model
+from ftreg.plugins.post.quantize.step import apply
+from ftreg.plugins.post.quantize.step import check as check_model
 from tests.post.helpers import IDS, Listener, make_job, make_source, parity_of
 
 
@@ -118,6 +119,21 @@ def test_engine_answers_from_a_quantized_checkpoint(trained, staging):
     assert [row.shape for row in logits] == [(len(row), 320) for row in IDS]
     assert {row.dtype.name for row in logits} == {"float32"}
     assert len(loaded.generate(IDS, max_new_tokens=4)) == len(IDS)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "nf4"])
+def test_plain_transformers_computes_what_the_engine_does(scheme, trained, staging):
+    """What a user gets from plain transformers is what the certificate was measured on.
+
+    Except on CPUs with AVX-512 BF16, where bitsandbytes rounds the inputs of 4-bit layers to bfloat16 for inference.
+    """
+    apply(make_job(make_source(trained()), QuantizeConfig(scheme=scheme), staging))
+    plain = AutoModelForCausalLM.from_pretrained(staging)
+    with torch.inference_mode():
+        expected = plain(input_ids=torch.tensor(IDS[:1])).logits[0].float()
+    [found] = engine.load(make_source(staging), "cpu").logits(IDS[:1])
+    atol = 0.3 if scheme == "nf4" and has_avx512bf16() else 1e-6
+    torch.testing.assert_close(torch.tensor(found), expected, atol=atol, rtol=0)
 
 
 def test_nf4_takes_widths_that_no_block_divides(model_folder, tmp_path, staging):

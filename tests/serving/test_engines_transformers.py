@@ -229,7 +229,7 @@ def test_outliers_of_one_row_do_not_change_others(sharp, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ftreg.plugins.post.config import QuantizeConfig
-    from ftreg.plugins.post.quantize import apply
+    from ftreg.plugins.post.quantize.step import apply
 
     model = AutoModelForCausalLM.from_pretrained(sharp())
     with torch.no_grad():

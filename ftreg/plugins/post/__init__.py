@@ -30,13 +30,13 @@ def ftreg_steps() -> list[StepSpec]:
         ),
         StepSpec(
             name="quantize",
-            summary="Store weights in 8 or 4 bits (bitsandbytes)",
-            impl="ftreg.plugins.post.quantize:apply",
+            summary="Store weights in 8 or 4 bits (bitsandbytes), or in 2 to 8 (GPTQ)",
+            impl="ftreg.plugins.post.quantize.step:apply",
             config="ftreg.plugins.post.config:QuantizeConfig",
             requires=_requires("train", "torch", "transformers", "accelerate", "bitsandbytes", "safetensors"),
             needs=_FULL,
             suffix="quantized",
-            check="ftreg.plugins.post.quantize:check",
+            check="ftreg.plugins.post.quantize.step:check",
         ),
         StepSpec(
             name="prune",

@@ -36,24 +36,6 @@ class MergeConfig(Config):
     )
 
 
-class QuantizeConfig(Config):
-    """How weights are quantized."""
-
-    scheme: Literal["int8", "nf4"] = Field(
-        "int8",
-        description="int8: LLM.int8(), half the size of 16-bit weights, hardly any loss; nf4: 4-bit NormalFloat, "
-        "about a quarter of it, a small loss",
-    )
-    double_quant: bool = Field(
-        True, description="nf4: quantize the scales too; saves about 0.4 bits per weight at almost no loss"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto",
-        description="dtype of the computation and of the weights that are not quantized; auto: bfloat16 for nf4 and "
-        "for bfloat16 checkpoints, float16 otherwise",
-    )
-
-
 class CalibrationConfig(Config):
     """How much text a step observes the model on."""
 
@@ -68,6 +50,40 @@ class CalibrationConfig(Config):
         description="tokens of each of these rows, at most the model's context; memory and time grow with rows x "
         "length: about 8,000 tokens in all do for most models",
     )
+
+
+class QuantizeConfig(CalibrationConfig):
+    """How weights are quantized."""
+
+    scheme: Literal["int8", "nf4", "gptq"] = Field(
+        "int8",
+        description="int8: LLM.int8(), half the size of 16-bit weights, hardly any loss; nf4: 4-bit NormalFloat, "
+        "about a quarter of it, a small loss; gptq: 2 to 8 bits, calibrated on training data of the lineage, a format "
+        "that vLLM and SGLang serve fast",
+    )
+    bits: Literal[2, 3, 4, 8] | None = Field(
+        None, description="for gptq, by default 4: bits of a weight; 8 and 4 lose little, 3 more, 2 is for experiments"
+    )
+    group_size: Literal[32, 64, 128, -1] | None = Field(
+        None,
+        description="for gptq, by default 128, or what fits the layers: weights of a row that share a scale; fewer "
+        "lose less and take more bytes; -1: all of a row",
+    )
+    double_quant: bool = Field(
+        True, description="for nf4: quantize the scales too; saves about 0.4 bits per weight at almost no loss"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="dtype of the computation and of the weights that are not quantized; auto: bfloat16 for nf4 and "
+        "for bfloat16 checkpoints, float16 otherwise",
+    )
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> QuantizeConfig:
+        given = [name for name in ("bits", "group_size") if getattr(self, name) is not None]
+        if given and self.scheme != "gptq":
+            raise ValueError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for scheme gptq; add it")
+        return self
 
 
 class PruneConfig(CalibrationConfig):

@@ -19,6 +19,14 @@ FOUR_BITS = Tolerance(kl=0.15, top1=0.85, loss_delta=0.12)
 EIGHT_BITS = Tolerance(kl=0.02, top1=0.95, loss_delta=0.02)
 """For weights in 8 bits, with a scale for each row."""
 
+BITS = {
+    8: EIGHT_BITS,
+    4: FOUR_BITS,
+    3: Tolerance(kl=0.4, top1=0.75, loss_delta=0.3),
+    2: Tolerance(kl=1.5, top1=0.5, loss_delta=1.0),
+}
+"""For weights in so many bits."""
+
 
 def equal_within(*dtypes: torch.dtype) -> Tolerance:
     """Return the tolerance for results that are equal up to rounding to the coarsest of ``dtypes``."""
