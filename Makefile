@@ -52,7 +52,8 @@ $(GPTQ)/.ready: $(READY)
 	test -x $(GPTQ)/bin/python || $(PYTHON) -m venv $(GPTQ)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > $$($(GPTQ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
-	$(GPTQ)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[gptq]"
+	sed 's/^numpy==.*/numpy==2.2.6/' constraints.txt > $(GPTQ)/constraints.txt  # gptqmodel's own pin
+	$(GPTQ)/bin/python -m pip install --quiet --constraint $(GPTQ)/constraints.txt --editable ".[gptq]"
 	touch $@
 
 clean:

@@ -129,7 +129,7 @@ def test_experts_that_are_left_out_are_said(model_folder, staging):
 
 @needs_gptqmodel
 def test_widths_that_do_not_fit_are_refused(model_folder, tmp_path):
-    """A group size that does not divide a layer's inputs, and a layer that cannot be packed, are refused before work."""
+    """A group size that does not divide the inputs, and a layer that cannot be packed, are refused before work."""
     with pytest.raises(InfeasiblePlan, match=r"has 64 inputs, which is not a multiple of the group size 128"):
         check_model(model_folder(), config(group_size=128))
     odd = AutoConfig.from_pretrained(model_folder())
@@ -141,7 +141,7 @@ def test_widths_that_do_not_fit_are_refused(model_folder, tmp_path):
 
 @needs_gptqmodel
 def test_results_that_transformers_cannot_load_are_refused(model_folder, staging):
-    """Transformers fails on loading a GPT-2 of tied embeddings in this format, which is found before it is published."""
+    """A tied GPT-2, which transformers cannot load in this format, is refused before it is published."""
     with pytest.raises(InfeasiblePlan, match="with gptq weights, the model cannot be loaded"):
         quantized(make_source(model_folder("gpt2", True)), staging)
 

@@ -90,7 +90,7 @@ def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quanti
 
 
 def check_loads(folder: Path) -> None:
-    """Raise ``InfeasiblePlan`` if transformers cannot load the result in ``folder``, as happens with tied GPT-2 models."""
+    """Raise ``InfeasiblePlan`` if transformers cannot load the result in ``folder``: tied GPT-2 models, say."""
     try:
         load_pretrained(folder, device="cpu", dtype="auto")
     except InputError as error:
