@@ -62,8 +62,8 @@ def bisect(
     Args:
         ref: The version that is worse than expected.
         data: A file or a registered dataset; by default the dataset in the lineage of ``ref``.
-        metric: ``loss``, ``token_accuracy``, or a metric, as ``metric.figure`` if it has several figures. A metric
-            scores each answer alone, and the mean of these scores is compared.
+        metric: ``loss``, ``token_accuracy``, or a metric, as ``metric.figure`` if it has several figures. The
+            figure must be the mean of a score for each answer.
         settings: Settings of the metric by dotted key.
         split: Which part of the dataset; by default ``test``, else ``validation``.
         limit: Use only the first so many examples.

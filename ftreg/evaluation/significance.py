@@ -56,7 +56,7 @@ class Observations:
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval at the level ``CONFIDENCE``."""
+    """A confidence interval."""
 
     low: float
     high: float
@@ -91,12 +91,12 @@ def resample(observations: Sequence[Observations]) -> list[Floats]:
         return [totals[:, index] / totals[:, index + 1] for index in range(0, totals.shape[1], 2)]
 
 
-def interval(resampled: Floats) -> Interval | None:
-    """Return the percentile interval of resampled figures; None if every sample is NaN."""
+def interval(resampled: Floats, level: float = CONFIDENCE) -> Interval | None:
+    """Return the percentile interval of resampled figures at a confidence level; None if every sample is NaN."""
     known = resampled[~np.isnan(resampled)]
     if not len(known):
         return None
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - level) / 2
     low, high = np.quantile(known, (tail, 1 - tail))
     return Interval(float(low), float(high))
 

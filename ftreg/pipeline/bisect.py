@@ -10,7 +10,6 @@ zero. The level of each interval is such that all of a chain hold together with 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,13 +19,13 @@ from ftreg.context import Context
 from ftreg.core.errors import InputError
 from ftreg.core.specs import MetricSpec
 from ftreg.core.types import Version
-from ftreg.data import AnswerFile
 from ftreg.pipeline.evaluations import Evaluation, check_evaluable, evaluate_version
 from ftreg.pipeline.held_out import HeldOut, held_out
-from ftreg.pipeline.metrics import MetricCall, choose_metrics, compute
+from ftreg.pipeline.metrics import MetricCall, choose_metrics
+from ftreg.pipeline.observations import LOSS, TOKEN_ACCURACY, observe
 
 if TYPE_CHECKING:
-    from ftreg.evaluation.paired import ExampleScores
+    from ftreg.evaluation.significance import Observations
 
 BISECTION = "bisection"
 """The type of evidence that holds a bisection."""
@@ -37,10 +36,7 @@ MARGIN = 0.01
 _CONFIDENCE = 0.95
 _FEW = 20  # examples; an interval from fewer says little
 _PLOT = "bisection.png"
-_TOKEN_FIGURES = {
-    "loss": ("loss", False),
-    "token_accuracy": ("correct", True),
-}  # column of the answers; higher is better
+_TOKEN_FIGURES = {LOSS: False, TOKEN_ACCURACY: True}  # of every evaluation; whether higher is better
 
 
 @dataclass(frozen=True)
@@ -107,22 +103,23 @@ class _Figure:
         name: Its name.
         higher_is_better: Whether a higher figure is better.
         calls: The metrics of each evaluation.
-        call: The metric that computes the figure; None for one that every evaluation has.
-        key: The metric's own name for it.
     """
 
     name: str
     higher_is_better: bool
     calls: Sequence[MetricCall]
-    call: MetricCall | None = None
-    key: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The metric that computes it."""
+        return self.name.partition(".")[0]
 
 
 def bisect_chain(
     context: Context,
     ref: str,
     *,
-    metric: str = "loss",
+    metric: str = LOSS,
     settings: Mapping[str, Any],
     data: str | None = None,
     split: str | None = None,
@@ -134,8 +131,8 @@ def bisect_chain(
     Args:
         context: Where to work.
         ref: The version that is worse than expected.
-        metric: ``loss``, ``token_accuracy``, or a metric, ``metric.figure`` if it has several figures. A metric scores
-            each answer alone, and the mean of these scores is compared.
+        metric: ``loss``, ``token_accuracy``, or a metric, ``metric.figure`` if it has several figures. The
+            figure must be the mean of a score for each answer, which that of BLEU, say, is not.
         settings: Settings of the metric by dotted key.
         data: As for ``held_out``; by default from the lineage of ``ref``.
         split: The same.
@@ -178,8 +175,8 @@ def bisect_chain(
 def _find_figure(context: Context, name: str, settings: Mapping[str, Any]) -> _Figure:
     """Return the figure called ``name``; raise ``InputError`` if there is none that says which model is better."""
     if name in _TOKEN_FIGURES:
-        return _Figure(name, _TOKEN_FIGURES[name][1], choose_metrics(context.host, [], settings))
-    metric, _, key = name.partition(".")
+        return _Figure(name, _TOKEN_FIGURES[name], choose_metrics(context.host, [], settings))
+    metric = name.partition(".")[0]
     known = [*_TOKEN_FIGURES, *(spec.name for spec in context.host.specs(MetricSpec))]
     if metric not in known:
         raise context.host.unknown("metric", metric, known, where="metric")
@@ -187,7 +184,7 @@ def _find_figure(context: Context, name: str, settings: Mapping[str, Any]) -> _F
     call = next(call for call in calls if call.spec.name == metric)
     if call.spec.higher_is_better is None:
         raise InputError(f"metric {metric} does not say which model is better", where="metric", hint="Name another.")
-    return _Figure(name, call.spec.higher_is_better, calls, call, key or metric)
+    return _Figure(name, call.spec.higher_is_better, calls)
 
 
 def _chain(context: Context, ref: str) -> list[tuple[Version, str]]:
@@ -205,7 +202,7 @@ def _chain(context: Context, ref: str) -> list[tuple[Version, str]]:
 
 def _measure(
     context: Context, chain: Sequence[tuple[Version, str]], examples: HeldOut, figure: _Figure
-) -> tuple[list[Link], dict[str, ExampleScores]]:
+) -> tuple[list[Link], dict[str, Observations]]:
     """Evaluate each version of a chain that can be; return the chain, and the scores by digest."""
     links, scores = [], {}
     for version, name in chain:
@@ -218,53 +215,47 @@ def _measure(
             continue
         context.progress.say(f"evaluating {version.ref}")
         result = evaluate_version(context, name, examples, figure.calls)
-        scores[version.digest] = _scores_of(context, result, figure)
+        scores[version.digest] = _scores_of(result, figure)
         links.append(replace(link, figure=scores[version.digest].value))
     return links, scores
 
 
-def _scores_of(context: Context, result: Evaluation, figure: _Figure) -> ExampleScores:
+def _scores_of(result: Evaluation, figure: _Figure) -> Observations:
     """Return the scores of the examples of an evaluation."""
-    import numpy as np
-
-    from ftreg.evaluation.paired import ExampleScores
-
-    if figure.call is None:
-        assert isinstance(result.answers, AnswerFile)
-        column = _TOKEN_FIGURES[figure.name][0]
-        with result.answers.file.open(encoding="utf-8") as lines:
-            rows = np.array([(row[column], row["tokens"]) for row in map(json.loads, lines)], dtype=np.float64)
-        return ExampleScores(rows[:, 0], rows[:, 1])
-    scores = []
-    for answer in result.answers:
-        figures = compute(context.host, figure.call, [answer])["figures"]
-        if figure.key not in figures:
-            names = ", ".join(f"{figure.call.spec.name}.{name}" for name in figures)
-            raise InputError(f"metric {figure.name} has no such figure", where="metric", hint=f"It has {names}.")
-        scores.append(figures[figure.key])
-    if not scores:
-        raise InputError("no example has a prompt to answer", where="metric", hint="Compare the loss.")
-    return ExampleScores(np.array(scores, dtype=np.float64), np.ones(len(scores)))
+    known = observe(result)
+    if figure.name in known and known[figure.name].weights.any():
+        return known[figure.name]
+    if figure.metric in result.failed_metrics:
+        raise InputError(result.failed_metrics[figure.metric], where=f"metric {figure.metric}")
+    scored = [name for name in known if name.partition(".")[0] == figure.metric]
+    raise InputError(
+        f"metric {figure.name} has no score for each answer",
+        where="metric",
+        hint=f"These have: {', '.join(scored)}." if scored else "Compare the loss.",
+    )
 
 
 def _compare(
-    links: Sequence[Link], scores: Mapping[str, ExampleScores], figure: _Figure, margin: float, level: float
+    links: Sequence[Link], scores: Mapping[str, Observations], figure: _Figure, margin: float, level: float
 ) -> list[Link]:
     """Compare each measured version with the measured one before it."""
-    from ftreg.evaluation.paired import change_interval
+    from ftreg.evaluation.significance import interval, paired, resample
 
     compared = []
-    before: ExampleScores | None = None
+    before: Observations | None = None
     for link in links:
         after = scores.get(link.digest)
         if after is None or before is None:
             compared.append(link)
         else:
-            change = after.value - before.value
-            low, high = change_interval(before, after, level=level)
-            worse, certain = (-change, high < 0) if figure.higher_is_better else (change, low > 0)
+            pair = paired(before, after)
+            change = pair[1].value - pair[0].value
+            sampled_before, sampled_after = resample(pair)
+            ends = interval(sampled_after - sampled_before, level)
+            assert ends is not None
+            worse, certain = (-change, ends.high < 0) if figure.higher_is_better else (change, ends.low > 0)
             lost = certain and worse >= margin
-            compared.append(replace(link, change=change, interval=(low, high), lost=lost))
+            compared.append(replace(link, change=change, interval=(ends.low, ends.high), lost=lost))
         before = after or before
     return compared
 

@@ -7,12 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ftreg.context import Context
 from ftreg.core.specs import MetricSpec
 from ftreg.core.types import AnsweredPrompt, Version
-from ftreg.data import read_scores
 from ftreg.evaluation.disagreement import largest_disagreements
 from ftreg.evaluation.report import Ancestor, Candidate, Difference, Estimate, Figure, Report, Training, Verdict
 from ftreg.evaluation.significance import (
@@ -26,10 +23,11 @@ from ftreg.evaluation.significance import (
     resample,
 )
 from ftreg.pipeline.evaluations import Evaluation
+from ftreg.pipeline.observations import LOSS, TOKEN_ACCURACY, observe
 from ftreg.registry import EvidenceRecord, Registry
 
 _SIGNIFICANT = 0.05
-_LOSS, _PERPLEXITY, _TOKEN_ACCURACY = "loss", "perplexity", "token_accuracy"
+_PERPLEXITY = "perplexity"
 _POINTS = 200  # of a curve
 
 Observed = Mapping[str, Mapping[str, Observations]]
@@ -78,7 +76,7 @@ def _figures(context: Context, results: Mapping[str, Evaluation]) -> list[Figure
     baseline = next(iter(results))
     values = {ref: result.figures for ref, result in results.items()}
     better = {spec.name: spec.higher_is_better for spec in context.host.specs(MetricSpec)}
-    better |= {_LOSS: False, _PERPLEXITY: False, _TOKEN_ACCURACY: True}
+    better |= {LOSS: False, _PERPLEXITY: False, TOKEN_ACCURACY: True}
     observed = _observed(results)
     intervals = _intervals(observed)
     differences = _differences(observed, baseline, better)
@@ -105,13 +103,8 @@ def _observed(results: Mapping[str, Evaluation]) -> Observed:
     """Return what is known of each example, by figure and version."""
     found: dict[str, dict[str, Observations]] = {}
     for ref, result in results.items():
-        tokens = {name: np.asarray(column) for name, column in result.answers.token_scores().items()}
-        found.setdefault(_LOSS, {})[ref] = Observations(tokens["loss"], tokens["tokens"])
-        found.setdefault(_TOKEN_ACCURACY, {})[ref] = Observations(tokens["correct"], tokens["tokens"])
-        for metric, scores in result.metrics.items():
-            for name, column in (read_scores(scores.examples) if scores.examples else {}).items():
-                figure = name if name == metric else f"{metric}.{name}"
-                found.setdefault(figure, {})[ref] = Observations.of_scores(column)
+        for figure, observations in observe(result).items():
+            found.setdefault(figure, {})[ref] = observations
     return found
 
 

@@ -88,6 +88,21 @@ def test_pairs_are_resampled_together() -> None:
     assert interval(np.full(3, math.nan)) is None
 
 
+def test_a_higher_level_widens_an_interval() -> None:
+    """Changes of random sign give an interval around zero, which is wider the surer it has to be."""
+    source = np.random.default_rng(1)
+    first, second = resample([Observations.of_scores(source.normal(size=200)) for _ in range(2)])
+    narrow, wide = interval(second - first, 0.8), interval(second - first, 0.99)
+    assert narrow is not None
+    assert wide is not None
+    assert wide.low < narrow.low < 0 < narrow.high < wide.high
+
+
+def test_examples_count_by_their_weights() -> None:
+    """A figure is the ratio of sums: an example with more tokens counts more."""
+    assert Observations(np.array([1.0, 30.0]), np.array([1.0, 10.0])).value == 31 / 11
+
+
 def test_holm() -> None:
     """The worked example of the definition, in any order; nothing is above 1."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])

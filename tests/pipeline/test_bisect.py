@@ -119,7 +119,7 @@ def test_a_score_is_compared_like_a_loss(workshop: Registry, adapter: Version, h
         bisect(versions[-1].ref, held_out, metric="los", registry=workshop)
     with pytest.raises(InputError, match="does not say which model is better"):
         bisect(versions[-1].ref, held_out, metric="length", registry=workshop)
-    with pytest.raises(InputError, match="has no such figure"):
+    with pytest.raises(InputError, match="has no score for each answer"):
         bisect(versions[-1].ref, held_out, metric="token_f1.recall", registry=workshop)
 
 
