@@ -18,7 +18,7 @@ test-slow: $(READY) test-extras
 	$(BIN)/pytest -m slow
 
 test-extras: $(EXTRAS)/.ready
-	$(EXTRAS)/bin/python -m pytest tests/post/test_gptq.py tests/evaluation/test_harness.py
+	$(EXTRAS)/bin/python -m pytest tests/post/test_gptq.py tests/pipeline/test_lm_eval.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
