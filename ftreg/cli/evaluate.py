@@ -60,7 +60,6 @@ def _options(command: CommandT) -> CommandT:
     examples=[
         "ftreg eval support-bot:2",
         "ftreg eval support-bot:2 --data test.jsonl --limit 100 --json",
-        "ftreg eval support-bot:2 --golden",
         "ftreg eval support-bot:2 --suite lm-eval:hellaswag,arc_easy --limit 200 --set lm-eval.num_fewshot=5",
     ],
 )

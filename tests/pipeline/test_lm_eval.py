@@ -29,7 +29,11 @@ from tests.tiny import make_tokenizer
 
 pytestmark = pytest.mark.skipif(not LM_EVAL.is_installed, reason="lm-eval is not installed: make test-extras")
 
-DATA = "dataset_path: json\ndataset_kwargs: {data_files: {test: ROWS}}\ntest_split: test\n"
+DATA = {
+    "": "dataset_path: json\ndataset_kwargs: {data_files: {test: ROWS}}",
+    "lost": "dataset_path: json\ndataset_kwargs: {data_files: {test: /does/not/exist.jsonl}}",
+    "remote": "dataset_path: nobody/nothing",
+}
 TASKS = {
     "colours": """
 output_type: multiple_choice
@@ -78,6 +82,8 @@ doc_to_choice: [blue, green]
 doc_to_target: "{{nothing.at.all}}"
 """,
 }
+TASKS |= dict.fromkeys(("lost", "remote"), TASKS["colours"])
+
 FEW = {"lm-eval.bootstrap_iters": 10}
 
 
@@ -95,11 +101,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, text in TASKS.items():
-        (folder / f"{name}.yaml").write_text(f"task: {name}\n{DATA.replace('ROWS', str(folder / 'rows.jsonl'))}{text}")
-    (folder / "remote.yaml").write_text(
-        f"task: remote\ndataset_path: nobody/nothing\ntest_split: test\n{TASKS['colours']}"
-    )
-    (folder / "lost.yaml").write_text(f"task: lost\n{DATA.replace('ROWS', '/does/not/exist.jsonl')}{TASKS['colours']}")
+        data = DATA.get(name, DATA[""]).replace("ROWS", str(folder / "rows.jsonl"))
+        (folder / f"{name}.yaml").write_text(f"task: {name}\ntest_split: test\n{data}{text}")
     return folder
 
 
@@ -171,8 +174,10 @@ def test_answers_and_likelihoods_are_those_of_lm_eval_itself(registry: Registry,
     from ftreg.evaluation.harness.model import EngineModel
 
     own = HFLM(pretrained=str(registry.source(base.ref).path), dtype="float32", device="cpu", batch_size=3)
-    pairs = [("", "sky"), ("The sky is", " blue"), ("The sky is ", "blue"), ("What colour is it? " * 60, "white, white"),
-             ("<|user|>sky<|end|><|assistant|>", "sky is blue"), ("A", "B"), ("A", "C")]  # fmt: skip
+    pairs = [
+        ("", "sky"), ("The sky is", " blue"), ("The sky is ", "blue"), ("A", "B"), ("A", "C"),
+        ("What colour is it? " * 60, "white, white"), ("<|user|>sky<|end|><|assistant|>", "sky is blue"),
+    ]  # fmt: skip
     texts = ["", "The sky is blue.", "coal is black; " * 80]
     chat = "<|user|>What colour is {}?<|end|><|assistant|>"
     settings = [{"until": ["black"], "max_gen_toks": 40}, {"until": "\n", "max_gen_toks": 8, "temperature": 0}, {}]

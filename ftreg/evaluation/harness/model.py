@@ -209,7 +209,8 @@ class EngineModel(TemplateLM):
 
     def _text(self, answer: Sequence[int], stops: Sequence[str]) -> str:
         """Return what of an answer is before the texts that end it, which may be special tokens."""
-        special = {self.tokenizer.convert_tokens_to_ids(stop) for stop in stops} & set(self.tokenizer.all_special_ids)
+        added = self.tokenizer.added_tokens_decoder
+        special = {token for token, about in added.items() if about.special and about.content in stops}
         before = list(takewhile(lambda token: token not in special, answer))
         text: str = postprocess_generated_text(
             self.tokenizer.decode(before, skip_special_tokens=True), stop=list(stops), think_end_token=None

@@ -24,8 +24,8 @@ from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.evaluation.harness.config import HarnessConfig
 from ftreg.evaluation.harness.model import read_generation
 
-_WHERE_THE_DATA_IS = ("dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset")
-"""Keys of a task's configuration that do not count beside its data."""
+_ORIGIN = ("custom_dataset", "dataset_kwargs", "dataset_name", "dataset_path", "metadata")
+"""Keys of a task's configuration that say where it and its data come from; its version is counted apart."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Loaded:
         for group in self.groups.values():
             hasher.update(_line([group.name, group.child_names, group.aggregate_metric_list]))
         for name, task in self.tasks.items():
-            config = {key: value for key, value in task.dump_config().items() if key not in _WHERE_THE_DATA_IS}
+            config = {key: value for key, value in task.dump_config().items() if key not in _ORIGIN}
             hasher.update(_line([name, task.VERSION, config]))
             shown = (task.fewshot_docs() or []) if task.config.num_fewshot else []
             for row in (*islice(task.eval_docs, limit), None, *shown):
