@@ -335,13 +335,16 @@ def test_tasks_that_cannot_be_run(
 
 
 def test_unknown_names(suite: Callable[..., SuiteRun], base: Version, registry: Registry, tmp_path: Path) -> None:
-    """A task, a setting and a folder that do not exist are errors, with the nearest names."""
+    """A task, a setting, a folder and a model that do not exist are errors, with the nearest names."""
     with pytest.raises(UnknownName, match=r"no task of lm-eval named 'hellaswagg'\n.*hellaswag"):
         suite(base.ref, "colours,hellaswagg")
     with pytest.raises(RecipeError, match=r"lm-eval.num_fewshots: unknown key.*\n.*num_fewshot"):
         suite(base.ref, "colours", {"lm-eval.num_fewshots": 1})
     with pytest.raises(InputError, match="'rouge' is not a setting of suite lm-eval"):
         suite(base.ref, "colours", {"rouge.stemmer": True})
+    dataset = next(version for version in registry.list(limit=None) if version.kind == "dataset")
+    with pytest.raises(InputError, match="is a dataset, not a model"):
+        suite(dataset.ref, "colours")
     with pytest.raises(InputError, match="is not a folder"):
         run_suite(base.ref, "lm-eval:colours", tasks=tmp_path / "none", registry=registry)
 
