@@ -111,8 +111,8 @@ def suite(registry: Registry, tasks: Path) -> Callable[..., SuiteRun]:
     """Return a function that runs tasks on a version: ``suite("bot:1", "colours,reading")``."""
 
     def run(ref: str, names: str, settings: dict[str, Any] | None = None, **arguments: Any) -> SuiteRun:
-        given = FEW | (settings or {})
-        return run_suite(ref, f"lm-eval:{names}", tasks=tasks, settings=given, registry=registry, **arguments)
+        given = {"tasks": tasks, **arguments}
+        return run_suite(ref, f"lm-eval:{names}", settings=FEW | (settings or {}), registry=registry, **given)
 
     return run
 
@@ -245,6 +245,34 @@ def test_figures_are_evidence(suite: Callable[..., SuiteRun], registry: Registry
     )
     assert (body["settings"]["seed"], body["tasks"][0]["examples"]) == (7, 3)
     assert body["tasks"][0]["figures"][0].keys() == {"metric", "filter", "value", "stderr", "higher_is_better"}
+
+
+def test_groups(suite: Callable[..., SuiteRun], base: Version, tasks: Path, tmp_path: Path) -> None:
+    """A group has figures made of those of its tasks, which follow it."""
+    for file in tasks.iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "colours2.yaml").write_text(
+        (tasks / "colours.yaml").read_text().replace("task: colours", "task: twice")
+    )
+    group = "group: both\ntask: [colours, twice]\naggregate_metric_list: [{metric: acc}]\nmetadata: {version: 3}\n"
+    (tmp_path / "both.yaml").write_text(group)
+    found = suite(base.ref, "both", tasks=tmp_path)
+    assert [(task.name, task.version) for task in found.tasks] == [("both", "3"), ("colours", "1.5"), ("twice", "1.5")]
+    values = figures(found)
+    assert values["both.acc"] == pytest.approx(values["colours.acc"])
+
+
+def test_a_chat_template_is_needed(tasks: Path) -> None:
+    """A model without one is refused if it should be used."""
+    from ftreg.evaluation.harness.config import HarnessConfig
+    from ftreg.evaluation.harness.model import EngineModel
+    from ftreg.evaluation.harness.run import run_tasks
+    from ftreg.evaluation.harness.tasks import load_tasks
+
+    config = HarnessConfig(apply_chat_template=True)
+    model = EngineModel(TableEngine(np.zeros((320, 320)), make_tokenizer(chat=False)))
+    with pytest.raises(InputError, match="has no chat template"):
+        run_tasks(model, load_tasks(["colours"], tasks, config)[0], config, 1)
 
 
 def test_identity_of_a_task(tasks: Path, tmp_path: Path) -> None:
