@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-GPTQ := .venv-gptq
+EXTRAS := .venv-extras
 
-.PHONY: quickstart test test-slow test-gptq lint format docs transcript clean
+.PHONY: quickstart test test-slow test-extras lint format docs transcript clean
 
 quickstart: $(READY)
 	$(BIN)/ftreg quickstart
@@ -14,11 +14,11 @@ quickstart: $(READY)
 test: lint
 	$(BIN)/pytest -m "not slow" -n auto --dist worksteal
 
-test-slow: $(READY) test-gptq
+test-slow: $(READY) test-extras
 	$(BIN)/pytest -m slow
 
-test-gptq: $(GPTQ)/.ready
-	$(GPTQ)/bin/python -m pytest tests/post/test_gptq.py
+test-extras: $(EXTRAS)/.ready
+	$(EXTRAS)/bin/python -m pytest tests/post/test_gptq.py tests/pipeline/test_lm_eval.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -47,14 +47,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
 	touch $@
 
-# gptqmodel slows every adapter down where it is installed, so it has an environment of its own, on top of the other.
-$(GPTQ)/.ready: $(READY)
-	test -x $(GPTQ)/bin/python || $(PYTHON) -m venv $(GPTQ)
+# gptqmodel and lm-eval slow every adapter or training down where they are installed, so they have an environment of
+# their own, on top of the other.
+$(EXTRAS)/.ready: $(READY)
+	test -x $(EXTRAS)/bin/python || $(PYTHON) -m venv $(EXTRAS)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  > $$($(GPTQ)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
-	sed 's/^numpy==.*/numpy==2.2.6/' constraints.txt > $(GPTQ)/constraints.txt  # gptqmodel's own pin
-	$(GPTQ)/bin/python -m pip install --quiet --constraint $(GPTQ)/constraints.txt --editable ".[gptq]"
+	  > $$($(EXTRAS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	sed 's/^numpy==.*/numpy==2.2.6/' constraints.txt > $(EXTRAS)/constraints.txt  # gptqmodel's own pin
+	$(EXTRAS)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(EXTRAS)/bin/python -m pip install --quiet --constraint $(EXTRAS)/constraints.txt --editable ".[gptq,bench]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(GPTQ) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(EXTRAS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

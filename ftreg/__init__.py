@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ftreg.api.goldens import check_goldens, set_goldens
     from ftreg.api.history import bisect, replay
     from ftreg.api.steps import apply, export, merge, prune, quantize
+    from ftreg.api.suites import run_suite
     from ftreg.api.training import init, plan, run, train
     from ftreg.api.upkeep import du, evict, restore
     from ftreg.api.versions import card, lineage
@@ -52,6 +53,7 @@ _HOMES = {
     "restore": "ftreg.api.upkeep",
     "rollback": "ftreg.api.experiments",
     "run": "ftreg.api.training",
+    "run_suite": "ftreg.api.suites",
     "serve": "ftreg.api.deployments",
     "set_goldens": "ftreg.api.goldens",
     "set_weights": "ftreg.api.experiments",
@@ -86,6 +88,7 @@ __all__ = [
     "restore",
     "rollback",
     "run",
+    "run_suite",
     "serve",
     "set_goldens",
     "set_weights",

@@ -1,4 +1,4 @@
-"""Settings: what can be set in a recipe, of a method, a step or a metric, with type, default and meaning."""
+"""Settings: what can be set in a recipe, of a method, a step, a metric or a suite, with type, default and meaning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _MODELS: Mapping[str, tuple[str, str]] = {
     "train": ("ftreg.core.recipe", "TrainConfig"),
     "init": ("ftreg.training", "BaseConfig"),
     "deployment": ("ftreg.serving.planning", "Request"),
+    "lm-eval": ("ftreg.evaluation.harness.config", "HarnessConfig"),
 }
+
+_DOTTED = ("data", "train", "lm-eval")  # ``--set`` takes the settings of these under the part's name
 
 _BOUNDS: Mapping[str, str] = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
@@ -41,7 +44,7 @@ class Setting:
 
 
 def names(host: PluginHost) -> list[str]:
-    """Return what has settings: the parts of a recipe and of a deployment, methods, steps and metrics."""
+    """Return what has settings: the parts of a recipe and of a deployment, suites, methods, steps and metrics."""
     return [*_MODELS, *(spec.name for kind in (MethodSpec, StepSpec, MetricSpec) for spec in host.specs(kind))]
 
 
@@ -55,7 +58,7 @@ def settings(name: str, host: PluginHost) -> list[Setting]:
     if name in _MODELS:
         module, model = _MODELS[name]
         schema = getattr(importlib.import_module(module), model).model_json_schema()
-        return list(describe(schema, prefix=f"{name}." if name in ("data", "train") else ""))
+        return list(describe(schema, prefix=f"{name}." if name in _DOTTED else ""))
     specs: list[MethodSpec | MetricSpec] = [*host.specs(MethodSpec), *host.specs(MetricSpec)]
     for spec in specs:
         if spec.name == name:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _SETTINGS = ["ftreg settings METRIC"]
+_BETTER = {True: "higher", False: "lower", None: ""}
 _ANSWERS = 3
 _REPORTED = 50
 
@@ -59,20 +60,28 @@ def _options(command: CommandT) -> CommandT:
     examples=[
         "ftreg eval support-bot:2",
         "ftreg eval support-bot:2 --data test.jsonl --limit 100 --json",
-        "ftreg eval support-bot:2 --golden",
+        "ftreg eval support-bot:2 --suite lm-eval:hellaswag,arc_easy --limit 200 --set lm-eval.num_fewshot=5",
     ],
 )
 @click.argument("ref", shell_complete=complete_refs)
 @click.option("--golden", is_flag=True, help="Run the golden prompts of its name instead; fail if an answer does.")
+@click.option("--suite", metavar="lm-eval:TASK[,TASK]", help="Run tasks of EleutherAI's lm-eval harness instead.")
+@click.option(
+    "--tasks", metavar="DIR", help="A folder with further tasks for the suite: YAML files, whose code is run."
+)
 @_options
 @click.pass_obj
-def evaluate(session: Session, /, ref: str, golden: bool, **options: Any) -> None:
-    """Measure the version REF on held-out data, or run golden prompts.
+def evaluate(session: Session, /, ref: str, golden: bool, suite: str | None, tasks: str | None, **options: Any) -> None:
+    """Measure the version REF on held-out data, or run golden prompts or a suite of tasks.
 
     Figures and answers are kept with it as evidence, and what is on record is not computed again.
     """
     if golden:
-        _run_goldens(session, ref, **options)
+        _run_goldens(session, ref, suite=suite, tasks=tasks, **options)
+    elif suite is not None:
+        _run_suite(session, ref, suite, tasks=tasks, **options)
+    elif tasks is not None:
+        raise InputError("there are tasks without a suite", where="tasks", hint="Add --suite lm-eval:TASK.")
     else:
         _compare(session, [ref], **options)
 
@@ -81,8 +90,7 @@ def _run_goldens(session: Session, ref: str, *, engine: str | None, again: bool,
     """Run the golden prompts, and print how each answer did."""
     from ftreg.api.goldens import check_goldens
 
-    if given := [name for name, value in options.items() if value]:
-        raise InputError(f"{given[0]} says nothing about golden prompts", where="golden", hint="Leave one of them out.")
+    _refuse(options, "golden prompts", where="golden")
     run = check_goldens(ref, engine=engine, again=again, **session.api_arguments)
     if as_json:
         session.json(asdict(run) | {"failed": run.failed})
@@ -91,6 +99,47 @@ def _run_goldens(session: Session, ref: str, *, engine: str | None, again: bool,
         session.table([run.goldens, "", "answer"], rows)
     if run.failed:
         raise FtregError(f"{run.ref} fails {run.failed} of {len(run.results)} golden prompts of {run.goldens}")
+
+
+def _run_suite(
+    session: Session,
+    ref: str,
+    suite: str,
+    *,
+    tasks: str | None,
+    settings: Mapping[str, Any],
+    limit: int | None,
+    engine: str | None,
+    again: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run the tasks of a suite, and print their figures."""
+    from ftreg.api.suites import run_suite
+
+    _refuse(options, "suites", where="suite")
+    session.no_outcome = "no figures were recorded"
+    run = run_suite(
+        ref, suite, tasks=tasks, settings=settings, limit=limit, engine=engine, again=again, **session.api_arguments
+    )
+    if as_json:
+        session.json(asdict(run))
+        return
+    session.print(f"{run.ref} in {run.suite} {run.version}")
+    rows = [
+        [task.name, task.version, task.num_fewshot, task.examples, figure.metric, figure.filter, _number(figure.value),
+         _number(figure.stderr), _BETTER[figure.higher_is_better]]
+        for task in run.tasks
+        for figure in task.figures
+    ]  # fmt: skip
+    columns = ["task", "version", "shots", "examples", "metric", "filter", "value", "stderr", "better"]
+    session.table(columns, rows, right=["shots", "examples", "value", "stderr"], optional=["better", "version"])
+
+
+def _refuse(options: Mapping[str, Any], what: str, *, where: str) -> None:
+    """Raise ``InputError`` for an option that would be ignored."""
+    if given := [name for name, value in options.items() if value]:
+        raise InputError(f"{given[0]} says nothing about {what}", where=where, hint="Leave one of them out.")
 
 
 @click.command(
@@ -201,8 +250,10 @@ def _show_answers(session: Session, example: SideBySide) -> None:
     session.table(["", "", f"example {example.position + 1}"], rows)
 
 
-def _number(value: float) -> str:
-    """A figure with as many decimals as its size needs."""
+def _number(value: float | None) -> str:
+    """A figure with as many decimals as its size needs; nothing if there is none."""
+    if value is None:
+        return ""
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
 
 

@@ -37,6 +37,7 @@ _SAME: Mapping[str, str] = {
     "ftreg.report": "experiment report",
     "ftreg.restore": "models restore",
     "ftreg.rollback": "experiment rollback",
+    "ftreg.run_suite": "eval --suite",
     "ftreg.set_goldens": "models golden",
     "ftreg.set_weights": "experiment set",
     "ftreg.status": "experiment status",

@@ -171,7 +171,7 @@ def _run_of(context: Context, source: Source, data: HeldOut, engine: str | None)
 
 def _earlier(context: Context, source: Source, run: Mapping[str, Json]) -> list[EvidenceRecord]:
     """Return the evaluations on record with the newest answers to the same run, oldest first."""
-    if not _is_versioned(run["engine"]):
+    if not is_versioned(run["engine"]):
         return []
     found = [
         record
@@ -181,7 +181,7 @@ def _earlier(context: Context, source: Source, run: Mapping[str, Json]) -> list[
     return [record for record in found if record.body["answers"] == found[-1].body["answers"]]
 
 
-def _is_versioned(key: Mapping[str, Json]) -> bool:
+def is_versioned(key: Mapping[str, Json]) -> bool:
     """Return True unless a plugin of this process is involved: it has no version, and may be another one each time."""
     return IN_PROCESS not in key["environment"]
 
@@ -192,7 +192,7 @@ _Found = tuple[Mapping[str, Json], Path | None]
 
 def _known(records: Sequence[EvidenceRecord], call: MetricCall) -> _Found | None:
     """Return what the records hold of a metric with the same settings and packages; None if it was not computed."""
-    for record in reversed(records) if _is_versioned(call.key) else ():
+    for record in reversed(records) if is_versioned(call.key) else ():
         body: Mapping[str, Json] | None = record.body["metrics"].get(call.spec.name)
         if body is not None and all(body[key] == value for key, value in call.key.items()):
             return _of_record(record, call.spec.name)

@@ -1,6 +1,6 @@
 """Scheme gptq: calibrated on the lineage's data, read by plain transformers, refused where it does not fit.
 
-gptqmodel is not installed beside everything else, because it slows every adapter down: `make test-gptq`.
+gptqmodel is not installed beside everything else, because it slows every adapter down: `make test-extras`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ftreg.plugins.post.quantize.step import apply
 from ftreg.plugins.post.quantize.step import check as check_model
 from tests.post.helpers import EXAMPLES, IDS, Listener, make_job, make_source, parity_of
 
-needs_gptqmodel = pytest.mark.skipif(not GPTQMODEL.is_installed, reason="gptqmodel is not installed: make test-gptq")
+needs_gptqmodel = pytest.mark.skipif(not GPTQMODEL.is_installed, reason="gptqmodel is not installed: make test-extras")
 TEXT = Splits(train=tuple(EXAMPLES))
 
 

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ftreg import promote
 from ftreg.cli.main import main
-from ftreg.registry import Registry
+from ftreg.core.errors import FtregError
+from ftreg.registry import Policy, Registry
 from ftreg.serving.experiment.record import ExperimentRecord
 from tests.command import ftreg
 from tests.plugins.fakes import distribution, environment
@@ -238,6 +240,21 @@ def test_an_alias_of_no_variant_stays(run: Run, registry: Registry, of_two_names
     assert run("promote", "support", "other:1", "--force").code == 0
     assert champions(registry) == ["bot:3", "other:1"]
     assert registry.get(CONTROL).aliases == ("stable",)
+
+
+def test_a_policy_refuses(run: Run, registry: Registry, won: None, state: Path) -> None:
+    """What a policy wants of a champion, a winner needs too: from the command line, from Python, and with force."""
+    registry.set_policy("bot", Policy(golden=True))
+    for options in ((), ("--force",)):
+        refused = run("promote", "support", *options)
+        assert (refused.code, champion(registry)) == (1, CONTROL)
+        assert "bot@champion cannot move to bot:2: bot has no golden prompts" in refused.err
+    with pytest.raises(FtregError, match="bot has no golden prompts"):
+        promote("support", CHALLENGER, registry=registry)
+    assert champion(registry) == CONTROL
+    goldens = publish(registry, "bot-golden", {"a": b"questions"})
+    registry.add_evidence(CHALLENGER, "golden", {"goldens": goldens.digest, "failed": 0})
+    assert (run("promote", "support").code, champion(registry)) == (0, CHALLENGER)
 
 
 GATE = """
