@@ -78,6 +78,26 @@ def merge_module(module: Any) -> nn.Module:
     return module.get_base_layer()
 
 
+@torch.no_grad()
+def take_out_start(module: Any, start: str) -> None:
+    """Take out of a LoRA layer's base weight what the initialization ``start`` moved into its adapter before training.
+
+    The adapter keeps its trained weights.
+
+    Args:
+        module: A wrapped module whose base layer has the weights that training started from.
+        start: ``pissa`` or ``olora``.
+    """
+    for name in module.lora_A if isinstance(module, LoraLayer) else ():
+        first, second = module.lora_A[name].weight, module.lora_B[name].weight
+        trained = first.data, second.data
+        if start == "pissa":
+            module.pissa_init(name, start)
+        else:
+            module.olora_init(name)
+        first.data, second.data = trained
+
+
 def reset_scaling(model: nn.Module, name: str) -> None:
     """Set the scaling of the LoRA adapter ``name`` to 1.
 

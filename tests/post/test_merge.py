@@ -261,7 +261,7 @@ def test_adapters_of_different_bases_are_not_combined(model_folder, adapter, sta
 def test_dora_is_not_combined(model_folder, adapter, staging):
     """Combinations that PEFT would compute wrongly are refused."""
     adapters = [adapter(model_folder(), lora(use_dora=True), seed=seed) for seed in (1, 2)]
-    with pytest.raises(InfeasiblePlan, match="DoRA"):
+    with pytest.raises(InfeasiblePlan, match="plain LoRA adapters .* has use_dora"):
         apply(make_job(adapters[0], MergeConfig(), staging, others=[(adapters[1], 1.0)]))
 
 
