@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,13 @@ def unsuitable_layers(model: nn.Module) -> list[str]:
         if hasattr(module, "A_log") and hasattr(module, "D"):  # the parameters of a state-space block
             found += [f"{path}.{name}" for name, _ in module.named_children() if name in ("dt_proj", "out_proj")]
     return found
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the layers that LoRA updates, with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
 
 
 # Merging
@@ -104,9 +111,9 @@ def reset_scaling(model: nn.Module, name: str) -> None:
     ``add_weighted_adapter`` puts all scalings into the combined weights, but copies ``use_rslora`` from the first
     adapter, whose scaling would then count twice.
     """
-    for module in model.modules():
-        if isinstance(module, LoraLayer) and name in module.scaling:
-            module.scaling[name] = 1.0
+    for _, layer in lora_layers(model):
+        if name in layer.scaling:
+            layer.scaling[name] = 1.0
 
 
 # Serving
