@@ -44,7 +44,7 @@ def attach(
         for name, (folder, _) in zip(names, adapters, strict=True):
             settings = read_peft_config(folder)
             settings.inference_mode = True
-            if streamed and moved_by(settings) is not None:
+            if streamed and moved_by(folder) is not None:
                 settings.init_lora_weights = True
             if peft_model is None:
                 peft_model = get_peft_model(model, settings, adapter_name=name, low_cpu_mem_usage=streamed)

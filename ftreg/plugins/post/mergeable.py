@@ -10,6 +10,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig
 
 from ftreg.core.errors import InfeasiblePlan
+from ftreg.models.files import read_json
 from ftreg.models.quiet import loading
 
 Adapters = Sequence[tuple[Path, float]]
@@ -53,12 +54,20 @@ def check_mergeable(adapters: Adapters, *, quantized: bool = False) -> None:
         InputError: A folder has no configuration that PEFT knows.
     """
     for folder, weight in adapters:
+        moved = moved_by(folder)
+        if moved is not None and (moved not in _RECOMPUTED or quantized):
+            raise InfeasiblePlan(
+                f"this adapter was initialized by {moved}, which moved a part of the base into it that cannot be "
+                "computed again",
+                where=str(folder),
+                hint="Convert it to plain LoRA where it was trained, by PEFT's save_pretrained with "
+                "path_initial_model_for_weight_conversion.",
+            )
         config = read_peft_config(folder)
-        reason = _unmergeable(config, quantized=quantized)
-        if reason is not None:
-            raise InfeasiblePlan(reason[0], where=str(folder), hint=reason[1])
-        other = _beyond_lora(config) if len(adapters) > 1 or weight != 1.0 else None
-        if other is not None:
+        if (reason := _unmergeable(config)) is not None:
+            raise InfeasiblePlan(reason, where=str(folder), hint="Serve it as an adapter, or train with method lora.")
+        other = f"init {moved}" if moved else _beyond_lora(config)
+        if other is not None and (len(adapters) > 1 or weight != 1.0):
             raise InfeasiblePlan(
                 f"only plain LoRA adapters can be weighted and combined; this one has {other}", where=str(folder)
             )
@@ -70,9 +79,12 @@ def read_peft_config(folder: Path) -> Any:
         return PeftConfig.from_pretrained(str(folder))
 
 
-def moved_by(config: Any) -> str | None:
-    """Return the initialization that moved a part of the base into the adapter, such as ``pissa``; None if none did."""
-    start = getattr(config, "init_lora_weights", True)
+def moved_by(folder: Path) -> str | None:
+    """Return the initialization that moved a part of the base into the adapter, such as ``pissa``; None if none did.
+
+    It is read from the file, since PEFT itself reads some configurations only with further packages.
+    """
+    start = read_json(folder / "adapter_config.json").get("init_lora_weights", True)
     return None if start in _NEUTRAL else str(start)
 
 
@@ -81,23 +93,14 @@ def can_stream(config: Any) -> bool:
     return config.peft_type.value in _STREAMED and getattr(config, "monteclora_config", None) is None
 
 
-def _unmergeable(config: Any, *, quantized: bool) -> tuple[str, str] | None:
-    """Return why an adapter cannot be merged, and what to do instead; None if it can be."""
-    kind, moved = config.peft_type.value, moved_by(config)
-    serve = "Serve it as an adapter, or train with method lora."
+def _unmergeable(config: Any) -> str | None:
+    """Return why an adapter cannot be merged; None if it can be."""
     if config.is_prompt_learning:
-        return f"a {kind} adapter cannot be merged: it adds virtual tokens, not weights", serve
+        return f"a {config.peft_type.value} adapter cannot be merged: it adds virtual tokens, not weights"
     if getattr(config, "alora_invocation_tokens", None):
-        return "an aLoRA adapter cannot be merged: it changes only the tokens after its invocation", serve
+        return "an aLoRA adapter cannot be merged: it changes only the tokens after its invocation"
     if getattr(config, "layer_replication", None):
-        return "an adapter with layer_replication cannot be merged: it belongs to a model with more layers", serve
-    if moved is not None and (moved not in _RECOMPUTED or quantized):
-        return (
-            f"this adapter was initialized by {moved}, which moved a part of the base into it that cannot be computed "
-            "again",
-            "Convert it to plain LoRA where it was trained, by PEFT's save_pretrained with "
-            "path_initial_model_for_weight_conversion.",
-        )
+        return "an adapter with layer_replication cannot be merged: it belongs to a model with more layers"
     return None
 
 
@@ -105,8 +108,6 @@ def _beyond_lora(config: Any) -> str | None:
     """Return what an adapter has besides low-rank updates of the base, for an error; None if it has nothing else."""
     if config.peft_type.value != "LORA":
         return f"the type {config.peft_type.value}"
-    if (moved := moved_by(config)) is not None:
-        return f"the initialization {moved}"
     plain = LoraConfig()
     others = (each.name for each in fields(plain) if each.name not in _COMBINABLE)
     return next((name for name in others if getattr(config, name) != getattr(plain, name)), None)

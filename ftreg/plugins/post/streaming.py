@@ -20,7 +20,7 @@ from ftreg.models.skeleton import joined_weights, load_skeleton, model_names
 from ftreg.models.tensors import TensorInfo
 from ftreg.plugins.post.adapters import Transform, attach, merging
 from ftreg.plugins.post.config import MergeConfig
-from ftreg.plugins.post.mergeable import Adapters, moved_by, read_peft_config
+from ftreg.plugins.post.mergeable import Adapters, moved_by
 from ftreg.plugins.post.module_check import ModuleCheck
 
 
@@ -59,7 +59,7 @@ class StreamedMerge:
         self._names = model_names(model, base.tensors)
         self._stored = {name: stored for stored, name in self._names.items()}
         self._parts = joined_weights(model, base.tensors)
-        self._start = moved_by(read_peft_config(adapters[0][0]))
+        self._start = moved_by(adapters[0][0])
         self._model = attach(model, adapters, config, base.folder, streamed=True, seed=seed).get_base_model()
         self._modules = {key: self._touched_by(key) for key in wrapped_modules(self._model)}
         self._replaced = self._replaced_elsewhere()
