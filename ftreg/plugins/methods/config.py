@@ -72,7 +72,7 @@ class LoraConfig(Config):
         "kaiming",
         description="initialization of the update; with each of them, training starts at the base's own outputs. pissa "
         "(arXiv:2404.02948) and olora (arXiv:2406.01775) start with the main directions of the weights and often learn "
-        "faster; the saved adapter fits the base as it is, like any other, and has twice the rank",
+        "faster; the saved adapter fits the base as it is, like any other, and has twice the rank; not with qlora",
     )
 
 

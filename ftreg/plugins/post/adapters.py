@@ -20,9 +20,7 @@ Transform = Callable[[str, torch.Tensor], torch.Tensor]
 """Changes a weight of the base, given its name in the model, before anything is added to it."""
 
 
-def attach(
-    model: Any, adapters: Adapters, config: MergeConfig, where: Path, *, streamed: bool, seed: int = 0
-) -> PeftModel:
+def attach(model: Any, adapters: Adapters, config: MergeConfig, where: Path, *, streamed: bool, seed: int) -> PeftModel:
     """Load adapters into a base model and combine them into one.
 
     Args:
