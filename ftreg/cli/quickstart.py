@@ -67,7 +67,7 @@ def command(session: Session, folder: Path, smoke: bool) -> None:
         commands.run("prune", "support-bot-merged", "--sparsity", "0.2", *accept)
         commands.run("export", "support-bot-merged", "--format", "onnx", *accept)
 
-        commands.say("4. What was gained, what there is, and where it came from")
+        commands.say("4. How good they are, what is registered, and where it came from")
         commands.run("compare", "stdlib-base:1", "support-bot:1", "support-bot:2")
         commands.run("models", "alias", "support-bot:2", "champion")
         commands.run("models", "list")

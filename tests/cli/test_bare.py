@@ -74,6 +74,8 @@ TYPED: dict[str, str | None] = {
     "models log": None,
     "models tag base stage=test": None,
     "models alias base champion": None,
+    "models golden spare goldens.jsonl": None,
+    "models policy spare --require golden": None,
     "models restore base": None,
     "lineage base": None,
     "replay tuned": "ftreg[train]",
@@ -106,6 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model_folder: Callable[...,
     (folder / "sitecustomize.py").write_text(ABSENT)
     rows = [{"prompt": f"question {i}", "response": f"answer {i}"} for i in range(20)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "goldens.jsonl").write_text(json.dumps({"prompt": "question 1", "contains": "answer"}) + "\n")
     (folder / "recipe.yaml").write_text("base: base\ndata: rows.jsonl\n")
     with Registry(folder / "home") as registry:
         imported = Producer("import", "folder", "core", "ftreg", "", {})

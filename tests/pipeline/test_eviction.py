@@ -98,7 +98,7 @@ def test_every_use_makes_it_again(chain: Chain, tmp_path: Path) -> None:
         assert registry.get(merged.ref).state == "here"
 
     use(lambda: export(merged.ref, to=tmp_path / "copy", registry=registry))
-    assert read(tmp_path / "copy") == chain.files[merged.digest]
+    assert chain.files[merged.digest].items() <= read(tmp_path / "copy").items()  # the model card is added
     use(lambda: prune(merged.ref, sparsity=0.1, accept=True, registry=registry))
     use(lambda: restore(merged.ref, registry=registry))
 

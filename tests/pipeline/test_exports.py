@@ -141,8 +141,7 @@ def test_the_hub_understands_the_card(
         "unknown", "transformers", "text-generation"
     )  # fmt: skip
     found = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    (record,) = [record for record in registry.evidence(merged.ref) if record.type == "evaluation"]
-    assert found["loss"] == record.body["loss"]
+    assert found["loss"] in [record.body["loss"] for record in registry.evidence(merged.ref, "evaluation")]
     assert "exact_match" in found
     assert card.text.count("within its tolerance") == 1
     assert "max_steps: 8" in card.text  # the training's settings are those of the adapter that was merged
