@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,13 @@ def unsuitable_layers(model: nn.Module) -> list[str]:
         if hasattr(module, "A_log") and hasattr(module, "D"):  # the parameters of a state-space block
             found += [f"{path}.{name}" for name, _ in module.named_children() if name in ("dt_proj", "out_proj")]
     return found
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the layers that LoRA updates, with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
 
 
 # Merging
@@ -78,15 +85,35 @@ def merge_module(module: Any) -> nn.Module:
     return module.get_base_layer()
 
 
+@torch.no_grad()
+def take_out_start(module: Any, start: str) -> None:
+    """Take out of a LoRA layer's base weight what the initialization ``start`` moved into its adapter before training.
+
+    The adapter keeps its trained weights.
+
+    Args:
+        module: A wrapped module whose base layer has the weights that training started from.
+        start: ``pissa`` or ``olora``.
+    """
+    for name in module.lora_A if isinstance(module, LoraLayer) else ():
+        first, second = module.lora_A[name].weight, module.lora_B[name].weight
+        trained = first.data, second.data
+        if start == "pissa":
+            module.pissa_init(name, start)
+        else:
+            module.olora_init(name)
+        first.data, second.data = trained
+
+
 def reset_scaling(model: nn.Module, name: str) -> None:
     """Set the scaling of the LoRA adapter ``name`` to 1.
 
     ``add_weighted_adapter`` puts all scalings into the combined weights, but copies ``use_rslora`` from the first
     adapter, whose scaling would then count twice.
     """
-    for module in model.modules():
-        if isinstance(module, LoraLayer) and name in module.scaling:
-            module.scaling[name] = 1.0
+    for _, layer in lora_layers(model):
+        if name in layer.scaling:
+            layer.scaling[name] = 1.0
 
 
 # Serving

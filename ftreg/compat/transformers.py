@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import Transpose, WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import (
+    Transpose,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+    revert_weight_conversion,
+)
 
 
 def cache_from(tensors: Sequence[torch.Tensor]) -> DynamicCache:
@@ -121,10 +129,7 @@ class Loaded(NamedTuple):
 
 def loaded_as(model: Any, stored: Iterable[str]) -> dict[str, Loaded]:
     """Map the names of stored tensors to the weights of ``model`` that they become; others are left out."""
-    transforms = get_model_conversion_mapping(model)
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}
+    renamings, converters, by_pattern = _transforms(model)
     known = dict(model.named_parameters(remove_duplicate=False))
     found: dict[str, Loaded] = {}
     for each in stored:
@@ -134,6 +139,37 @@ def loaded_as(model: Any, stored: Iterable[str]) -> dict[str, Loaded]:
             turned = any(isinstance(operation, Transpose) for operation in operations)
             found[each] = Loaded(name, pattern is not None, turned)
     return found
+
+
+def join_weights(model: Any, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights that ``model`` joins from stored tensors while loading, such as stacks of experts.
+
+    Args:
+        model: The model; it may be on the meta device.
+        stored: All tensors that these weights are joined from, by their names on disk.
+    """
+    renamings, converters, by_pattern = _transforms(model)
+    joining: dict[str, Any] = {}
+    for each in sorted(stored, key=dot_natural_key):
+        name, pattern = rename_source_key(each, renamings, converters, model.base_model_prefix, {})
+        joining.setdefault(name, deepcopy(by_pattern[str(pattern)])).add_tensor(name, each, pattern, stored[each])
+    joined: dict[str, torch.Tensor] = {}
+    for name, converter in joining.items():
+        joined |= converter.convert(name, model=model, config=model.config)
+    return joined
+
+
+def take_weights_apart(model: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors that ``save_pretrained`` stores for weights of ``model``: the inverse of ``join_weights``."""
+    return dict(revert_weight_conversion(model, dict(weights)))
+
+
+def _transforms(model: Any) -> tuple[list[WeightRenaming], list[WeightConverter], dict[str, WeightConverter]]:
+    """Return what loading does to stored tensors: renamings, conversions, and the conversions by source pattern."""
+    transforms = get_model_conversion_mapping(model)
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}
+    return [each for each in transforms if isinstance(each, WeightRenaming)], converters, by_pattern
 
 
 def export_decoder(model: Any) -> Any:

@@ -44,3 +44,12 @@ def model_names(model: Any, stored: Iterable[str]) -> dict[str, str]:
     Tensors that are not parameters of the model, or that it converts while loading, are left out.
     """
     return {each: found.name for each, found in loaded_as(model, stored).items() if not found.converted}
+
+
+def joined_weights(model: Any, stored: Iterable[str]) -> dict[str, list[str]]:
+    """Map the weights that the model joins from several stored tensors, such as those of experts, to these tensors."""
+    joined: dict[str, list[str]] = {}
+    for each, found in loaded_as(model, stored).items():
+        if found.converted:
+            joined.setdefault(found.name, []).append(each)
+    return {name: parts for name, parts in joined.items() if len(parts) > 1}

@@ -12,11 +12,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftreg.compat.peft import (
     BASE_NAME,
+    lora_layers,
     merge_module,
     prefix_cache,
     replaced_layers,
     reset_scaling,
     share_replaced_layers,
+    take_out_start,
     tie_head,
     trained_part,
     unsuitable_layers,
@@ -74,6 +76,28 @@ def test_unsuitable_layers(model_folder):
     routed = unsuitable_layers(load_skeleton(model_folder("llama4_text")))
     assert routed == [f"model.layers.{i}.feed_forward.router" for i in (0, 1)]
     assert unsuitable_layers(load_skeleton(model_folder("llama"))) == []
+
+
+def test_lora_layers():
+    """The layers that LoRA updates are found by name, and no others."""
+    assert [name for name, _ in lora_layers(make_peft(KINDS["embedding"]).get_base_model())] == [
+        "model.embed_tokens",
+        "model.layers.0.self_attn.q_proj",
+    ]
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_take_out_start(start):
+    """The base loses what the start moved into the adapter, and the adapter keeps what it was trained to."""
+    expected = dict(make_peft(lora(init_lora_weights=start)).get_base_model().named_parameters())
+    model = make_peft(lora()).get_base_model()
+    name = "model.layers.0.self_attn.q_proj"
+    layer = model.get_submodule(name)
+    trained, whole = layer.lora_A["default"].weight.clone(), layer.base_layer.weight.clone()
+    take_out_start(layer, start)
+    assert torch.equal(layer.lora_A["default"].weight, trained)
+    assert torch.equal(layer.base_layer.weight, expected[f"{name}.base_layer.weight"])
+    assert not torch.allclose(layer.base_layer.weight, whole, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,17 +19,20 @@ from ftreg.compat.transformers import (
     caches_keys_and_values,
     computes_quantized,
     export_decoder,
+    join_weights,
     keeps_rows_apart,
     loaded_as,
     planned_steps,
     replace_quantized_layers,
     stop_rescaling,
+    take_weights_apart,
     tied_weights,
     to_device,
     use_one_gpu,
 )
 from ftreg.models.skeleton import load_skeleton
 from ftreg.training.trainer import LanguageTrainer
+from tests.tiny import make_model
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -144,6 +147,21 @@ def test_loaded_as(architecture, model_folder):
             assert not loaded.turned
             assert {tuple(row) for row in stored[name].tolist()} <= rows
     assert any(loaded.converted for loaded in found.values()) is (architecture == "mixtral")
+
+
+def test_join_weights_and_take_weights_apart(tmp_path):
+    """Experts, also the tenth, are stacked as ``from_pretrained`` does, and taken apart into what was stored."""
+    folder = make_model(tmp_path, "mixtral", num_local_experts=12)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    skeleton = load_skeleton(folder)
+    stored = load_file(folder / "model.safetensors")
+    parts = {name: tensor for name, tensor in stored.items() if ".0.block_sparse_moe.experts." in name}
+    joined = join_weights(skeleton, parts)
+    assert joined.keys() == {f"model.layers.0.mlp.experts.{name}" for name in ("gate_up_proj", "down_proj")}
+    assert all(torch.equal(weight, model.get_parameter(name)) for name, weight in joined.items())
+    apart = take_weights_apart(skeleton, joined)
+    assert apart.keys() == parts.keys()
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in apart.items())
 
 
 @pytest.mark.parametrize(

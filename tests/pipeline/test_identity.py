@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftreg import merge, run, train
+from ftreg.cli.main import main
 from ftreg.core.errors import InfeasiblePlan, MissingExtra, RecipeError
 from ftreg.core.host import PluginHost
 from ftreg.core.requirements import Requirement, installed_versions
@@ -44,6 +45,27 @@ def test_a_merge_keeps_its_adapters_in_order_with_their_weights(
     twice = merge(adapter.ref, others={adapter.digest: 1.0}, name="aa", registry=registry)
     assert [parent.digest for parent in twice.manifest.parents][:2] == [adapter.digest] * 2
     assert registry.verify("aa", quick=True).ok
+
+
+def test_the_command_the_function_and_the_recipe_combine_alike(
+    registry: Registry, recipe: Callable[..., dict], adapter: Version, second: Version
+) -> None:
+    """A combination, even one that draws from the seed, is the same version, whichever way it is asked for."""
+    wanted = {"combination": "dare_ties", "density": 0.4}
+    ways = ["by-command", "by-function", "by-recipe"]
+    options = ["--with", f"{second.ref}=0.5", "--set", "combination=dare_ties", "--set", "density=0.4"]
+    with pytest.raises(SystemExit) as ended:
+        main(["--home", str(registry.home), "merge", adapter.ref, *options, "--name", ways[0]])
+    assert not ended.value.code
+    merge(adapter.ref, others={second.ref: 0.5}, name=ways[1], registry=registry, **wanted)
+    then = [{"merge": {**wanted, "with": {second.ref: 0.5}, "name": ways[2]}}]
+    run(recipe("lora", name="bot", then=then), registry=registry)
+    made = [registry.get(way) for way in ways]
+    assert len({version.digest for version in made}) == 1
+    assert [(parent.digest, parent.weight) for parent in made[0].manifest.parents][:2] == [
+        (adapter.digest, 1.0),
+        (second.digest, 0.5),
+    ]
 
 
 def test_recipes_combine_versions(registry: Registry, recipe: Callable[..., dict], second: Version) -> None:

@@ -10,7 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PrefixTuningConfig
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    C3AConfig,
+    DeloraConfig,
+    FourierFTConfig,
+    GraloraConfig,
+    HRAConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    MissConfig,
+    OFTConfig,
+    OSFConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    RandLoraConfig,
+    RoadConfig,
+    ShiraConfig,
+    TrainableTokensConfig,
+    VBLoRAConfig,
+    VeraConfig,
+    WaveFTConfig,
+)
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -30,6 +55,12 @@ ARCHITECTURES = [
 def lora(**settings: Any) -> LoraConfig:
     """A LoRA configuration for all linear layers, unless ``settings`` say otherwise."""
     return LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings})
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    """Change settings in the file of an adapter's configuration."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def peft_merge(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
@@ -66,14 +97,15 @@ def test_equals_live_adapter_and_pefts_own_merge(architecture, tied, model_folde
         ("qwen2", lora(target_modules=["q_proj", "v_proj"], lora_bias=True)),
         ("llama", lora(target_modules=["q_proj", "embed_tokens"], modules_to_save=["lm_head"])),
         ("llama", lora(target_modules=["q_proj"], trainable_token_indices=[3, 4])),
-        ("llama", lora(init_lora_weights="pissa")),
+        ("gpt2", lora(init_lora_weights="pissa", target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)),
+        ("llama", lora(init_lora_weights="olora", use_dora=True)),
         (
             "llama",
             IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
         ),
         ("qwen3", LoHaConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "k_proj"], r=4)),
     ],
-    ids=["dora", "rslora", "bias", "lora_bias", "embeddings", "tokens", "pissa", "ia3", "loha"],
+    ids=["dora", "rslora", "bias", "lora_bias", "embeddings", "tokens", "pissa", "olora", "ia3", "loha"],
 )
 def test_every_kind_of_adapter(architecture, config, model_folder, adapter, staging):
     """Every adapter type that PEFT can merge is merged to the weights of PEFT's own merge."""
@@ -81,11 +113,101 @@ def test_every_kind_of_adapter(architecture, config, model_folder, adapter, stag
     source = adapter(base, config)
     artifact = apply(make_job(source, MergeConfig(), staging))
     assert np.abs(plain_logits(base, source.path) - plain_logits(staging)).max() < 1e-5
-    if config.peft_type != "LORA" or config.init_lora_weights != "pissa":  # PiSSA is merged in memory
-        assert artifact.measured["modules_checked"] >= 1
-        assert artifact.measured["largest_module_error"] < 1e-5
+    assert artifact.measured["modules_checked"] >= 1
+    assert artifact.measured["largest_module_error"] < 1e-5
     own = peft_merge(base, source.path)
     assert all(torch.equal(own[name], tensor) for name, tensor in load_file(staging / "model.safetensors").items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (AdaLoraConfig, {"init_r": 6, "target_r": 4, "total_step": 10}),
+        (BOFTConfig, {"boft_block_size": 8}),
+        (C3AConfig, {"block_size": 8}),
+        (DeloraConfig, {"r": 4}),
+        (FourierFTConfig, {"n_frequency": 50}),
+        (GraloraConfig, {"r": 4, "gralora_k": 2}),
+        (HRAConfig, {}),
+        (LNTuningConfig, {"target_modules": ["input_layernorm"]}),
+        (LoKrConfig, {"r": 4}),
+        (LoraConfig, {"init_lora_weights": "mica"}),
+        (MissConfig, {"r": 4}),
+        (OFTConfig, {"oft_block_size": 8, "r": 0}),
+        (RandLoraConfig, {"r": 8}),
+        (RoadConfig, {"group_size": 16}),
+        (ShiraConfig, {"r": 4}),
+        (TrainableTokensConfig, {"target_modules": ["embed_tokens"], "token_indices": [5, 9]}),
+        (VBLoRAConfig, {"r": 4, "num_vectors": 8, "vector_length": 8}),
+        (VeraConfig, {"r": 8, "save_projection": False}),
+        (WaveFTConfig, {"n_frequency": 50}),
+    ],
+    ids=lambda value: value.__name__.removesuffix("Config") if isinstance(value, type) else "",
+)
+def test_types_that_are_streamed(kind, settings, model_folder, adapter, staging):
+    """An adapter of any of these types is merged module by module into what the live adapter computes."""
+    base = model_folder()
+    source = adapter(base, kind(**{"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj"], **settings}))
+    live = plain_logits(base, source.path)
+    assert "modules_checked" in apply(make_job(source, MergeConfig(), staging)).measured
+    assert np.abs(live - plain_logits(staging)).max() < 1e-5
+    assert np.abs(live - plain_logits(base)).max() > 1e-4
+
+
+def test_a_type_that_needs_the_base_in_memory(model_folder, adapter, staging):
+    """OSF, which splits the base's weights when it is loaded, is merged by PEFT with the whole base."""
+    base = model_folder()
+    source = adapter(base, OSFConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"]))
+    assert "modules_checked" not in apply(make_job(source, MergeConfig(), staging)).measured
+    assert np.abs(plain_logits(base, source.path) - plain_logits(staging)).max() < 1e-5
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "corda", "loftq", "lora_ga", "something new"])
+def test_starts_that_cannot_be_computed_again_are_refused(start, model_folder, adapter, staging):
+    """What such a start took out of the base is in no file: the base as it is stored would be the wrong one."""
+    source = adapter(model_folder(), lora())
+    edit_config(source.path, init_lora_weights=start)
+    with pytest.raises(InfeasiblePlan, match=f"initialized by {start}"):
+        apply(make_job(source, MergeConfig(), staging))
+    assert list(staging.iterdir()) == []
+
+
+def test_a_start_on_a_quantized_base_is_refused(model_folder, adapter, staging):
+    """OLoRA on a 4-bit base quantized what it left there, which cannot be told from the base as it is stored."""
+    source = adapter(model_folder(), lora())
+    edit_config(source.path, init_lora_weights="olora")
+    quantized = make_source(
+        source.path, "adapter", base=source.parent("base"), facts={"base_quantization": {"load_in_4bit": True}}
+    )
+    with pytest.raises(InfeasiblePlan, match="initialized by olora"):
+        apply(make_job(quantized, MergeConfig(), staging))
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_a_merge_onto_the_wrong_base_is_found(start, model_folder, adapter, staging):
+    """A certificate finds an adapter of a reduced base that was merged onto the base as it is stored."""
+    source = adapter(model_folder(), lora(init_lora_weights=start, r=8))
+    wrong = source.path.with_name("wrong")
+    shutil.copytree(source.path, wrong)
+    edit_config(wrong, init_lora_weights=True)
+    fault = apply(make_job(make_source(wrong, "adapter", base=source.parent("base")), MergeConfig(), staging))
+    assert "modules_checked" in fault.measured  # each module was merged as PEFT would
+    assert check(parity_of(source, fault, staging), fault.tolerance) != []
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
+        ({"alora_invocation_tokens": [3, 4]}, "aLoRA"),
+    ],
+)
+def test_adapters_that_are_more_than_weights_are_refused(setting, reason, model_folder, adapter, staging):
+    """An adapter for a model with more layers, or for some of the tokens only, is refused before any work."""
+    source = adapter(model_folder(), lora(target_modules=["q_proj"]))
+    edit_config(source.path, **setting)
+    with pytest.raises(InfeasiblePlan, match=reason):
+        apply(make_job(source, MergeConfig(), staging))
 
 
 @pytest.mark.parametrize(
@@ -112,17 +234,18 @@ def test_tied_embeddings_follow_the_live_model(config, untied, model_folder, ada
 
 
 @pytest.mark.parametrize(
-    ("settings", "changed"),
+    ("settings", "changed", "checked"),
     [
-        ({"target_modules": ["q_proj"]}, 2),
-        ({"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}, 10),
+        ({"target_modules": ["q_proj"]}, 2, 2),
+        ({"target_modules": ["q_proj"], "target_parameters": ["experts.down_proj"]}, 26, 4),
+        ({"target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}, 72, 2),
     ],
-    ids=["attention", "experts"],
+    ids=["attention", "both", "experts"],
 )
-def test_mixture_of_experts(settings, changed, model_folder, adapter, tmp_path, staging):
-    """Experts, which the model fuses while it loads them, are copied as they are stored, and merged where adapted."""
+def test_mixture_of_experts(settings, changed, checked, model_folder, adapter, tmp_path, staging):
+    """Experts, which the model stacks while it loads them, are merged and checked as stacks, and stored one by one."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_local_experts": 4}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_local_experts": 12}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 320}
     base = tmp_path / "mixtral"
     AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **sizes, **heads)).save_pretrained(base)
@@ -133,6 +256,18 @@ def test_mixture_of_experts(settings, changed, model_folder, adapter, tmp_path, 
     assert np.abs(plain_logits(base, source.path) - plain_logits(staging)).max() < 1e-5
     assert load_file(staging / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
     assert artifact.facts["changed_tensors"] == changed
+    assert artifact.measured["modules_checked"] == checked
+
+
+@pytest.mark.parametrize("architecture", ["gpt_oss", "llama4_text"])
+def test_experts_that_are_stored_as_stacks(architecture, model_folder, adapter, staging):
+    """Stacks of transposed matrices are merged as they are stored, and run on random inputs before and after it."""
+    base = model_folder(architecture)
+    source = adapter(base, lora(target_modules=[], target_parameters=["experts.gate_up_proj"]))
+    assert apply(make_job(source, MergeConfig(), staging)).measured["modules_checked"] == 2
+    live = plain_logits(base, source.path)
+    assert np.abs(live - plain_logits(staging)).max() < 1e-5
+    assert np.abs(live - plain_logits(base)).max() > 1e-3
 
 
 def test_bfloat16_shards(model_folder, adapter, tmp_path, staging):
@@ -183,19 +318,31 @@ def test_combination_is_the_weighted_sum(model_folder, adapter, tmp_path):
     assert artifact.tolerance.kl is None
 
 
-@pytest.mark.parametrize("combination", ["svd", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"])
-def test_combinations_of_peft(combination, model_folder, adapter, tmp_path):
-    """PEFT's other combinations work, and the random ones repeat with the same seed."""
+@pytest.mark.parametrize("combination", ["cat", "svd", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"])
+def test_combinations_are_those_of_peft(combination, model_folder, adapter, staging):
+    """Each combination gives the weights that PEFT's own gives, also those that draw from the seed."""
     base = model_folder()
     adapters = [adapter(base, lora(target_modules=["q_proj"]), seed=seed) for seed in (1, 2)]
-    results = []
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        folder.mkdir()
-        job = make_job(adapters[0], MergeConfig(combination=combination), folder, others=[(adapters[1], 1.0)], seed=3)
-        apply(job)
-        results.append(delta(base, folder, "model.layers.1.self_attn.q_proj.weight"))
-    assert torch.equal(*results)
-    assert results[0].abs().max() > 1e-4
+    config = MergeConfig(combination=combination, density=0.4)
+    apply(make_job(adapters[0], config, staging, weight=0.7, others=[(adapters[1], -0.5)], seed=3))
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters[0].path, "first")
+    model.load_adapter(adapters[1].path, "second")
+    torch.manual_seed(3)
+    density = None if combination in ("cat", "svd", "linear") else 0.4
+    model.add_weighted_adapter(["first", "second"], [0.7, -0.5], "mix", combination_type=combination, density=density)
+    model.set_adapter("mix")
+    own = model.merge_and_unload().state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in load_file(staging / "model.safetensors").items())
+    assert delta(base, staging, "model.layers.1.self_attn.q_proj.weight").abs().max() > 1e-4
+
+
+def test_ranks_that_do_not_go_together(model_folder, adapter, staging):
+    """A combination value by value of adapters of different ranks is refused, with those that take any rank."""
+    adapters = [adapter(model_folder(), lora(target_modules=["q_proj"], r=rank)) for rank in (2, 4)]
+    with pytest.raises(InfeasiblePlan, match="these adapters by ties: All adapters must have the same r") as found:
+        apply(make_job(adapters[0], MergeConfig(combination="ties"), staging, others=[(adapters[1], 1.0)]))
+    assert "cat and svd take adapters of any rank" in str(found.value)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -258,11 +405,24 @@ def test_adapters_of_different_bases_are_not_combined(model_folder, adapter, sta
         apply(make_job(first, MergeConfig(), staging, others=[(second, 1.0)]))
 
 
-def test_dora_is_not_combined(model_folder, adapter, staging):
-    """Combinations that PEFT would compute wrongly are refused."""
-    adapters = [adapter(model_folder(), lora(use_dora=True), seed=seed) for seed in (1, 2)]
-    with pytest.raises(InfeasiblePlan, match="DoRA"):
-        apply(make_job(adapters[0], MergeConfig(), staging, others=[(adapters[1], 1.0)]))
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+        ({"init_lora_weights": "pissa"}, "init pissa"),
+    ],
+)
+def test_only_plain_lora_is_combined(settings, named, model_folder, adapter, staging):
+    """Adapters of which PEFT would combine a part only, or would take a part of the base out twice, are refused."""
+    first = adapter(model_folder(), lora(target_modules=["q_proj"]))
+    other = adapter(model_folder(), lora(target_modules=["q_proj"], **settings))
+    with pytest.raises(InfeasiblePlan, match=f"only plain LoRA adapters .* has {named}"):
+        apply(make_job(first, MergeConfig(), staging, others=[(other, 1.0)]))
+    with pytest.raises(InfeasiblePlan, match=f"only plain LoRA adapters .* has {named}"):
+        apply(make_job(other, MergeConfig(), staging, weight=0.5))
 
 
 def test_adapter_that_changes_nothing(model_folder, adapter, staging):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from ftreg.core.errors import FtregError
 from ftreg.plugins.post.module_check import ModuleCheck
+from tests.tiny import make_model
 
 
 class Small(nn.Module):
@@ -51,6 +53,25 @@ def test_a_wrong_merge_is_found(live, scale):
     wrong.weight.data += scale * live.get_delta_weight("default")
     with pytest.raises(FtregError, match="the merged module layer does not compute what the adapter computes"):
         check.after("layer", sample, wrong)
+
+
+def test_an_expert_that_was_left_out_is_found(tmp_path):
+    """A stack of experts in which a single one was not merged is found, and the whole stack passes."""
+    base = AutoModelForCausalLM.from_pretrained(make_model(tmp_path, "mixtral"))
+    torch.manual_seed(0)
+    settings = LoraConfig(r=4, target_modules=[], target_parameters=["experts.gate_up_proj"])
+    model = get_peft_model(base, settings).get_base_model()
+    experts = model.model.layers[0].mlp.experts
+    nn.init.normal_(experts.lora_B["default"].weight, std=0.1)
+    check = ModuleCheck()
+    sample = check.before(experts)
+    original = experts.base_layer.gate_up_proj[2].clone()
+    experts.merge()
+    check.after("experts", sample, experts.base_layer)
+    assert check.error < 1e-5
+    experts.base_layer.gate_up_proj.data[2] = original
+    with pytest.raises(FtregError, match="does not compute what the adapter computes"):
+        check.after("experts", sample, experts.base_layer)
 
 
 def test_other_kinds_of_layers_are_left_out():

@@ -135,6 +135,7 @@ def test_adapters_hold_no_weight_of_the_base(tmp_path, model_folder, architectur
         (lora, LoraConfig(rank=4)),
         (lora, LoraConfig(rank=4, dora=True, rslora=True, init="orthogonal", bias="lora_only")),
         (lora, LoraConfig(rank=4, init="gaussian", target_modules=("c_attn",), modules_to_save=("ln_f",))),
+        (lora, LoraConfig(rank=4, init="pissa", dora=True, rslora=True, modules_to_save=("ln_f",))),
         (prefix, PrefixConfig(num_virtual_tokens=4)),
         (prefix, PrefixConfig(num_virtual_tokens=4, projection=True, hidden_size=16, init="zero")),
     ],
@@ -284,11 +285,35 @@ def test_odd_rank_of_an_orthogonal_start_is_refused(tmp_path, model_folder):
         lora.train(make_job(tmp_path, model_folder(), LoraConfig(rank=3, init="orthogonal")))
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_start_that_moves_a_part_of_the_base_is_undone(tmp_path, model_folder, init):
+    """The adapter is saved as plain LoRA of twice the rank, which plain PEFT loads on the base as it is stored."""
+    base = model_folder()
+    config = LoraConfig(rank=4, init=init, bias="all", modules_to_save=("lm_head",))
+    job = make_job(tmp_path, base, config, validation=len(CHATS))
+    measured = lora.train(job).measured
+    saved = json.loads((job.staging / "adapter_config.json").read_text())
+    assert (saved["init_lora_weights"], saved["r"], saved["lora_alpha"]) == (True, 8, 64)
+    model = reload(base, job.staging)
+    assert loss_of(model, base) == pytest.approx(measured["final_validation_loss"], abs=1e-5)
+    assert measured["final_validation_loss"] < loss_of(load_model(job).eval(), base)
+
+
+def test_starts_that_do_not_fit_are_refused(tmp_path, model_folder):
+    """A rank above that of a matrix, a transposed layer for OLoRA, and 4-bit weights are errors of the recipe."""
+    with pytest.raises(RecipeError, match="rank of at most 32"):
+        lora.train(make_job(tmp_path / "rank", model_folder(), LoraConfig(rank=48, init="pissa")))
+    with pytest.raises(RecipeError, match="Use pissa"):
+        lora.train(make_job(tmp_path / "turned", model_folder("gpt2"), LoraConfig(rank=4, init="olora")))
+    with pytest.raises(ValueError, match="use method lora"):
+        QloraConfig(init="pissa")
+
+
 def test_adapter_starts_as_the_base(tmp_path, model_folder):
     """Whatever the initialization, an untrained adapter changes nothing."""
     job = make_job(tmp_path, base := model_folder(), LoraConfig())
     expected = loss_of(load_model(job).eval(), base)
-    for init in ("kaiming", "gaussian", "orthogonal"):
+    for init in ("kaiming", "gaussian", "orthogonal", "pissa", "olora"):
         model = lora.add_lora(load_model(job), LoraConfig(init=init)).eval()
         assert loss_of(model, base) == pytest.approx(expected, abs=1e-5), init
 

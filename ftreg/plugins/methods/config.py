@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ftreg.core.recipe import Config
 
@@ -68,10 +68,11 @@ class LoraConfig(Config):
         description="train magnitude and direction separately (arXiv:2402.09353): slightly better at ranks of 16 and "
         "less, slower; such an adapter cannot share a batch with others when served",
     )
-    # PiSSA and OLoRA are left out: they change the base, which the adapter then no longer fits.
-    init: Literal["kaiming", "gaussian", "orthogonal"] = Field(
+    init: Literal["kaiming", "gaussian", "orthogonal", "pissa", "olora"] = Field(
         "kaiming",
-        description="initialization of the update; with each of them, training starts at the base's own outputs",
+        description="initialization of the update; with each of them, training starts at the base's own outputs. pissa "
+        "(arXiv:2404.02948) and olora (arXiv:2406.01775) start with the main directions of the weights and often learn "
+        "faster; the saved adapter fits the base as it is, like any other, and has twice the rank; not with qlora",
     )
 
 
@@ -84,6 +85,12 @@ class QloraConfig(LoraConfig):
     double_quant: bool = Field(
         True, description="quantize the scales too; saves about 0.4 bits per weight at almost no loss"
     )
+
+    @model_validator(mode="after")
+    def _start_leaves_the_base(self) -> QloraConfig:
+        if self.init in ("pissa", "olora"):
+            raise ValueError(f"init {self.init} changes weights, which qlora holds in 4 bits; use method lora")
+        return self
 
 
 class PrefixConfig(Config):

@@ -14,6 +14,7 @@ from ftreg.core.errors import RecipeError
 from ftreg.core.types import Artifact, TrainJob
 from ftreg.models.quiet import quiet
 from ftreg.plugins.methods.config import LoraConfig
+from ftreg.plugins.methods.starts import MOVING, make_plain, start_factors
 from ftreg.training import compute_dtype, fit, load_model, save_adapter
 
 ALL_LINEAR = "all-linear"
@@ -23,7 +24,10 @@ def train(job: TrainJob) -> Artifact:
     """Train low-rank updates and save them as an adapter."""
     assert isinstance(job.config, LoraConfig)
     model = add_lora(load_model(job, dtype=compute_dtype(job.train)), job.config)
+    start = start_factors(model, "lora") if job.config.init in MOVING else None
     measured = fit(job, model)
+    if start is not None:
+        make_plain(model, start)
     return save_adapter(job, model, measured)
 
 
@@ -49,6 +53,11 @@ def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
             where=f"{where}.target_modules",
             hint=f"Remove {' and '.join(sorted(last_part(name) for name in tied))}, or add it to modules_to_save.",
         )
+    transposed = any(isinstance(layer, Conv1D) for layer in layers.values())
+    if transposed and config.init == "olora":
+        raise RecipeError(
+            "PEFT's olora does not fit Conv1D layers, which this model has", where=f"{where}.init", hint="Use pissa."
+        )
     settings = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -61,7 +70,7 @@ def add_lora(model: Any, config: LoraConfig, *, where: str = "lora") -> Any:
         use_rslora=config.rslora,
         use_dora=config.dora,
         init_lora_weights=True if config.init == "kaiming" else config.init,
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
+        fan_in_fan_out=transposed,
         ensure_weight_tying=_named(config.modules_to_save, tied),
     )
     with quiet():

@@ -1,4 +1,4 @@
-"""PEFT adapters: checked for a merge, loaded onto a base, and combined."""
+"""PEFT adapters: loaded onto a base and combined, with PEFT's errors made clear."""
 
 from __future__ import annotations
 
@@ -8,52 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, load_peft_weights
 
 from ftreg.compat.peft import reset_scaling
-from ftreg.core.errors import InfeasiblePlan, InputError
-from ftreg.models.quiet import loading, quiet
+from ftreg.core.errors import FtregError, InfeasiblePlan, InputError
+from ftreg.models.quiet import quiet
 from ftreg.plugins.post.config import MergeConfig
+from ftreg.plugins.post.mergeable import Adapters, moved_by, read_peft_config
 
 Transform = Callable[[str, torch.Tensor], torch.Tensor]
 """Changes a weight of the base, given its name in the model, before anything is added to it."""
 
-Adapters = Sequence[tuple[Path, float]]
-"""Folders of adapters with their weights in the combination."""
 
-# Initializations that leave the base as it is stored. Others (PiSSA, OLoRA, ...) take a part out of it.
-_NEUTRAL_INIT = (True, False, "gaussian", "eva", "orthogonal")
-
-
-def check_mergeable(adapters: Adapters) -> None:
-    """Raise ``InfeasiblePlan`` for adapters whose type, or whose combination, cannot be merged."""
-    for folder, weight in adapters:
-        config = read_peft_config(folder)
-        if config.is_prompt_learning:
-            raise InfeasiblePlan(
-                f"a {config.peft_type.value} adapter cannot be merged: it adds virtual tokens, not weights",
-                where=str(folder),
-                hint="Serve it as an adapter, or train with method lora.",
-            )
-        if (len(adapters) > 1 or weight != 1.0) and (not isinstance(config, LoraConfig) or config.use_dora):
-            name = "DoRA" if isinstance(config, LoraConfig) else config.peft_type.value
-            raise InfeasiblePlan(
-                f"PEFT can weight and combine only LoRA adapters; this one is {name}", where=str(folder)
-            )
-
-
-def read_peft_config(folder: Path) -> Any:
-    """Read an adapter's configuration; raise ``InputError`` if the folder has none that PEFT knows."""
-    with loading("the adapter's configuration", folder):
-        return PeftConfig.from_pretrained(str(folder))
-
-
-def changes_base(folder: Path) -> bool:
-    """Return whether loading the adapter changes the base, as PiSSA does, which moves a part of it into the adapter."""
-    return getattr(read_peft_config(folder), "init_lora_weights", True) not in _NEUTRAL_INIT
-
-
-def attach(model: Any, adapters: Adapters, config: MergeConfig, where: Path, *, streamed: bool) -> PeftModel:
+def attach(model: Any, adapters: Adapters, config: MergeConfig, where: Path, *, streamed: bool, seed: int) -> PeftModel:
     """Load adapters into a base model and combine them into one.
 
     Args:
@@ -61,17 +28,22 @@ def attach(model: Any, adapters: Adapters, config: MergeConfig, where: Path, *, 
         adapters: What to load; checked by ``check_mergeable``.
         config: How several adapters are combined.
         where: The base's folder, for errors.
-        streamed: Whether the model's weights are placeholders, which must not be written into.
+        streamed: Whether the model's weights are placeholders, which must not be read or written. What the adapters'
+            initialization moves out of the base then has to be taken out of it later.
+        seed: Seed of the combinations that drop values at random.
 
     Raises:
         InputError: The adapters belong to another base, or their files are damaged.
+        InfeasiblePlan: The adapters cannot be combined in this way.
     """
     names = [f"adapter_{index}" for index in range(len(adapters))]
-    with quiet(), _peft_errors(where):
+    with quiet(), _misfits(where):
         peft_model: Any = None
         for name, (folder, _) in zip(names, adapters, strict=True):
             settings = read_peft_config(folder)
             settings.inference_mode = True
+            if streamed and moved_by(folder) is not None:
+                settings.init_lora_weights = True
             if peft_model is None:
                 peft_model = get_peft_model(model, settings, adapter_name=name, low_cpu_mem_usage=streamed)
             report = peft_model.load_adapter(str(folder), name, torch_device="cpu", low_cpu_mem_usage=streamed)
@@ -81,23 +53,52 @@ def attach(model: Any, adapters: Adapters, config: MergeConfig, where: Path, *, 
             lacking = sorted(expected.keys() - load_peft_weights(str(folder), device="cpu").keys())
             if lacking:
                 raise ValueError(f"the adapter's file lacks {lacking[0]}")
-        if len(adapters) > 1 or adapters[0][1] != 1.0:
-            _combine(peft_model, names, [weight for _, weight in adapters], config)
+    if len(adapters) > 1 or adapters[0][1] != 1.0:
+        _combine(peft_model, names, [weight for _, weight in adapters], config, seed)
     return peft_model
 
 
-def _combine(model: Any, names: Sequence[str], weights: Sequence[float], config: MergeConfig) -> None:
+@contextmanager
+def merging(module: str) -> Iterator[None]:
+    """Turn what PEFT raises while it merges ``module`` into clear errors, and silence what it prints.
+
+    Raises:
+        FtregError: The result is not finite, or the base has no place for it.
+        InfeasiblePlan: PEFT cannot merge modules of this type.
+    """
+    try:
+        with quiet():
+            yield
+    except ValueError as error:
+        raise FtregError(f"the merge failed: {error}") from error
+    except RuntimeError as error:  # NotImplementedError is one
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InfeasiblePlan(f"PEFT cannot merge {module}: {error}") from error
+
+
+def _combine(model: Any, names: Sequence[str], weights: Sequence[float], config: MergeConfig, seed: int) -> None:
     """Make one adapter of several, and activate it."""
     density = config.density if config.combination not in ("cat", "svd", "linear") else None
-    model.add_weighted_adapter(
-        list(names), list(weights), "combined", combination_type=config.combination, density=density
-    )
+    torch.manual_seed(seed)  # dare drops values at random
+    try:
+        with quiet():
+            model.add_weighted_adapter(
+                list(names), list(weights), "combined", combination_type=config.combination, density=density
+            )
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InfeasiblePlan(
+            f"PEFT cannot combine these adapters by {config.combination}: {error}",
+            hint="The combinations cat and svd take adapters of any rank.",
+        ) from error
     reset_scaling(model, "combined")
     model.set_adapter("combined")
 
 
 @contextmanager
-def _peft_errors(base: Path) -> Iterator[None]:
+def _misfits(base: Path) -> Iterator[None]:
     """Turn what PEFT raises for an adapter that does not fit its base into an ``InputError``."""
     try:
         yield

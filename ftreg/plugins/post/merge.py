@@ -21,9 +21,10 @@ from ftreg.models.quiet import quiet
 from ftreg.models.tensors import TensorInfo, dtype_name, write_weights
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.engines.transformers import load_checkpoint
-from ftreg.plugins.post.adapters import Adapters, Transform, changes_base, check_mergeable
+from ftreg.plugins.post.adapters import Transform
 from ftreg.plugins.post.config import MergeConfig
 from ftreg.plugins.post.in_memory import merge_in_memory
+from ftreg.plugins.post.mergeable import Adapters, can_stream, check_mergeable, read_peft_config
 from ftreg.plugins.post.module_check import ModuleCheck
 from ftreg.plugins.post.streaming import StreamedMerge
 from ftreg.plugins.post.tolerance import equal_within
@@ -65,8 +66,8 @@ def apply(job: StepJob) -> Artifact:
     adapters = [(each.source.path, each.weight) for each in job.inputs]
     base_source = job.source.parent("base")
     _check_bases(job, base_source)
-    check_mergeable(adapters)
     quantization = base_quantization(job.source)
+    check_mergeable(adapters, quantized=quantization is not None)
     measured: dict[str, Any] = {}
     base = Checkpoint(base_source.path)
     base.require_full_precision("merge")
@@ -139,11 +140,10 @@ def _write(
 ) -> _Written:
     """Merge, and write the checkpoint with its configuration and tokenizer into ``folder``."""
     assert isinstance(job.config, MergeConfig)
-    torch.manual_seed(job.seed)  # dare drops values at random
     asked = None if job.config.dtype == "auto" else getattr(torch, job.config.dtype)
     dtype = asked or base.dtype
-    in_memory = any(changes_base(path) for path, _ in adapters)
-    merge = None if in_memory else StreamedMerge(base, adapters, job.config, transform)
+    streamed = all(can_stream(read_peft_config(path)) for path, _ in adapters)
+    merge = StreamedMerge(base, adapters, job.config, job.seed, transform) if streamed else None
     if merge is not None and merge.possible:
         changed = _stream(job, merge, folder, asked)
         changes: dict[str, Any] = {"tie_word_embeddings": False} if merge.untied else {}
@@ -152,8 +152,7 @@ def _write(
         copy_config(folder, base, **changes)
         untied = merge.untied
     else:
-        torch.manual_seed(job.seed)
-        model = merge_in_memory(base.folder, adapters, job.config, transform).to(dtype)
+        model = merge_in_memory(base.folder, adapters, job.config, job.seed, transform).to(dtype)
         with quiet():
             model.save_pretrained(folder)
         untied = bool(base.config.get("tie_word_embeddings")) and not model.config.tie_word_embeddings

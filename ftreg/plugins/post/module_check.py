@@ -6,6 +6,7 @@ run on random inputs, before and after it is merged, while its weights are in me
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ftreg.core.errors import FtregError
+
+_Sample = tuple[tuple[torch.Tensor, ...], torch.Tensor]  # inputs, and what the live module makes of them
 
 _ROWS = 4
 _LARGEST = 1e-4
@@ -33,18 +36,18 @@ class ModuleCheck:
         self._random = torch.Generator().manual_seed(0)
 
     @torch.no_grad()
-    def before(self, module: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def before(self, module: Any) -> _Sample | None:
         """Run a live module on random inputs; return both, or None if its kind of inputs is not known."""
-        inputs = self._inputs(getattr(module, "base_layer", None))
-        return None if inputs is None else (inputs, module.eval()(inputs))
+        inputs = self._inputs(module.get_base_layer()) if hasattr(module, "base_layer") else None
+        return None if inputs is None else (inputs, module.eval()(*inputs))
 
     @torch.no_grad()
-    def after(self, name: str, sample: tuple[torch.Tensor, torch.Tensor] | None, merged: nn.Module) -> None:
+    def after(self, name: str, sample: _Sample | None, merged: nn.Module) -> None:
         """Compare the merged module with what ``before`` returned; raise ``FtregError`` if they differ."""
         if sample is None:
             return
         inputs, expected = sample
-        error = float((merged(inputs) - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        error = float((merged(*inputs) - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
         if not error <= _LARGEST:  # also if it is NaN
             raise FtregError(
                 f"the merged module {name} does not compute what the adapter computes: it is off by {error:.2g}",
@@ -53,12 +56,26 @@ class ModuleCheck:
         self.modules += 1
         self.error = max(self.error, error)
 
-    def _inputs(self, layer: nn.Module | None) -> torch.Tensor | None:
+    def _inputs(self, layer: nn.Module) -> tuple[torch.Tensor, ...] | None:
         """Return random inputs for a layer."""
         if isinstance(layer, nn.Linear):
-            return torch.randn(_ROWS, layer.in_features, generator=self._random)
+            return (torch.randn(_ROWS, layer.in_features, generator=self._random),)
         if isinstance(layer, Conv1D):
-            return torch.randn(_ROWS, layer.weight.shape[0], generator=self._random)
+            return (torch.randn(_ROWS, layer.weight.shape[0], generator=self._random),)
         if isinstance(layer, nn.Embedding):
-            return torch.randint(layer.num_embeddings, (_ROWS,), generator=self._random)
+            return (torch.randint(layer.num_embeddings, (_ROWS,), generator=self._random),)
+        down = getattr(layer, "down_proj", None)
+        if isinstance(down, nn.Parameter) and down.dim() == 3:
+            return self._for_experts(layer, down)
         return None
+
+    def _for_experts(self, layer: nn.Module, down: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+        """Return inputs for a stack of experts: a random row for each of them, and where it takes that, its routing."""
+        experts = len(down)
+        hidden = torch.randn(
+            experts, down.shape[2 if getattr(layer, "is_transposed", False) else 1], generator=self._random
+        )
+        arguments = len(inspect.signature(layer.forward).parameters)
+        if arguments == 1:
+            return (hidden,)
+        return (hidden, torch.arange(experts)[:, None], torch.ones(experts, 1)) if arguments == 3 else None

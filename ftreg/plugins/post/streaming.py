@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ftreg.compat.peft import merge_module, trained_part, unwrapped_name, wrapped_modules
-from ftreg.compat.transformers import tied_weights
-from ftreg.core.errors import FtregError, InfeasiblePlan
+from ftreg.compat.peft import merge_module, take_out_start, trained_part, unwrapped_name, wrapped_modules
+from ftreg.compat.transformers import join_weights, take_weights_apart, tied_weights
 from ftreg.models.checkpoint import Checkpoint
-from ftreg.models.quiet import quiet
-from ftreg.models.skeleton import load_skeleton, model_names
+from ftreg.models.skeleton import joined_weights, load_skeleton, model_names
 from ftreg.models.tensors import TensorInfo
-from ftreg.plugins.post.adapters import Adapters, Transform, attach
+from ftreg.plugins.post.adapters import Transform, attach, merging
 from ftreg.plugins.post.config import MergeConfig
+from ftreg.plugins.post.mergeable import Adapters, moved_by
 from ftreg.plugins.post.module_check import ModuleCheck
 
 
@@ -30,13 +29,14 @@ class StreamedMerge:
 
     Args:
         base: The base's files.
-        adapters: What to merge; checked by ``check_mergeable``, and without any that ``changes_base``.
+        adapters: What to merge; checked by ``check_mergeable``, and each ``can_stream``.
         config: How several adapters are combined.
+        seed: Seed of the combinations that drop values at random.
         transform: Applied to the base's weights first; gives them the values that quantized training computed with.
 
     Attributes:
-        possible: Whether every weight that the adapters change is stored under its own name. If not, as with experts
-            that the model fuses while loading, use ``merge_in_memory``.
+        possible: Whether every weight that the adapters change is stored, whole or in parts. If not, as with a weight
+            that is cut from a larger one while loading, use ``merge_in_memory``.
         untied: Whether the adapters made the tied embeddings of the base differ.
         check: What was found when merged modules were compared with live ones.
 
@@ -45,7 +45,7 @@ class StreamedMerge:
     """
 
     def __init__(
-        self, base: Checkpoint, adapters: Adapters, config: MergeConfig, transform: Transform | None = None
+        self, base: Checkpoint, adapters: Adapters, config: MergeConfig, seed: int, transform: Transform | None = None
     ) -> None:
         self._base = base
         self._transform = transform
@@ -58,31 +58,39 @@ class StreamedMerge:
         self._placeholders = {id(parameter) for parameter in names.values()}
         self._names = model_names(model, base.tensors)
         self._stored = {name: stored for stored, name in self._names.items()}
-        self._model = attach(model, adapters, config, base.folder, streamed=True).get_base_model()
+        self._parts = joined_weights(model, base.tensors)
+        self._start = moved_by(adapters[0][0])
+        self._model = attach(model, adapters, config, base.folder, streamed=True, seed=seed).get_base_model()
         self._modules = {key: self._touched_by(key) for key in wrapped_modules(self._model)}
         self._replaced = self._replaced_elsewhere()
-        touched = {name for each in self._modules.values() for name in each} | set(self._replaced)
-        self.possible = all(self._source(name) for name in touched)
+        touched = {name: tuple(weight.shape) for name, weight in self._replaced.items()}
+        for each in self._modules.values():
+            touched |= each
+        self.possible = all(self._is_stored(*each) for each in touched.items())
         self.untied = False
-        self._early = self._settle_tied(touched) if self.possible else {}
+        self._early = self._settle_tied(set(touched)) if self.possible else {}
 
     def plan(self) -> dict[str, TensorInfo]:
         """Return all tensors of the result, in the order in which ``tensors`` yields them, with the base's dtypes."""
         shapes = {name: tuple(tensor.shape) for name, tensor in (*self._early.items(), *self._replaced.items())}
         for module in self._modules.values():
             shapes |= module
-        plan = {
-            self._stored.get(name, name): TensorInfo(self._base.tensors[str(self._source(name))].dtype, shape)
-            for name, shape in shapes.items()
-        }
+        plan: dict[str, TensorInfo] = {}
+        for name, shape in shapes.items():
+            if name in self._parts:
+                plan |= {part: self._base.tensors[part] for part in self._parts[name]}
+            else:
+                dtype = self._base.tensors[str(self._source(name))].dtype
+                plan[self._stored.get(name, name)] = TensorInfo(dtype, shape)
         return plan | {stored: info for stored, info in self._base.tensors.items() if stored not in plan}
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield all tensors of the result by their names on disk: changed ones in float32, then the base's others."""
         written = set()
-        for name, tensor in self._changed():
-            written.add(self._stored.get(name, name))
-            yield self._stored.get(name, name), tensor
+        for name, weight in self._changed():
+            for stored, tensor in self._as_stored(name, weight):
+                written.add(stored)
+                yield stored, tensor
         for stored in self._base.tensors:
             if stored not in written:
                 yield stored, self.base_tensor(stored)
@@ -110,9 +118,27 @@ class StreamedMerge:
         partners = [name, self._tied.get(name), *(target for target, source in self._tied.items() if source == name)]
         return next((self._stored[each] for each in partners if each in self._stored), None)
 
+    def _is_stored(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Return whether the base stores a weight of the model, whole or in parts that it can be taken apart into."""
+        if name not in self._parts:
+            return self._source(name) is not None
+        placeholder = torch.zeros(()).expand(shape)
+        return take_weights_apart(self._model, {name: placeholder}).keys() == set(self._parts[name])
+
     def _read(self, name: str) -> torch.Tensor:
         """Read a weight of the base by its name in the model, in float32."""
-        return self.base_tensor(str(self._source(name))).float()
+        if name not in self._parts:
+            return self.base_tensor(str(self._source(name))).float()
+        joined = join_weights(self._model, {part: self._base.read(part).float() for part in self._parts[name]})[name]
+        return joined if self._transform is None else self._transform(name, joined)
+
+    def _as_stored(self, name: str, weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield a weight of the model as the tensors that store it, by their names on disk."""
+        if name not in self._parts:
+            yield self._stored.get(name, name), weight
+            return
+        tensors = take_weights_apart(self._model, {name: weight})
+        yield from ((part, tensors[part]) for part in self._parts[name])
 
     def _trained(self, key: str) -> nn.Module:
         """Return the part of the wrapped module ``key`` that adapters trained."""
@@ -141,10 +167,14 @@ class StreamedMerge:
                     weight = self._read(unwrapped_name(key, path, name))
                     setattr(owner, name, nn.Parameter(weight, requires_grad=False))
         module = self._model.get_submodule(key)
-        sample = self.check.before(module)
-        merged = _merge(module)
+        with merging(key):
+            if self._start is not None:
+                take_out_start(module, self._start)
+            sample = self.check.before(module)
+            merged = merge_module(module)
         self.check.after(key, sample, merged)
-        result = {f"{key}.{name}": parameter.data.float() for name, parameter in merged.named_parameters()}
+        found = {f"{key}.{name}": parameter.data.float() for name, parameter in merged.named_parameters()}
+        result = {name: found[name] for name in self._modules[key]}  # running experts changes the order
         for parameter in merged.parameters():
             parameter.data = torch.empty(0)
         return result
@@ -178,16 +208,3 @@ def _placeholders(model: Any) -> None:
         for name, parameter in list(module.named_parameters(recurse=False)):
             empty = nn.Parameter(torch.zeros(()).expand(parameter.shape), requires_grad=False)
             setattr(module, name, made.setdefault(id(parameter), empty))
-
-
-def _merge(module: Any) -> nn.Module:
-    """Merge one module that PEFT wraps, refusing results that are not finite, and return what it wraps."""
-    try:
-        with quiet():
-            return merge_module(module)
-    except ValueError as error:
-        raise FtregError(f"the merge failed: {error}") from error
-    except RuntimeError as error:  # NotImplementedError is one
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise InfeasiblePlan(f"PEFT cannot merge these {type(module).__name__} modules: {error}") from error
