@@ -79,15 +79,22 @@ def stop_after_a_checkpoint(home: Path, arguments: Sequence[str], number: signal
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
-    """A run stopped by four signals in turn publishes nothing; resumed, it ends in the same bytes."""
+@pytest.mark.parametrize(
+    "between",
+    [(), pytest.param((signal.SIGTERM, signal.SIGHUP), marks=pytest.mark.slow)],
+    ids=["two signals", "four signals"],
+)
+def test_a_stopped_training_goes_on_where_it_was(
+    between: tuple[signal.Signals, ...], tmp_path: Path, rows: Path, model_folder: Callable[..., Path]
+) -> None:
+    """A run stopped by SIGINT, others and SIGKILL publishes nothing; resumed, it ends in the same bytes."""
     home = tmp_path / "home"
     command = train_command(model_folder(), rows, "--set", "train.max_steps=400", "--set", "train.epochs=50")
     message = stop_after_a_checkpoint(home, command, signal.SIGINT)
     assert "interrupted" in message
     assert f"step {last_step(home)} was kept" in message
     assert "--resume" in message
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in between:
         message = stop_after_a_checkpoint(home, [*command, "--resume"], number)
         assert "terminated" in message
         assert f"step {last_step(home)} was kept" in message
