@@ -21,7 +21,7 @@ def set_goldens(name: str, file: str | Path, *, registry: Registry | None = None
         registry: Where the model is; by default the default registry.
 
     Raises:
-        InputError: There is no such name, or a prompt cannot be used.
+        InputError: The name does not exist, or a prompt cannot be used.
     """
     with opened(registry, None) as context:
         return publish_goldens(context, name, Path(file))

@@ -19,7 +19,7 @@ def card(ref: str, *, registry: Registry | None = None) -> dict[str, Json]:
     reason under ``damage``, if they are damaged.
 
     Raises:
-        UnknownName: There is no such version.
+        UnknownName: The version does not exist.
     """
     with opened(registry, None) as context:
         return _card(context.registry, ref)

@@ -55,7 +55,7 @@ def shorten(source: Checkpoint, dropped: Sequence[int]) -> Shortened:
     """Return ``source`` without the layers whose numbers, from 0, are in ``dropped``.
 
     Raises:
-        InfeasiblePlan: There is no such layer, none would be left, or the configuration or a tensor depends on the
+        InfeasiblePlan: A layer does not exist, none would be left, or the configuration or a tensor depends on the
             layers in a way that is not known.
     """
     model = load_skeleton(source.folder)

@@ -130,7 +130,7 @@ def publish_goldens(context: Context, name: str, file: Path) -> Version:
     """Register the golden prompts in ``file`` as the newest of ``name``.
 
     Raises:
-        InputError: There is no version of this name.
+        InputError: No version has this name.
         DataError: The file cannot be read, or a prompt cannot be used.
     """
     context.registry.list(name=name, limit=1)

@@ -64,7 +64,7 @@ def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "ba
         where: Where the user wrote it, for messages.
 
     Raises:
-        InputError: There is no such version or folder, or the folder does not hold a model.
+        InputError: The version or folder does not exist, or the folder does not hold a model.
     """
     if is_path(base):
         folder = Path(base).expanduser()

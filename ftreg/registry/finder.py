@@ -24,7 +24,7 @@ class Finder:
         """Return the version that ``ref`` names.
 
         Raises:
-            UnknownName: There is no such version.
+            UnknownName: The version does not exist.
             InputError: ``ref`` is not a reference, or several digests start with it.
         """
         parsed = parse_ref(ref)
@@ -45,7 +45,7 @@ class Finder:
         """Return the one version that ``ref`` names, in order to change it.
 
         Raises:
-            UnknownName: There is no such version, or it was deleted.
+            UnknownName: The version does not exist or was deleted.
             InputError: ``ref`` is a digest that several versions share.
         """
         found = self.find(ref)

@@ -126,7 +126,7 @@ class Registry:
         another version was made from it.
 
         Raises:
-            UnknownName: There is no such version.
+            UnknownName: The version does not exist.
             InputError: ``ref`` is not a reference, or several digests start with it.
         """
         return self._finder.version(self._finder.find(ref))
@@ -137,7 +137,7 @@ class Registry:
         Files that were given up are made again first, by the function that ``making_again`` has set.
 
         Raises:
-            UnknownName: There is no such version.
+            UnknownName: The version does not exist.
             CorruptRegistry: A stored file is missing or was changed.
             FtregError: Its files were given up, and cannot be made again here.
         """
@@ -169,7 +169,7 @@ class Registry:
             quick: Compare only sizes and seals.
 
         Raises:
-            UnknownName: There is no such version.
+            UnknownName: The version does not exist.
             CorruptRegistry: A file is missing or was changed.
         """
         with system_errors(self.home), self._home.lock():
@@ -181,7 +181,7 @@ class Registry:
         """Return the content of one file of a version.
 
         Raises:
-            UnknownName: There is no such version, or it has no such file.
+            UnknownName: The version does not exist, or has no such file.
             CorruptRegistry: The file is missing or was changed.
         """
         version = self.get(ref)
@@ -254,7 +254,7 @@ class Registry:
         """Return the evidence on a version's digest, oldest first: all of it, or that of one type.
 
         Raises:
-            UnknownName: There is no such version.
+            UnknownName: The version does not exist.
             CorruptRegistry: A file of the evidence is missing or was changed.
         """
         events = self._catalog.evidence(self._finder.find(ref).digest)
@@ -297,7 +297,7 @@ class Registry:
         return past[-1] if past and past[-1].action == "alias_set" else None
 
     def lineage(self, ref: str) -> Lineage:
-        """Return all ancestors and descendants of a version; raise ``UnknownName`` if there is no such version."""
+        """Return all ancestors and descendants of a version; raise ``UnknownName`` if the version does not exist."""
         return find_lineage(self._catalog, self._finder, self._finder.find(ref))
 
     # Writing.
@@ -377,7 +377,7 @@ class Registry:
         """Let ``alias`` of the version's name point to the version, and return the version.
 
         Raises:
-            UnknownName: There is no such version.
+            UnknownName: The version does not exist.
             InputError: ``alias`` is not a name, or it is a number.
             FtregError: A gate refuses.
         """

@@ -68,7 +68,7 @@ def load_tasks(names: Sequence[str], folder: Path | None, config: HarnessConfig)
         config: How to run them.
 
     Raises:
-        UnknownName: There is no task, group or tag of that name.
+        UnknownName: No task, group or tag has that name.
         InputError: A task cannot be loaded, its data cannot be reached, or it needs what engines do not do.
     """
     with quiet():

@@ -59,7 +59,7 @@ class QuantizeConfig(CalibrationConfig):
         "int8",
         description="int8: LLM.int8(), half the size of 16-bit weights, hardly any loss; nf4: 4-bit NormalFloat, "
         "about a quarter of it, a small loss; gptq: 2 to 8 bits, calibrated on training data of the lineage, a format "
-        "that vLLM and SGLang serve fast",
+        "that other engines read too",
     )
     bits: Literal[2, 3, 4, 8] | None = Field(
         None, description="for gptq, by default 4: bits of a weight; 8 and 4 lose little, 3 more, 2 is for experiments"

@@ -1,7 +1,7 @@
 """Scheme ``gptq``, with optimum and gptqmodel (Frantar et al., 2022, https://arxiv.org/abs/2210.17323).
 
-Weights are rounded so that the outputs of their layer on calibration text change least. The result is in the format
-that transformers, vLLM and SGLang read.
+Weights are rounded so that the outputs of their layer on calibration text change least. The result is in the
+first version of the format, which transformers reads.
 """
 
 from __future__ import annotations
