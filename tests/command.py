@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from unittest import mock
 
 _IMPORTED = ["peft", "transformers.trainer", "ftreg.training", "ftreg.plugins.engines.transformers", "ftreg.cli.main"]
+_READ_AT_START = {"PYTHONPATH", "OMP_NUM_THREADS"}
+_STARTING = threading.Lock()
 
 
 def ftreg(
@@ -29,16 +33,16 @@ def ftreg(
     """Run ``ftreg`` with ``arguments``, and fail the test if it exits with another code than ``code`` (None: any).
 
     The process is forked from one that has imported torch and transformers already, which saves seconds. It starts as
-    usual if ``env`` or ``python`` is given, since these can change what is imported.
+    usual if ``python`` is given, or a variable in ``env`` that matters before that.
     """
-    command = list(map(str, arguments))
-    if env is None and python is None:
-        done = _run_forked(None, command, cwd, _environment(home))
+    command, environment = list(map(str, arguments)), _environment(home, env)
+    if python is None and not _READ_AT_START & (env or {}).keys():
+        done = _run_forked(None, command, cwd, environment)
     else:
         done = subprocess.run(
             [str(python or sys.executable), "-m", "ftreg", *command],
             cwd=cwd,
-            env={**_environment(home), **(env or {})},
+            env=environment,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -48,25 +52,31 @@ def ftreg(
     return done
 
 
-def ftreg_changed(
-    program: str, *arguments: str | Path, home: Path, cwd: Path | None = None
+def python(
+    program: str,
+    *arguments: str | Path,
+    home: Path | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``program``, which changes something and calls ``ftreg.cli.main``, like ``python -c``; in a forked process."""
-    return _run_forked(program, list(map(str, arguments)), cwd, _environment(home))
+    """Run a program as ``python -c`` does, in a process that is forked like that of ``ftreg``."""
+    return _run_forked(program, list(map(str, arguments)), cwd, _environment(home, env))
 
 
-def _environment(home: Path | None) -> dict[str, str]:
-    """Return the environment of a command."""
+def _environment(home: Path | None, env: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the environment of a command: the same for all, except for ``env``."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FTREG_")}
     fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    return inherited | fixed | ({} if home is None else {"FTREG_HOME": str(home)})
+    return inherited | fixed | ({} if home is None else {"FTREG_HOME": str(home)}) | dict(env or {})
 
 
 @functools.cache
 def _server() -> ForkServerContext:
-    """Return the context whose processes are forked from one that has imported ``_IMPORTED``."""
+    """Start the process that others are forked from, and return its context."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
+    with mock.patch.dict(os.environ, _environment(None, None), clear=True):
+        forkserver.ensure_running()
     return context
 
 
@@ -76,7 +86,7 @@ def _run_forked(
     """Run a program, or the command line, in a forked process, with its output in files."""
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "stdout"), Path(folder, "stderr")
-        with mock.patch.dict(os.environ, env, clear=True):  # the first call starts the server in this environment
+        with _STARTING:
             process = _server().Process(target=_main, args=(program, arguments, cwd or Path.cwd(), env, outputs))
             process.start()
         process.join()

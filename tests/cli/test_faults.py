@@ -15,7 +15,7 @@ import pytest
 from ftreg import Registry
 from ftreg.cli.session import Session
 from ftreg.core.errors import OutOfMemory
-from tests.command import ftreg, ftreg_changed
+from tests.command import ftreg, python
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def last_step(home: Path) -> int:
 
 def stop_after_a_checkpoint(home: Path, arguments: Sequence[str], number: signal.Signals) -> str:
     """Train until the next checkpoint, where a signal stops the run, and return its messages."""
-    done = ftreg_changed(STOPPED, number, *arguments, home=home)
+    done = python(STOPPED, number, *arguments, home=home)
     expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
     assert done.returncode == expected[number], done.stderr
     with Registry(home) as registry:
@@ -108,7 +108,7 @@ def test_sigterm_while_tokenizing_cleans_up(tmp_path: Path, rows: Path, model_fo
         "Encoder.encode_all = lambda *_: signal.raise_signal(signal.SIGTERM)\n"
         "main(sys.argv[1:])\n"
     )
-    done = ftreg_changed(program, *train_command(model_folder(), rows), home=home)
+    done = python(program, *train_command(model_folder(), rows), home=home)
     assert done.returncode == 143, done.stderr
     assert done.stderr.strip().splitlines()[-1] == "error: terminated; nothing was published"
     assert "--resume" not in done.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from ftreg.registry import Registry
 from tests.cli.walk import parse
-from tests.command import ftreg, ftreg_changed
+from tests.command import ftreg, python
 from tests.plugins.fakes import distribution
 
 STOP = """
@@ -78,7 +78,7 @@ def test_an_interrupt_says_what_was_published(trained: str, folder: Path) -> Non
         "from ftreg.cli.main import main\n"
         "main(sys.argv[2:])\n"
     )  # fmt: skip
-    installed = functools.partial(ftreg_changed, program, folder / "site", home=folder / "other", cwd=folder)
+    installed = functools.partial(python, program, folder / "site", home=folder / "other", cwd=folder)
     stopped = installed("run", "stop.yaml")
     assert stopped.returncode == 130
     assert "interrupted; published before that: " in stopped.stderr
@@ -121,7 +121,7 @@ def test_an_interrupted_evaluation_speaks_of_figures(trained: str, folder: Path)
     )
     said = {}
     for position in ("1", "2"):
-        done = ftreg_changed(program, position, "compare", "bot:1", "bot", home=folder / "home", cwd=folder)
+        done = python(program, position, "compare", "bot:1", "bot", home=folder / "home", cwd=folder)
         said[position] = done.stderr.splitlines()[-1]
     assert said == {
         "1": "error: interrupted; no figures were recorded",
