@@ -38,7 +38,9 @@ class DeploymentSpec(Config):
     )
     experiment: str | None = Field(None, description="name of the experiment; by default the deployment's name")
     salt: str | None = Field(
-        None, description="another salt assigns all users anew; by default it follows from the versions"
+        None,
+        pattern=r"^[^\x00]*$",
+        description="another salt assigns all users anew; by default it follows from the versions",
     )
     key_header: str = Field("X-User-ID", pattern=r"^[A-Za-z0-9-]+$", description="header that names the user")
     alias: str = Field("champion", description="alias in the registry that promotion and rollback move")

@@ -62,6 +62,7 @@ def test_the_salt_follows_the_versions(context: Context) -> None:
         ({"name": "x", "variants": AB, "limits": {"timeout": float("inf")}}, RecipeError, "finite"),
         ({"name": "x", "variants": AB, "limits": {"batch": 1, "queue": 0}}, RecipeError, "max_answers"),
         ({"name": "x", "variants": AB, "key_header": "X User"}, RecipeError, "key_header"),
+        ({"name": "x", "variants": AB, "salt": "a\x00b"}, RecipeError, "salt"),
     ],
 )
 def test_bad_requests_are_refused(context: Context, request_: dict, error: type[Exception], message: str) -> None:

@@ -233,6 +233,14 @@ def test_processes_see_each_others_weights(record: ExperimentRecord, path: Path)
     other.close()
 
 
+def test_a_ramp_that_is_taken_back_returns_the_users(record: ExperimentRecord) -> None:
+    """Weights that go up and back down, in as many steps, end where they began: the earlier allocations count."""
+    start = record.allocation
+    steps = [record.change_weights({CONTROL: control, CHALLENGER: 100 - control}) for control in (50, 10, 65, 80)]
+    assert steps[-1].runs == start.runs
+    assert steps[1].change(start.weights).runs != start.runs
+
+
 def test_another_deployment_is_another_experiment(record: ExperimentRecord, path: Path) -> None:
     """Other versions start a new experiment in the same file; reading returns the last served one, or any by its id."""
     record.add(request(record.allocation))

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,18 @@ WEIGHTS = st.dictionaries(
 
 def owners(allocation: Allocation) -> list[str]:
     """Return the owner of each bucket."""
-    return [allocation.ref(number) for number in range(BUCKETS)]
+    found: list[str] = []
+    for end, ref in allocation.runs:
+        found += [ref] * (end - len(found))
+    return found
+
+
+def history(changes: list[dict[str, float]]) -> list[Allocation]:
+    """Return the first allocation and those after each change."""
+    found = [Allocation.of(changes[0])]
+    for weights in changes[1:]:
+        found.append(found[-1].change(weights, found[:-1]))
+    return found
 
 
 @pytest.mark.parametrize(("salt", "experiment", "key", "expected"), VECTORS)
@@ -46,6 +58,7 @@ def test_there_are_vectors_enough() -> None:
 def test_shares_are_the_weights_to_a_bucket(weights: dict[str, float]) -> None:
     """Every variant gets its exact share of the buckets, rounded up or down; all buckets have an owner."""
     allocation = Allocation.of(weights)
+    assert owners(allocation) == [allocation.ref(number) for number in range(BUCKETS)]
     counts = Counter(owners(allocation))
     total = sum(Fraction(weight) for weight in weights.values())
     assert allocation.epoch == 1
@@ -61,16 +74,33 @@ def test_shares_are_the_weights_to_a_bucket(weights: dict[str, float]) -> None:
 @given(st.lists(WEIGHTS, min_size=2, max_size=5))
 def test_a_change_moves_as_few_buckets_as_possible(changes: list[dict[str, float]]) -> None:
     """A change moves only the buckets that shrinking variants must give up, however many changes came before."""
-    allocation = Allocation.of(changes[0])
-    for weights in changes[1:]:
-        changed = allocation.change(weights)
-        before, after = owners(allocation), owners(changed)
-        wanted = Counter(owners(Allocation.of(weights)))
+    for old, new in pairwise(history(changes)):
+        before, after = owners(old), owners(new)
+        wanted = Counter(owners(Allocation.of(new.weights)))
         assert Counter(after) == wanted
-        moved = sum(old != new for old, new in zip(before, after, strict=True))
+        moved = sum(one != other for one, other in zip(before, after, strict=True))
         assert moved == sum((Counter(before) - wanted).values())
-        assert changed.epoch == allocation.epoch + 1
-        allocation = changed
+        assert new.epoch == old.epoch + 1
+
+
+@settings(deadline=None)
+@given(st.lists(WEIGHTS, min_size=2, max_size=5), st.data())
+def test_changes_that_are_taken_back_return_every_bucket(changes: list[dict[str, float]], data: st.DataObject) -> None:
+    """Whatever came before, taking back the last changes one by one gives each bucket the owner that it had then."""
+    steps = data.draw(st.integers(1, len(changes) - 1), "steps taken back")
+    there = history(changes)
+    back = history([*changes, *reversed(changes[-1 - steps : -1])])[len(changes) :]
+    for allocation, earlier in zip(back, reversed(there[-1 - steps : -1]), strict=True):
+        assert allocation.runs == earlier.runs
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=8))
+def test_of_two_variants_each_weight_has_its_users(percents: list[int]) -> None:
+    """With two variants, the users of each depend on the weights alone, in whatever steps they were reached."""
+    for allocation in history([{"a": 100 - percent, "b": percent} for percent in (20, *percents)])[1:]:
+        direct = history([{"a": 80, "b": 20}, allocation.weights])[-1]
+        assert allocation.runs == direct.runs
 
 
 @settings(deadline=None)
@@ -88,10 +118,25 @@ def test_ties_go_to_the_variant_named_first() -> None:
     assert Allocation.of({"a": 1, "b": 1, "c": 1}).runs == ((3334, "a"), (6667, "b"), (10_000, "c"))
 
 
-def test_a_step_forth_and_back_is_where_it_began() -> None:
-    """After a change that is undone, every bucket has its earlier owner."""
-    allocation = Allocation.of({"a": 50, "b": 50})
-    assert allocation.change({"a": 90, "b": 10}).change({"a": 50, "b": 50}).runs == allocation.runs
+def test_a_ramp_goes_up_and_down() -> None:
+    """A challenger keeps its users while it grows, and they get back to it in the same order after a setback."""
+    one, five, half, down, up = history([{"a": 100 - share, "b": share} for share in (1, 5, 50, 20, 30)])
+    users = [{number for number, ref in enumerate(owners(each)) if ref == "b"} for each in (one, five, down, up, half)]
+    assert all(fewer < more for fewer, more in pairwise(users))
+
+
+def test_users_go_back_to_the_variant_that_they_had() -> None:
+    """A variant that shrinks prefers to give back: its other users, even newer ones, stay where they are."""
+    first, lost, gained, back = history(
+        [
+            {"a": 50, "b": 50, "c": 0},
+            {"a": 40, "b": 60, "c": 0},  # a gives 1,000 buckets to b
+            {"a": 40, "b": 50, "c": 10},
+            {"a": 50, "b": 50, "c": 0},
+        ]
+    )
+    assert gained.runs != lost.runs
+    assert back.runs == first.runs
 
 
 @pytest.mark.parametrize(
@@ -114,6 +159,17 @@ def test_keys_are_split_as_promised(weights: dict[str, float]) -> None:
     chi_square = sum((counts[ref] - share * keys) ** 2 / (share * keys) for ref, share in allocation.shares.items())
     quantile = {1: 23.93, 2: 27.63}[len(weights) - 1]
     assert chi_square < quantile
+
+
+def test_salt_experiment_and_key_are_apart() -> None:
+    """Where one ends and the next begins matters, so these three triples do not share all their buckets."""
+    keys = [f"c{number}" for number in range(50)]
+    triples = [
+        [("ab", "x", key) for key in keys],
+        [("a", "bx", key) for key in keys],
+        [("a", "b", f"x{key}") for key in keys],
+    ]
+    assert len({tuple(bucket(*triple) for triple in each) for each in triples}) == 3
 
 
 def test_salts_and_experiments_deal_anew() -> None:

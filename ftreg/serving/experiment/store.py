@@ -61,9 +61,9 @@ class RecordStore:
 
     def change_weights(self, weights: Mapping[str, float]) -> Allocation:
         """Change the weights of some variants and return the new allocation; equal weights change nothing."""
-        current = self.allocation()
+        *before, current = self._allocations()
         wanted = {**current.weights, **weights}
-        changed = current.change(wanted)
+        changed = current.change(wanted, before)
         if wanted == current.weights:
             return current
         self._insert_allocation(changed)
@@ -101,6 +101,13 @@ class RecordStore:
         )
         if not known:
             self._insert_allocation(Allocation.of(deployment.weights))
+
+    def _allocations(self) -> list[Allocation]:
+        """Return all allocations of the experiment, oldest first."""
+        rows = self._database.execute(
+            "SELECT epoch, weights, runs FROM allocations WHERE experiment = ? ORDER BY epoch", (self._experiment,)
+        )
+        return [read_allocation(*row) for row in rows]
 
     def _insert_allocation(self, allocation: Allocation) -> None:
         weights, runs = json.dumps(dict(allocation.weights)), json.dumps(allocation.runs)
