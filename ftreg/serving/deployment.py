@@ -28,7 +28,7 @@ class Limits(Config):
     max_body_bytes: int = Field(1 << 20, gt=0, description="largest request body")
     max_prompt_tokens: int = Field(4096, gt=0, description="longest prompt; the model's context is a limit too")
     max_tokens: int = Field(
-        1024, gt=0, description="largest number of tokens of a completion that a request may ask for"
+        1024, gt=0, description="largest number of tokens of a completion; a request for more gets as many"
     )
     default_max_tokens: int = Field(256, gt=0, description="the same for requests that do not say")
     max_answers: int = Field(8, gt=0, description="largest number of completions of a request: prompts times n")

@@ -122,25 +122,27 @@ def test_prompts_and_answers_have_a_limit(served: Served) -> None:
         ("/v1/completions", {**TEXT, "prompt": "x" * 51}),
         ("/v1/completions", {**TEXT, "prompt": ["x", "x" * 51]}),
         ("/v1/completions", {**TEXT, "prompt": [5] * 51}),
-        ("/v1/completions", {**TEXT, "prompt": "x" * 30, "max_tokens": 51}),
         ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": "x" * 51}]}),
         ("/v1/completions", {**TEXT, "prompt": "x" * 51, "stream": True}),
     ):
         error_of(served.ask(path, body), 400, "context_length_exceeded")
-    assert [(request.status, request.error) for request in served.requests] == [(400, "context_length_exceeded")] * 6
-    assert error_of(served.ask("/v1/completions", {**TEXT, "max_tokens": 61}), 400)["param"] == "max_tokens"
+    assert [(request.status, request.error) for request in served.requests] == [(400, "context_length_exceeded")] * 5
     assert error_of(served.ask("/v1/completions", {**TEXT, "n": 9}), 400)["param"] == "n"
     assert error_of(served.ask("/v1/completions", {**TEXT, "prompt": ["a", "b", "c"], "n": 3}), 400)["param"] == "n"
-    assert len(served.requests) == 6
+    assert len(served.requests) == 5
 
 
 def test_the_default_length_fits_the_context(served: Served) -> None:
-    """Without ``max_tokens``, a completion has the server's default length, or what the context leaves."""
+    """A completion has the length asked for, or the default, up to the limit and to what the context leaves."""
     ENGINES[digest("a")].sharpness = 0.0
     how = {"temperature": 0}  # all logits equal: token 0 for ever
     assert served.ask("/v1/completions", {**TEXT, **how}).json()["usage"]["completion_tokens"] == 40
     assert served.ask("/v1/completions", {**TEXT, **how, "prompt": "x" * 50}).json()["usage"]["completion_tokens"] == 30
     assert served.ask("/v1/completions", {**TEXT, **how, "max_tokens": 60}).json()["usage"]["completion_tokens"] == 60
+    more = served.ask("/v1/completions", {**TEXT, **how, "max_tokens": 100_000}).json()
+    assert (more["usage"]["completion_tokens"], more["choices"][0]["finish_reason"]) == (60, "length")
+    full = served.ask("/v1/completions", {**TEXT, **how, "prompt": "x" * 50, "max_tokens": 60}).json()
+    assert full["usage"]["completion_tokens"] == 30
 
 
 def test_a_prompt_leaves_room_for_a_token(tmp_path: Path) -> None:

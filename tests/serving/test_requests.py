@@ -122,6 +122,10 @@ def test_huge_integers_are_refused_in_few_words(number: bytes) -> None:
         ("logit_bias", {"1": 2}),
         ("response_format", {"type": "json_object"}), ("echo", True), ("suffix", "x"), ("top_k", 5), ("min_p", 0.1),
         ("modalities", ["text", "audio"]), ("repetition_penalty", 1.1), ("reasoning_effort", "high"),
+        ("guided_json", {"type": "object"}), ("guided_choice", ["a"]), ("structured_outputs", {"choice": ["a"]}),
+        ("ignore_eos", True), ("stop_token_ids", [1]), ("bad_words", ["x"]), ("length_penalty", 2.0),
+        ("use_beam_search", True), ("continue_final_message", True), ("chat_template", "{{ x }}"),
+        ("prompt_logprobs", 1), ("min_tokens", 3), ("add_generation_prompt", False), ("anything", math.pi),
     ],
 )  # fmt: skip
 def test_what_would_change_the_answer_is_refused(field: str, value: object) -> None:
@@ -138,12 +142,13 @@ def test_what_would_change_the_answer_is_refused(field: str, value: object) -> N
         {"tools": []}, {"tools": None}, {"tool_choice": "none"}, {"logprobs": False}, {"frequency_penalty": 0},
         {"presence_penalty": 0.0}, {"logit_bias": {}}, {"response_format": {"type": "text"}},
         {"echo": False}, {"top_k": -1},
-        {"metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": True,
-         "anything": math.pi},
+        {"metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": True},
+        {"prompt_cache_key": "k", "safety_identifier": "s", "skip_special_tokens": True, "ignore_eos": False,
+         "guided_json": None, "length_penalty": 1.0, "anything": None},
     ],
 )  # fmt: skip
 def test_what_changes_nothing_is_taken(fields: dict[str, object]) -> None:
-    """Unsupported fields with values that have no effect, and unknown fields, are ignored."""
+    """Fields that never change the answer, and others with values that have no effect, are ignored."""
     assert (
         settings(ChatRequest, {**HELLO, **fields})
         == settings(CompletionRequest, {**TEXT, **fields})
@@ -159,11 +164,9 @@ def test_what_changes_nothing_is_taken(fields: dict[str, object]) -> None:
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
         ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"), ({"max_tokens": 5.5}, "max_tokens"),
-        ({"max_tokens": True}, "max_tokens"), ({"max_tokens": 101}, "max_tokens"),
-        ({"max_completion_tokens": 101}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
         ({"max_tokens": 10**30}, "max_tokens"), ({"temperature": 2.1}, "temperature"),
         ({"temperature": -1}, "temperature"),
         ({"top_p": 1.1}, "top_p"), ({"n": 0}, "n"), ({"n": 5}, "n"), ({"seed": 1.5}, "seed"), ({"seed": "1"}, "seed"),
@@ -176,6 +179,28 @@ def test_what_changes_nothing_is_taken(fields: dict[str, object]) -> None:
 def test_wrong_fields_of_a_chat_are_named(fields: dict[str, object], param: str) -> None:
     """A field of the wrong type or out of range is refused by name."""
     assert refused(ChatRequest, {**HELLO, **fields}).param == param
+
+
+def test_a_field_that_is_misspelt_is_recognized() -> None:
+    """A field that nobody knows is refused, and the message names the one that was probably meant."""
+    error = refused(ChatRequest, {**HELLO, "max_token": 5})
+    assert error.message == "max_token is not supported; did you mean max_tokens?"
+    assert len(refused(ChatRequest, {**HELLO, "x" * 10_000: 5}).message) < 200
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [{}]}, "messages[1].tool_calls"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[1].function_call"),
+        ({"role": "tool", "content": "4", "tool_call_id": "c"}, "messages[1].role"),
+        ({"role": "function", "content": "4", "name": "f"}, "messages[1].role"),
+    ],
+)
+def test_a_history_with_tools_is_refused_as_such(message: dict[str, object], param: str) -> None:
+    """The error says that tools are not supported, and where they are."""
+    error = refused(ChatRequest, {"model": "bot", "messages": [{"role": "user", "content": "2+2?"}, message]})
+    assert (error.param, error.message) == (param, "tools are not supported")
 
 
 @pytest.mark.parametrize("prompt", [None, [], 5, [1, "a"], [-1], [[]], [True], {"a": 1}, [[1.5]], [None], ["a", 1]])

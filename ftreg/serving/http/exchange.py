@@ -179,24 +179,16 @@ class Exchange:
             self.close(500, "internal_error")
 
     def _max_tokens(self, tokenizer: Tokenizer, longest: int) -> int:
-        """Return the largest number of tokens of each completion.
+        """Return the largest number of tokens of each completion: at most what the context leaves.
 
         Raises:
-            ApiError: The longest prompt is too long, or leaves no room for the tokens asked for.
+            ApiError: The longest prompt is too long.
         """
         limit = min(self._limits.max_prompt_tokens, tokenizer.context - 1)
         if longest > limit:
             raise self._too_long(f"a prompt may have at most {limit} tokens, not {longest}")
-        room = tokenizer.context - longest
-        asked = self.task.params.max_tokens
-        if asked is None:
-            return min(self._limits.default_max_tokens, self._limits.max_tokens, room)
-        if asked > room:
-            raise self._too_long(
-                f"the model's context is {tokenizer.context} tokens: "
-                f"a prompt of {longest} leaves no room for {asked} more"
-            )
-        return asked
+        asked = self.task.params.max_tokens or self._limits.default_max_tokens
+        return min(asked, self._limits.max_tokens, tokenizer.context - longest)
 
     def _too_long(self, message: str) -> ApiError:
         param = "messages" if isinstance(self.task.prompts[0], ChatPrompt) else "prompt"

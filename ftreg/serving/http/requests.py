@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,29 +16,40 @@ from ftreg.serving.errors import ApiError, bad_request
 
 _UNSET: Sequence[Any] = (None, False, 0, 0.0, "", [], {})
 
-UNSUPPORTED: Mapping[str, Sequence[Any]] = {
-    "audio": _UNSET,
-    "echo": _UNSET,
-    "frequency_penalty": _UNSET,
+WITHOUT_EFFECT: Mapping[str, Sequence[Any] | None] = {
+    # Whatever their value: what providers log, bill, cache, schedule or hide by.
+    "cache_salt": None,
+    "metadata": None,
+    "parallel_tool_calls": None,
+    "prediction": None,
+    "priority": None,
+    "prompt_cache_key": None,
+    "prompt_cache_options": None,
+    "prompt_cache_retention": None,
+    "request_id": None,
+    "safety_identifier": None,
+    "service_tier": None,
+    "store": None,
+    # With these values: what OpenAI's and vLLM's clients send by default.
+    "add_generation_prompt": (None, True),
     "function_call": (None, "none", "auto"),
-    "functions": _UNSET,
-    "logit_bias": _UNSET,
+    "include_stop_str_in_output": _UNSET,
+    "length_penalty": (None, 1, 1.0),
     "logprobs": (None, False),
-    "min_p": _UNSET,
-    "min_tokens": _UNSET,
     "modalities": (None, ["text"]),
-    "presence_penalty": _UNSET,
     "reasoning_effort": (None, "none"),
     "repetition_penalty": (None, 1, 1.0),
     "response_format": (None, {"type": "text"}),
-    "suffix": _UNSET,
+    "skip_special_tokens": (None, True),
+    "spaces_between_special_tokens": (None, True),
     "tool_choice": (None, "none", "auto"),
-    "tools": _UNSET,
     "top_k": (None, 0, -1),
-    "top_logprobs": _UNSET,
-    "web_search_options": _UNSET,
+    "verbosity": (None, "medium"),
 }
-"""Fields that would change the answer, each with the values that have no effect; other values are refused."""
+"""Fields that are ignored, each with the values that change nothing here; None for any value.
+
+Any other field is refused, unless it is unset: it may change the answer.
+"""
 
 _SHAPES = {
     "content": "must be a string, or a list of text parts",
@@ -71,7 +83,7 @@ class GenerationRequest(Body):
     """The fields that all requests for completions share."""
 
     model: Text
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
@@ -102,15 +114,12 @@ class GenerationRequest(Body):
         self._refuse_unsupported()
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options needs stream to be true", param="stream_options")
-        max_tokens = self.requested_max_tokens()
-        if max_tokens is not None and max_tokens > limits.max_tokens:
-            raise bad_request(f"a completion may have at most {limits.max_tokens} tokens", param="max_tokens")
         completions = prompts * (self.n or 1)
         if completions > limits.max_answers:
             message = f"a request may have at most {limits.max_answers} completions, not {completions}"
             raise bad_request(message, param="n")
         return SamplingParams(
-            max_tokens=max_tokens,
+            max_tokens=self.requested_max_tokens(),
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
@@ -125,8 +134,11 @@ class GenerationRequest(Body):
 
     def _refuse_unsupported(self) -> None:
         for key, value in (self.model_extra or {}).items():
-            if key in UNSUPPORTED and not any(type(value) is type(same) and value == same for same in UNSUPPORTED[key]):
-                raise bad_request(f"{key} is not supported", param=key, code="unsupported_parameter")
+            harmless = WITHOUT_EFFECT.get(key, _UNSET)
+            if harmless is not None and not any(type(value) is type(same) and value == same for same in harmless):
+                near = difflib.get_close_matches(key, type(self).model_fields, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise bad_request(f"{_shortened(key)} is not supported{hint}", param=key, code="unsupported_parameter")
 
 
 class TextPart(Body):
@@ -139,13 +151,13 @@ class TextPart(Body):
 class ChatMessage(Body):
     """One message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     def to_message(self) -> Message:
         """Return the message as chat templates expect it; ``developer`` is OpenAI's newer name for ``system``."""
         role = "system" if self.role == "developer" else self.role
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
         return Message(role, content)
 
 
@@ -153,7 +165,7 @@ class ChatRequest(GenerationRequest):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
 
     def prompts(self) -> list[Prompt]:
         """Return the conversation."""
@@ -166,9 +178,14 @@ class ChatRequest(GenerationRequest):
     def _refuse_unsupported(self) -> None:
         super()._refuse_unsupported()
         for number, message in enumerate(self.messages):
-            extra = message.model_extra or {}
-            if extra.get("tool_calls") or extra.get("function_call"):
-                raise bad_request("tools are not supported", param=f"messages[{number}].tool_calls")
+            place, extra = f"messages[{number}]", message.model_extra or {}
+            for key in ("tool_calls", "function_call"):
+                if extra.get(key):
+                    raise bad_request("tools are not supported", param=f"{place}.{key}", code="unsupported_parameter")
+            if message.role in ("tool", "function"):
+                raise bad_request("tools are not supported", param=f"{place}.role", code="unsupported_parameter")
+            if message.content is None:
+                raise bad_request(f"{place}.content: {_SHAPES['content']}", param=f"{place}.content")
 
 
 class CompletionRequest(GenerationRequest):
@@ -254,6 +271,11 @@ def _explain(error: ValidationError) -> ApiError:
         message = message.removeprefix("input ").removeprefix("field ")
         message = {"required": "is required"}.get(message, message)
     return bad_request(f"{param}: {shape or message}" if param else f"the body {message}", param=param)
+
+
+def _shortened(key: str) -> str:
+    """Return a field's name as it is quoted in messages."""
+    return key if len(key) <= 100 else f"{key[:100]}…"
 
 
 def _locate(location: Sequence[str | int]) -> tuple[str | None, str | None]:
