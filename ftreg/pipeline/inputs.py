@@ -106,12 +106,13 @@ def open_data(
         splits = split_examples(examples, config)
         return _stage_data(context, stack, path, config, format_name, splits), splits
     known = registered_data(context, config.path, where=where)
-    if config.columns:
-        raise InputError(
-            f"{config.path} is a registered dataset, whose columns were read when it was registered",
-            where=f"{where}.columns",
-            hint="Map columns of files only.",
-        )
+    for setting in config.given:
+        if setting not in ("path", "template"):
+            raise InputError(
+                f"{config.path} is a registered dataset, which was read and split when it was registered",
+                where=f"{where}.{setting}",
+                hint="Leave it out: how to read and split is for files only.",
+            )
     return known, read_dataset(known.path)
 
 
