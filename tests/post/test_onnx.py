@@ -118,6 +118,8 @@ def test_export(architecture, tied, settings, runtime, trained, exported, capfd)
         ),
         pytest.param("gemma2", {}, "genai", marks=pytest.mark.slow),
         pytest.param("gemma2", {"precision": "int4"}, "genai", marks=pytest.mark.slow),
+        # It has attention sinks and experts too.
+        pytest.param("gpt_oss", {}, "transformers", marks=pytest.mark.slow),
         # Its rotary settings contradict each other, which the builder does not stand: it is traced instead.
         pytest.param("phi3", {}, "transformers", marks=pytest.mark.slow),
     ],
