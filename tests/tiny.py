@@ -37,7 +37,9 @@ SIZES = {
     "gemma2": {**_GROUPED, **_ALTERNATING, "head_dim": 32, "query_pre_attn_scalar": 32},
     "gemma3_text": {**_GROUPED, **_ALTERNATING, "head_dim": 32, "query_pre_attn_scalar": 32},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256},
-    "gpt_oss": {**_GROUPED, "head_dim": 32, "num_local_experts": 4, "rope_parameters": {"rope_type": "default"}},
+    "gpt_oss": {
+        **_GROUPED, **_ALTERNATING, "head_dim": 32, "num_local_experts": 4, "rope_parameters": {"rope_type": "default"},
+    },
     "jamba": {
         **_GROUPED, "num_experts": 1, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1,
     },

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
@@ -142,11 +143,12 @@ def compare(
         InputError: A version, the data, the engine or a metric does not exist or cannot be used.
         MissingExtra: A metric or the engine needs a package that is not installed.
     """
-    with opened(registry, progress) as context:
+    with opened(registry, progress) as context, ExitStack() as stack:
         for ref in refs:
             evaluations.check_evaluable(context, ref, engine=engine)
         calls = choose_metrics(context.host, metrics, settings)
-        examples = held_out(refs, data, split=split, limit=limit, registry=context.registry)
+        path = None if data is None else str(data)
+        examples = choosing.held_out(context, stack, refs, data=path, split=split, limit=limit)
         results = {}
         for ref in refs:
             context.progress.say(f"evaluating {ref}")
@@ -205,7 +207,8 @@ def held_out(
     limit: int | None = None,
     registry: Registry | None = None,
 ) -> HeldOut:
-    """Return the examples that ``compare`` would measure ``refs`` on."""
-    with opened(registry, None) as context:
+    """Return the examples that ``compare`` would measure ``refs`` on; those of a file are in memory."""
+    with opened(registry, None) as context, ExitStack() as stack:
         path = None if data is None else str(data)
-        return choosing.held_out(context, refs, data=path, split=split, limit=limit)
+        found = choosing.held_out(context, stack, refs, data=path, split=split, limit=limit)
+        return replace(found, examples=tuple(found.examples)) if found.split == "all" else found

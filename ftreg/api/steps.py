@@ -90,7 +90,7 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
     settings, data, evaluations, certificate, licence, hashes. Options are as for ``apply``.
 
     Raises:
-        InputError: ``to`` exists already.
+        InputError: ``to`` exists already, or options of an export come without one.
         UnknownName: No step exports to ``format``.
     """
     if to is not None and Path(to).exists():
@@ -99,6 +99,7 @@ def export(ref: str, format: str | None = None, *, to: str | Path | None = None,
         if format is not None and format not in (known := export_formats(context.host)):
             raise context.host.unknown("export format", format, known, where="format")
         if to is not None and format is None:
+            _refuse_options(options)
             version = context.registry.get(_merged(context, ref) if options.get("merge") else ref)
         else:
             version = apply(format or "onnx", ref, registry=context.registry, progress=context.progress, **options)
@@ -114,6 +115,17 @@ def export_formats(host: PluginHost) -> list[str]:
         for spec in host.specs(StepSpec)
         if CHECKPOINT in spec.accepts and spec.produces not in (CHECKPOINT, ADAPTER)
     ]
+
+
+def _refuse_options(options: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` for options of a step, where files are only copied."""
+    for name, value in options.items():
+        if value and name != "merge":
+            raise InputError(
+                "is for an export, and without a format the files are copied as they are",
+                where=name,
+                hint="Name the format with `format='onnx'`, or leave it out.",
+            )
 
 
 def _merged(context: Context, ref: str) -> str:

@@ -83,16 +83,17 @@ def tied_weights(model: Any) -> dict[str, str]:
     return dict(getattr(model, "all_tied_weights_keys", None) or {})
 
 
-def replace_quantized_layers(model: Any, settings: Any) -> None:
+def replace_quantized_layers(model: Any, settings: Any, *, stored: bool) -> None:
     """Replace those layers of a model on the meta device that ``from_pretrained`` would hold in 8 or 4 bits.
 
     Args:
         model: The model.
         settings: A ``BitsAndBytesConfig``.
+        stored: Whether the weights are stored in 8 or 4 bits, and not quantized while they are loaded.
     """
     from transformers.quantizers import AutoHfQuantizer
 
-    AutoHfQuantizer.from_config(settings).preprocess_model(model, device_map={"": "cpu"})
+    AutoHfQuantizer.from_config(settings, pre_quantized=stored).preprocess_model(model, device_map={"": "cpu"})
 
 
 def computes_quantized(model: Any) -> bool:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ftreg.core.errors import RecipeError
 from ftreg.core.names import check_name, nearest_name
@@ -28,12 +37,43 @@ def _name(value: str) -> str:
 
 
 class Config(BaseModel):
-    """The base of all configurations: unknown keys are errors, and values cannot be changed.
+    """The base of all configurations: no value can be changed, and no key is ignored.
 
-    Defaults are validated too, so that a configuration that was recorded is read back as the same values.
+    Unknown keys are errors, and so are settings that do nothing beside the others. Defaults are validated too, so that
+    a configuration that was recorded is read back as the same values.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    @property
+    def given(self) -> list[str]:
+        """The settings that were given, unless as null, which leaves the choice to ftreg."""
+        return [
+            name
+            for name in type(self).model_fields
+            if name in self.model_fields_set and getattr(self, name) is not None
+        ]
+
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Return settings that do nothing beside the values of others, each time after what they are for.
+
+        Such as ``("scheme gptq", ("bits", "group_size"))``. They are refused if they are given, and not recorded.
+        """
+        return ()
+
+    @model_validator(mode="after")
+    def _refuse_unused(self) -> Self:
+        for purpose, names in self.unused():
+            given = [name for name in self.given if name in names]
+            if given:
+                are, them = ("are", "them") if len(given) > 1 else ("is", "it")
+                raise ValueError(f"{' and '.join(given)} {are} only for {purpose}; leave {them} out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unused = {name for _, names in self.unused() for name in names}
+        return {name: value for name, value in serialize(self).items() if name not in unused}
 
 
 class NoConfig(Config):
@@ -69,6 +109,11 @@ class DataConfig(Config):
         None, description="column that names each row's split: train, validation or test; replaces the shares"
     )
     seed: int = Field(0, description="seed of the split; any whole number")
+
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """A column that names each row's split leaves nothing to draw."""
+        if self.split_by is not None:
+            yield "a split by shares, without split_by", ("validation", "test", "seed")
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataConfig:
@@ -151,6 +196,13 @@ class TrainConfig(Config):
         description="stop after so many evaluations without a better validation loss and keep the best weights; 2 to 5",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random: order, dropout, fresh weights")
+
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Other optimizers have no second moment of AdamW's, and a constant rate does not rise."""
+        if self.optimizer != "adamw":
+            yield "optimizer adamw", ("adam_beta2",)
+        if self.schedule == "constant":
+            yield "other schedules than constant", ("warmup",)
 
 
 class StepCall(Config):

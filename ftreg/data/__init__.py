@@ -2,7 +2,7 @@
 
 from ftreg.data.answers import AnswerFile, Examples, read_scores, write_row, write_scores
 from ftreg.data.encode import IGNORED, Encoded, Encoder, last_answer
-from ftreg.data.load import BadRow, DataFile, load_examples, read_data
+from ftreg.data.load import BadRow, DataFile, load_examples, read_data, stream_examples
 from ftreg.data.pack import pack
 from ftreg.data.split import split_examples
 from ftreg.data.stdlib import stdlib_docstrings
@@ -28,6 +28,7 @@ __all__ = [
     "read_template",
     "split_examples",
     "stdlib_docstrings",
+    "stream_examples",
     "write_dataset",
     "write_row",
     "write_scores",

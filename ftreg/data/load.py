@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -54,7 +54,21 @@ def load_examples(
     columns: Mapping[str, str] = MappingProxyType({}),
     host: PluginHost,
 ) -> tuple[list[Example], str]:
-    """Load the examples of a data file, and the name of its row format.
+    """Load the examples of a data file, and the name of its row format, as ``stream_examples`` does one by one."""
+    examples, name = stream_examples(path, format=format, columns=columns, host=host)
+    return list(examples), name
+
+
+def stream_examples(
+    path: Path,
+    *,
+    format: str = "auto",  # noqa: A002
+    columns: Mapping[str, str] = MappingProxyType({}),
+    host: PluginHost,
+) -> tuple[Iterator[Example], str]:
+    """Open a data file, to read its examples one after the other; return these, and the name of its row format.
+
+    A file of JSON Lines or Parquet takes no memory in this way. Bad rows are an error once all rows are read.
 
     Args:
         path: The file.
@@ -68,16 +82,8 @@ def load_examples(
         MissingExtra: Reading it needs a package that is not installed.
         UnknownName: No format is called ``format``, no format reads a field of ``columns``, or the file lacks a column.
     """
-    data = read_data(path, format=format, columns=columns, host=host)
-    if data.bad:
-        first, others = data.bad[0], len(data.bad) - 1
-        more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
-        raise DataError(
-            f"{first.message}{more}",
-            where=place(path, first.row),
-            hint=f"See all of them: `ftreg.api.data.check({str(path)!r})`",
-        )
-    return list(data.examples), data.format
+    rows, name = _open(path, format, columns, host)
+    return _good(path, rows), name
 
 
 def read_data(
@@ -87,31 +93,84 @@ def read_data(
     columns: Mapping[str, str] = MappingProxyType({}),
     host: PluginHost,
 ) -> DataFile:
-    """Read a data file, bad rows and all; arguments and errors that concern the whole file as in ``load_examples``."""
+    """Read a data file, bad rows and all; arguments, and errors that concern the whole file, as ``stream_examples``."""
+    found, name = _open(path, format, columns, host)
+    examples, rows, bad = [], [], []
+    for number, example in found:
+        if isinstance(example, BadRow):
+            bad.append(example)
+        else:
+            examples.append(example)
+            rows.append(number)
+    return DataFile(path, name, examples, rows, bad)
+
+
+def _open(
+    path: Path,
+    format: str,  # noqa: A002
+    columns: Mapping[str, str],
+    host: PluginHost,
+) -> tuple[Iterator[tuple[int, Example | BadRow]], str]:
+    """Return what is in each row of a data file, with the row's number, and the name of the row format."""
     specs = host.specs(FormatSpec) if format == "auto" else [host.get(FormatSpec, format, where="format")]
     check_fields(columns, specs)
-    numbered = list(read_rows(path))
-    if not numbered:
+    numbered = read_rows(path)
+    if columns:
+        numbered = iter(rename_columns(list(numbered), columns))
+    head = list(_head(numbered))
+    if not head:
         raise DataError("the file holds no rows", where=str(path))
-    numbered = rename_columns(numbered, columns)
-    name = _detect(path, numbered, host) if format == "auto" else format
+    name = _detect(path, head, host) if format == "auto" else format
     spec = host.get(FormatSpec, name)
+    return _converted(path, chain(head, numbered), columns, host, spec), name
+
+
+def _head(numbered: Iterator[NumberedRow]) -> Iterator[NumberedRow]:
+    """Yield rows until there are enough readable ones to detect the format by."""
+    readable = 0
+    for number, row in numbered:
+        yield number, row
+        readable += not isinstance(row, DataError)
+        if readable == _ROWS_TO_DETECT_BY:
+            return
+
+
+def _converted(
+    path: Path, numbered: Iterable[NumberedRow], columns: Mapping[str, str], host: PluginHost, spec: FormatSpec
+) -> Iterator[tuple[int, Example | BadRow]]:
+    """Yield the example of each row, or what is wrong with the row."""
     rules = _load_format(host, spec)
-    examples, rows, bad = [], [], []
     for number, row in numbered:
         try:
             if isinstance(row, DataError):
                 raise row
-            examples.append(_convert(host, spec, rules, row, place(path, number)))
-            rows.append(number)
+            yield number, _convert(host, spec, rules, row, place(path, number))
         except DataError as error:
-            bad.append(BadRow(number, with_origin(error.message, columns)))
-    return DataFile(path, name, examples, rows, bad)
+            yield number, BadRow(number, with_origin(error.message, columns))
+
+
+def _good(path: Path, rows: Iterable[tuple[int, Example | BadRow]]) -> Iterator[Example]:
+    """Yield the examples; raise ``DataError`` at the end if there are bad rows."""
+    bad: BadRow | None = None
+    others = -1
+    for _, found in rows:
+        if isinstance(found, BadRow):
+            bad = bad or found
+            others += 1
+        else:
+            yield found
+    if bad is not None:
+        more = f" (and {others} more bad row{'s' if others > 1 else ''})" if others else ""
+        raise DataError(
+            f"{bad.message}{more}",
+            where=place(path, bad.row),
+            hint=f"See all of them: `ftreg.api.data.check({str(path)!r})`",
+        )
 
 
 def _detect(path: Path, numbered: Sequence[NumberedRow], host: PluginHost) -> str:
     """Return the one format that at least half of the rows match; raise ``DataError`` if none does, or several do."""
-    sample = list(islice((row for _, row in numbered if not isinstance(row, DataError)), _ROWS_TO_DETECT_BY))
+    sample = [row for _, row in numbered if not isinstance(row, DataError)]
     if not sample:
         number, error = numbered[0]
         assert isinstance(error, DataError)

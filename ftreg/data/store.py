@@ -7,7 +7,7 @@ A dataset's folder holds ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl`
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,16 +21,28 @@ ABOUT = "dataset.json"
 _NAMES = ("train", "validation", "test")
 
 
-def write_dataset(splits: Splits, folder: Path, *, about: Mapping[str, Json]) -> None:
-    """Write ``splits`` into ``folder``; ``about`` records their origin: file, its hash, format, split settings."""
-    counts = {}
-    for name in _NAMES:
-        examples = getattr(splits, name)
-        counts[name] = len(examples)
+def write_dataset(
+    folder: Path,
+    *,
+    about: Mapping[str, Json],
+    train: Iterable[Example],
+    validation: Iterable[Example] = (),
+    test: Iterable[Example] = (),
+) -> dict[str, Json]:
+    """Write the examples of each split into ``folder``, one after the other; return how many each split has.
+
+    ``about`` records their origin: file, its hash, format, split settings.
+    """
+    counts: dict[str, Json] = {}
+    for name, examples in zip(_NAMES, (train, validation, test), strict=True):
+        counts[name] = 0
         with (folder / f"{name}.jsonl").open("wb") as file:
-            file.writelines(canonical_json(to_json(example)) + b"\n" for example in examples)
+            for example in examples:
+                file.write(canonical_json(to_json(example)) + b"\n")
+                counts[name] += 1
     record = {"schema": SCHEMA, "about": dict(about), "rows": counts}
     (folder / ABOUT).write_bytes(canonical_json(record) + b"\n")
+    return counts
 
 
 def read_dataset(folder: Path) -> Splits:

@@ -18,6 +18,9 @@ ENCODERS = frozenset(
 )  # fmt: skip
 """Model types that read a text in both directions unless their configuration sets ``is_decoder`` (XLM: ``causal``)."""
 
+WITH_TEXT_PART = frozenset({"dots3_note", "emu3", "llama4", "mllama", "qwen3_5", "qwen3_5_moe", "qwen4_exp"})
+"""Model types for text and images of which transformers loads the text part, as a causal language model."""
+
 _CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead")
 _OTHERS = {
     "ForMaskedLM": "a masked language model, which predicts a token from those on both sides",
@@ -30,6 +33,7 @@ _OTHERS = {
     "EncoderDecoderModel": "an encoder-decoder",
     "Model": "a model without an output head",
 }  # what the end of an architecture's name means; the first one that fits
+_OTHER_INPUTS = {"vision_config": "images", "audio_config": "sound"}
 
 
 def check_causal(folder: Path) -> None:
@@ -57,12 +61,13 @@ def _other_kind(config: Mapping[str, Any]) -> str | None:
     """Say what a model is that is not a causal language model; None if it is one."""
     if config.get("is_encoder_decoder"):
         return "an encoder-decoder"
-    architectures = config.get("architectures")
-    if architectures:
-        # Models for text and images, whose text part transformers loads.
-        causal = architectures[0].endswith((*_CAUSAL, "ForConditionalGeneration"))
-        if not causal:
-            return next((kind for end, kind in _OTHERS.items() if architectures[0].endswith(end)), "of another kind")
+    architecture = str(next(iter(config.get("architectures") or []), ""))
+    others = [inputs for part, inputs in _OTHER_INPUTS.items() if part in config]
+    if architecture.endswith("ForConditionalGeneration") or (others and not architecture):
+        kind = f"a model for text and {' and '.join(others) or 'other inputs'}"
+        return None if config.get("model_type") in WITH_TEXT_PART else kind
+    if architecture and not architecture.endswith(_CAUSAL):
+        return next((kind for end, kind in _OTHERS.items() if architecture.endswith(end)), "of another kind")
     if config.get("model_type") in ENCODERS and not (config.get("is_decoder") or config.get("causal")):
         return "an encoder, since its configuration does not set is_decoder"
     return None

@@ -68,6 +68,27 @@ def check_quantizable(folder: Path, settings: BitsAndBytesConfig, *, hint: str) 
         )
 
 
+def check_storable(folder: Path, settings: BitsAndBytesConfig, *, hint: str) -> None:
+    """Raise ``InfeasiblePlan`` if transformers cannot load the model once its weights are stored in 8 or 4 bits.
+
+    It takes the stacked experts of some families, such as Llama 4, apart before it loads stored weights, and not before
+    it quantizes: what it saves then lacks the weights that it looks for.
+
+    Args:
+        folder: A checkpoint; only its configuration is read.
+        settings: How it would be quantized.
+        hint: What the user can do instead.
+    """
+    made, loaded = (_quantized_skeleton(folder, settings, stored=stored) for stored in (False, True))
+    if apart := dict(loaded.named_modules()).keys() - dict(made.named_modules()).keys():
+        raise InfeasiblePlan(
+            f"transformers cannot load {type(made).__name__} with weights that are stored in 8 or 4 bits: bitsandbytes "
+            f"leaves its stacked experts in full precision, and transformers looks for {min(apart)}",
+            where=str(folder),
+            hint=hint,
+        )
+
+
 def quantized_weights(model: Any) -> Coverage:
     """Count the weights of a loaded model that are held in 8 or 4 bits."""
     return coverage(matrices(model), {f"{name}.weight" for name in quantized_layers(model)})
@@ -125,9 +146,9 @@ class RoundTrip:
         return seen.T.contiguous() if name in self._transposed else seen
 
 
-def _quantized_skeleton(folder: Path, settings: BitsAndBytesConfig) -> Any:
-    """Build the model in ``folder`` as if it were loaded quantized, without its weights."""
+def _quantized_skeleton(folder: Path, settings: BitsAndBytesConfig, *, stored: bool = False) -> Any:
+    """Build the model in ``folder`` as if it were quantized while loading, or stored quantized, without its weights."""
     model = load_skeleton(folder)
     with quiet():
-        replace_quantized_layers(model, settings)
+        replace_quantized_layers(model, settings, stored=stored)
     return model

@@ -11,6 +11,7 @@ zero. The level of each interval is such that all of a chain hold together with 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,12 +145,13 @@ def bisect_chain(
     """
     figure = _find_figure(context, metric, settings)
     check_evaluable(context, ref)
-    examples = held_out(context, [ref], data=data, split=split, limit=limit)
-    if len(examples.examples) < 2:
-        raise InputError("one example does not show what is chance", where="data", hint="Give more examples.")
-    if len(examples.examples) < _FEW:
-        context.progress.say(f"only {len(examples.examples)} examples: intervals from fewer than {_FEW} say little")
-    links, scores = _measure(context, _chain(context, ref), examples, figure)
+    with ExitStack() as stack:
+        examples = held_out(context, stack, [ref], data=data, split=split, limit=limit)
+        if len(examples.examples) < 2:
+            raise InputError("one example does not show what is chance", where="data", hint="Give more examples.")
+        if len(examples.examples) < _FEW:
+            context.progress.say(f"only {len(examples.examples)} examples: intervals from fewer than {_FEW} say little")
+        links, scores = _measure(context, _chain(context, ref), examples, figure)
     if len(scores) < 2:
         raise InputError(f"nothing that {ref} was made from can be measured", hint="See `ftreg.lineage('NAME')`")
     level = 1 - (1 - _CONFIDENCE) / (len(scores) - 1)

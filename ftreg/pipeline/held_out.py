@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from ftreg.context import Context
 from ftreg.core.errors import InputError, UnknownName
-from ftreg.core.recipe import DataConfig
 from ftreg.core.types import Example
 from ftreg.data import StoredExamples, open_split
-from ftreg.pipeline.inputs import dataset_of, open_data, registered_data
+from ftreg.pipeline.inputs import dataset_of, open_whole, registered_data
 
 _SPLITS = ("train", "validation", "test")
 
@@ -37,6 +35,7 @@ class HeldOut:
 
 def held_out(
     context: Context,
+    stack: ExitStack,
     refs: Sequence[str],
     *,
     data: str | None = None,
@@ -47,6 +46,7 @@ def held_out(
 
     Args:
         context: Where to look.
+        stack: Owns the file that the examples of a data file are read from.
         refs: The versions to measure.
         data: A file, all of whose rows are used, or a registered dataset; by default the first dataset in the versions'
             lineages that has a test split, else the first that has a validation split.
@@ -62,7 +62,7 @@ def held_out(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}, which leaves no examples", where="limit", hint="Give at least 1.")
     if data is not None and Path(data).expanduser().is_file():
-        return _of_file(context, data, split, limit)
+        return _of_file(context, stack, data, split, limit)
     wanted = [split] if split else ["test", "validation"]
     if data is not None:
         known = registered_data(context, data)
@@ -84,13 +84,12 @@ def held_out(
     )
 
 
-def _of_file(context: Context, data: str, split: str | None, limit: int | None) -> HeldOut:
-    """Read the examples of a file."""
+def _of_file(context: Context, stack: ExitStack, data: str, split: str | None, limit: int | None) -> HeldOut:
+    """Return the examples of a file."""
     if split is not None:
         raise InputError(f"{data} is a file and has no splits", where="split", hint="Leave `split` out.")
-    with ExitStack() as stack:
-        dataset, splits = open_data(context, stack, DataConfig(path=data, validation=0.0), where="data")
-    return HeldOut(data, dataset.digest, "all", tuple(islice(splits.train, limit)))
+    dataset, examples = open_whole(context, stack, Path(data).expanduser())
+    return HeldOut(data, dataset.digest, "all", _limited(examples, limit))
 
 
 def _first(folder: Path, splits: Sequence[str], limit: int | None) -> StoredExamples | None:
@@ -98,5 +97,10 @@ def _first(folder: Path, splits: Sequence[str], limit: int | None) -> StoredExam
     for split in splits:
         examples = open_split(folder, split)
         if examples:
-            return StoredExamples(examples.file, min(len(examples), limit or len(examples)))
+            return _limited(examples, limit)
     return None
+
+
+def _limited(examples: StoredExamples, limit: int | None) -> StoredExamples:
+    """Return the first ``limit`` examples, or all."""
+    return StoredExamples(examples.file, min(len(examples), limit or len(examples)))

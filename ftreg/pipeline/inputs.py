@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-from blake3 import blake3
 
 from ftreg.context import Context
 from ftreg.core.capabilities import FULL_PRECISION
@@ -20,9 +19,18 @@ from ftreg.core.errors import InputError, UnknownName
 from ftreg.core.manifest import Json, Manifest, Producer
 from ftreg.core.names import check_name
 from ftreg.core.recipe import DataConfig
-from ftreg.core.types import CHECKPOINT, DATASET, Source, Splits, Version
-from ftreg.data import load_examples, read_dataset, split_examples, write_dataset
+from ftreg.core.types import CHECKPOINT, DATASET, Example, Source, Splits, Version
+from ftreg.data import (
+    StoredExamples,
+    load_examples,
+    open_split,
+    read_dataset,
+    split_examples,
+    stream_examples,
+    write_dataset,
+)
 from ftreg.registry import Draft, Prepared
+from ftreg.registry.blobs import hash_file
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:(?!\d+$).+")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -104,15 +112,33 @@ def open_data(
     if path.is_file():
         examples, format_name = load_examples(path, format=config.format, columns=config.columns, host=context.host)
         splits = split_examples(examples, config)
-        return _stage_data(context, stack, path, config, format_name, splits), splits
+        return _stage_data(context, stack, path, config, format_name, **vars(splits)), splits
     known = registered_data(context, config.path, where=where)
-    if config.columns:
-        raise InputError(
-            f"{config.path} is a registered dataset, whose columns were read when it was registered",
-            where=f"{where}.columns",
-            hint="Map columns of files only.",
-        )
+    for setting in config.given:
+        if setting not in ("path", "template"):
+            raise InputError(
+                f"{config.path} is a registered dataset, which was read and split when it was registered",
+                where=f"{where}.{setting}",
+                hint="Leave it out: how to read and split is for files only.",
+            )
     return known, read_dataset(known.path)
+
+
+def open_whole(context: Context, stack: ExitStack, path: Path) -> tuple[OpenedInput, StoredExamples]:
+    """Open the data file ``path`` as a dataset that is not split, and its examples, which are never all in memory.
+
+    Args:
+        context: Where to look.
+        stack: Owns the file that the examples are read from.
+        path: The file.
+
+    Raises:
+        DataError: The file's rows cannot be used.
+    """
+    examples, format_name = stream_examples(path, host=context.host)
+    config = DataConfig(path=str(path), validation=0.0)
+    dataset = _stage_data(context, stack, path, config, format_name, train=examples)
+    return dataset, open_split(dataset.path, "train")
 
 
 def registered_data(context: Context, ref: str, *, where: str = "data") -> OpenedInput:
@@ -213,18 +239,18 @@ def _capabilities(folder: Path) -> list[str]:
 
 
 def _stage_data(
-    context: Context, stack: ExitStack, path: Path, config: DataConfig, format_name: str, splits: Splits
+    context: Context, stack: ExitStack, path: Path, config: DataConfig, format_name: str, **splits: Iterable[Example]
 ) -> OpenedInput:
     """Write splits into staging; the digest depends on the rows and the split, not on the file's name."""
     settings = config.model_dump(mode="json", exclude={"path", "template"})
-    about = {**settings, "blake3": blake3(path.read_bytes()).hexdigest(), "format": format_name}
+    about = {**settings, "blake3": hash_file(path), "format": format_name}
     staging = stack.enter_context(context.registry.staging())
-    write_dataset(splits, staging.files, about=about)
+    counts = write_dataset(staging.files, about=about, **splits)
     draft = Draft(
         folder=staging.files,
         kind=DATASET,
         producer=Producer("import", "data", "core", "ftreg", "", about),
-        facts={"rows": {"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)}},
+        facts={"rows": counts},
         evidence=[("import", {"file": path.name})],
     )
     return _stage(context, path.stem, draft)

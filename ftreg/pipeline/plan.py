@@ -124,7 +124,7 @@ def plan_steps(host: PluginHost, trained: Product, calls: Sequence[StepCall], *,
         spec = host.get(StepSpec, call.step, where=place)
         config = host.configure(spec, call.config, where=f"{place}.{call.step}")
         source = _find_source(spec, products, call, place)
-        check_combines(spec, len(call.others), where=f"{place}.with")
+        check_combines(spec, call.weight, len(call.others), where=place)
         others = tuple(call.others.items())
         planned.append(PlannedStep(spec, config, source - 1, call.weight, others, call.name))
         products.append(Product(spec.what, spec.name, spec.produces, spec.capabilities))
@@ -136,10 +136,12 @@ def result_name(source: str, spec: StepSpec) -> str:
     return f"{source}-{spec.suffix or spec.name}"
 
 
-def check_combines(spec: StepSpec, others: int, *, where: str) -> None:
-    """Raise ``InfeasiblePlan`` if ``spec`` works on one version only and there are ``others`` to combine."""
-    if others and spec.combines is None:
-        raise InfeasiblePlan(f"step {spec.name} works on a single version and cannot combine several", where=where)
+def check_combines(spec: StepSpec, weight: float, others: int, *, where: str) -> None:
+    """Raise ``InfeasiblePlan`` if ``spec`` works on one version only, and there is a ``weight`` or are ``others``."""
+    if (others or weight != 1.0) and spec.combines is None:
+        raise InfeasiblePlan(
+            f"step {spec.name} works on a single version and cannot combine several or weight one", where=where
+        )
 
 
 def obstacle(spec: StepSpec, product: Product) -> str | None:

@@ -84,7 +84,7 @@ def apply_step(
         CertificateFailed: The result is too far from its source; nothing was published.
         PluginError: The step broke its contract; nothing was published.
     """
-    check_combines(spec, len(inputs) - 1, where="with")
+    check_combines(spec, inputs[0][1], len(inputs) - 1, where=spec.name)
     opened = open_inputs(context, spec, inputs)
     source = opened[0].source
     work = work_of(context.host, spec, step_config(spec, config, seed), step_parents(opened))

@@ -12,16 +12,17 @@ def check_settings(train: TrainConfig, data: Splits) -> None:
     """Raise if a run with these settings and this data cannot begin.
 
     Raises:
-        InputError: The device is not there, the precision does not work on it, or early stopping has no validation
-            examples to watch.
+        InputError: The device is not there, the precision does not work on it, or there are no validation examples to
+            evaluate on.
         DataError: There are no training examples.
     """
     resolve_precision(train)
     if not data.train:
         raise DataError("there are no training examples", hint="Lower data.validation and data.test.")
-    if train.early_stopping_patience is not None and not data.validation:
-        raise InputError(
-            "early stopping needs validation examples, and there are none",
-            where="train.early_stopping_patience",
-            hint="Set data.validation to a share such as 0.1, or take early_stopping_patience out.",
-        )
+    for setting in ("early_stopping_patience", "eval_every"):
+        if getattr(train, setting) is not None and not data.validation:
+            raise InputError(
+                f"{setting} needs validation examples, and there are none",
+                where=f"train.{setting}",
+                hint=f"Set data.validation to a share such as 0.1, or take {setting} out.",
+            )

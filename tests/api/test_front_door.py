@@ -104,6 +104,7 @@ def test_the_default_registry_is_closed_again(registry: ftreg.Registry, monkeypa
         (lambda r: ftreg.quantize("bot", scheme="int3", registry=r), RecipeError, "quantize.scheme: must be"),
         (lambda r: ftreg.quantize("bot", name="A B", registry=r), InputError, "name: 'A B' cannot be a name"),
         (lambda r: ftreg.export("bot", to=r.home, registry=r), InputError, "to: "),
+        (lambda r: ftreg.export("bot", to=r.home / "x", name="y", registry=r), InputError, "name: is for an export"),
         (lambda r: ftreg.evaluate("bot", registry=r), InputError, "Name a file or a dataset with `data`"),
         (lambda r: ftreg.evaluate("bot", "nope.jsonl", registry=r), InputError, "data: nope.jsonl"),
         (lambda r: ftreg.init("x", "nope.jsonl", registry=r), InputError, "data: nope.jsonl"),

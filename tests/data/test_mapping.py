@@ -157,7 +157,7 @@ def test_training_maps_columns(
 
 
 def test_the_mapping_is_part_of_the_datasets_identity(path: Path, tmp_path: Path, host: PluginHost) -> None:
-    """Another mapping of the same file is another dataset; a mapping for a registered dataset is an error."""
+    """Another mapping of the same file is another dataset; a registered dataset cannot be mapped or split again."""
     swapped = {"prompt": "Answer", "response": "Question"}
     digests = []
     with Registry(tmp_path / "home", host=host) as registry:
@@ -172,3 +172,5 @@ def test_the_mapping_is_part_of_the_datasets_identity(path: Path, tmp_path: Path
         assert digests[0] == digests[2] != digests[1]
         with ExitStack() as stack, pytest.raises(InputError, match="registered dataset"):
             open_data(context, stack, DataConfig(path="faq", columns=COLUMNS))
+        with ExitStack() as stack, pytest.raises(InputError, match=r"data\.validation: faq is a registered dataset"):
+            open_data(context, stack, DataConfig(path="faq", validation=0.1, group_by=None))

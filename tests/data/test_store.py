@@ -41,7 +41,7 @@ def some_splits() -> Splits:
 
 def test_a_dataset_is_read_back(tmp_path: Path) -> None:
     """All splits come back, the empty one too, and the folder says where they come from."""
-    write_dataset(some_splits(), tmp_path, about={"file": "rows.jsonl", "seed": 3})
+    write_dataset(tmp_path, about={"file": "rows.jsonl", "seed": 3}, **vars(some_splits()))
     assert read_dataset(tmp_path) == Splits(*(tuple(part) for part in vars(some_splits()).values()))
     record = json.loads((tmp_path / "dataset.json").read_text())
     assert record["about"] == {"file": "rows.jsonl", "seed": 3}
@@ -56,15 +56,15 @@ def test_the_same_splits_make_the_same_bytes(tmp_path: Path) -> None:
     first, second = tmp_path / "1", tmp_path / "2"
     first.mkdir()
     second.mkdir()
-    write_dataset(Splits(train=[Example(text="t", fields={"a": 1, "b": 2})]), first, about={"x": 1, "y": 2})
-    write_dataset(Splits(train=(Example(text="t", fields={"b": 2, "a": 1}),)), second, about={"y": 2, "x": 1})
+    write_dataset(first, about={"x": 1, "y": 2}, train=[Example(text="t", fields={"a": 1, "b": 2})])
+    write_dataset(second, about={"y": 2, "x": 1}, train=iter([Example(text="t", fields={"b": 2, "a": 1})]))
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
     assert (first / "train.jsonl").read_bytes() == b'{"fields":{"a":1,"b":2},"text":"t"}\n'
 
 
 def test_a_split_is_read_when_it_is_iterated_over(tmp_path: Path) -> None:
     """A split says how many examples it has, and gives them any number of times."""
-    write_dataset(some_splits(), tmp_path, about={})
+    write_dataset(tmp_path, about={}, **vars(some_splits()))
     train = open_split(tmp_path, "train")
     assert len(train) == 2
     assert list(train) == list(train) == list(some_splits().train)
@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["{", "[]", '{"messages": [{"role": "user"}]}', '{"other": 1}'])
 def test_a_broken_line_of_a_dataset_is_named(tmp_path: Path, line: str) -> None:
     """The error says which line of which file is not an example."""
-    write_dataset(some_splits(), tmp_path, about={})
+    write_dataset(tmp_path, about={}, **vars(some_splits()))
     (tmp_path / "train.jsonl").write_text('{"text": "t"}\n' + line)
     with pytest.raises(DataError) as caught:
         read_dataset(tmp_path)
@@ -104,7 +104,7 @@ def test_a_broken_line_of_a_dataset_is_named(tmp_path: Path, line: str) -> None:
 
 def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
     """A dataset whose test file is missing is an error, not a dataset without a test split."""
-    write_dataset(some_splits(), tmp_path, about={})
+    write_dataset(tmp_path, about={}, **vars(some_splits()))
     (tmp_path / "test.jsonl").unlink()
     with pytest.raises(DataError, match=r"test\.jsonl"):
         read_dataset(tmp_path)

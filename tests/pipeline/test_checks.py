@@ -104,10 +104,13 @@ def test_the_device_must_be_there(attempt: Callable[[dict], Any], recipe: Callab
         attempt(recipe("lora", name="x", train={"max_steps": 1, "device": "cpu", "precision": "fp16"}))
 
 
-def test_early_stopping_needs_something_to_watch(attempt: Callable[[dict], Any], recipe: Callable[..., dict]) -> None:
-    """Early stopping without validation examples is refused."""
-    with pytest.raises(InputError, match="early stopping needs validation examples"):
-        attempt(recipe("lora", name="x", train={"max_steps": 1, "early_stopping_patience": 2}))
+@pytest.mark.parametrize("setting", ["early_stopping_patience", "eval_every"])
+def test_evaluations_need_validation_examples(
+    setting: str, attempt: Callable[[dict], Any], recipe: Callable[..., dict]
+) -> None:
+    """Early stopping, and evaluations that are asked for, are refused without validation examples."""
+    with pytest.raises(InputError, match=f"{setting} needs validation examples"):
+        attempt(recipe("lora", name="x", train={"max_steps": 1, setting: 2}))
 
 
 def test_the_template_must_take_the_data(

@@ -81,9 +81,11 @@ def test_recipes_combine_versions(registry: Registry, recipe: Callable[..., dict
 def test_only_steps_that_combine_take_further_versions(
     registry: Registry, recipe: Callable[..., dict], adapter: Version
 ) -> None:
-    """Further inputs for a step that takes one, and a weight that is not a number, are refused before any work."""
+    """Further inputs or a weight for a step that takes one, and a weight that is no number, are refused before work."""
     with pytest.raises(InfeasiblePlan, match="step quantize works on a single version and cannot combine several"):
         run(recipe("full", name="no", then=[{"quantize": {"with": adapter.ref}}]), registry=registry)
+    with pytest.raises(InfeasiblePlan, match="cannot combine several or weight one"):
+        run(recipe("full", name="no", then=[{"quantize": {"weight": 0.5}}]), registry=registry)
     with pytest.raises(RecipeError, match="weight"):
         run(recipe("lora", name="no", then=[{"merge": {"weight": "heavy"}}]), registry=registry)
     assert "no" not in {version.name for version in registry.list(limit=None)}

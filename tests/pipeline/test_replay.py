@@ -11,6 +11,7 @@ import torch
 
 from ftreg import Registry, export, init, merge, prune, quantize, replay, train
 from ftreg.cli.main import main
+from ftreg.compat.gptqmodel import GPTQMODEL
 from ftreg.core.errors import CorruptRegistry, InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
 from ftreg.core.host import PluginHost
@@ -20,6 +21,15 @@ from ftreg.core.specs import StepSpec
 from ftreg.core.types import CHECKPOINT, Artifact, StepJob, Version
 from tests.registry.kit import blob_of
 from tests.tiny import CHAT_TEMPLATE
+
+GPTQ = {"scheme": "gptq", "bits": 3, "rows": 4, "length": 32, "accept": True}
+needs_gptqmodel = pytest.mark.skipif(not GPTQMODEL.is_installed, reason="gptqmodel is not installed: make test-extras")
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack GPTQ's weights in Python: gptqmodel would compile an extension, for a minute, on first use."""
+    monkeypatch.setenv("GPTQMODEL_DISABLE_PACK_EXT", "1")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +63,7 @@ def test_a_training_is_bit_exact(registry: Registry, recipe: Callable[..., dict]
         pytest.param(lambda ref, **place: quantize(ref, scheme="int8", accept=True, **place), id="int8"),
         pytest.param(lambda ref, **place: quantize(ref, scheme="nf4", accept=True, **place), id="nf4"),
         pytest.param(lambda ref, **place: export(ref, **place), id="onnx", marks=pytest.mark.slow),
+        pytest.param(lambda ref, **place: quantize(ref, **GPTQ, **place), id="gptq", marks=needs_gptqmodel),
     ],
 )
 def test_a_step_is_bit_exact(registry: Registry, merged: Version, make: Callable[..., Version]) -> None:

@@ -182,11 +182,11 @@ def test_models_for_text_and_images_are_refused(tmp_path):
     """A decoder that is described inside the configuration of a larger model is not shortened."""
     sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
     text = {**sizes, "num_hidden_layers": 3, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64}
-    config = AutoConfig.for_model("gemma3", text_config=text, vision_config={**sizes, "num_hidden_layers": 2})
-    config.architectures = ["Gemma3ForConditionalGeneration"]
+    config = AutoConfig.for_model("llama4", text_config=text, vision_config={**sizes, "num_hidden_layers": 2})
+    config.architectures = ["Llama4ForConditionalGeneration"]
     config.save_pretrained(tmp_path)
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InfeasiblePlan, match="Gemma3Config does not name the layers"):
+    with pytest.raises(InfeasiblePlan, match="Llama4TextConfig does not name the layers"):
         check(tmp_path, DropLayersConfig(layers=(1,)))
 
 

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftreg.compat.gptqmodel import GPTQMODEL
-from ftreg.core.errors import InfeasiblePlan, MissingExtra, RecipeError
-from ftreg.core.recipe import validate
+from ftreg.core.errors import InfeasiblePlan, MissingExtra
 from ftreg.core.types import Splits
 from ftreg.evaluation import check
 from ftreg.plugins.engines import transformers as engine
@@ -159,10 +158,3 @@ def test_missing_package_is_named(model_folder, monkeypatch):
     monkeypatch.setattr(type(GPTQMODEL), "is_installed", property(lambda self: self.distribution != "gptqmodel"))
     with pytest.raises(MissingExtra, match=r"scheme gptq needs gptqmodel.*\n.*ftreg\[gptq\]"):
         check_model(model_folder(), config())
-
-
-def test_bits_are_for_gptq():
-    """Bits without the scheme that has them are refused, not ignored."""
-    with pytest.raises(RecipeError, match="bits is for scheme gptq"):
-        validate(QuantizeConfig, {"bits": 4}, where="quantize")
-    assert validate(QuantizeConfig, QuantizeConfig(scheme="int8").model_dump(), where="quantize").bits is None

@@ -66,12 +66,10 @@ def test_what_is_not_a_pattern_is_refused(pattern):
     [
         ({"pattern": "2:4", "sparsity": 0.3}, r"2:4 has sparsity 0\.5"),
         ({"pattern": "1:4", "sparsity": 0.5}, r"1:4 has sparsity 0\.75"),
-        ({"pattern": "2:4", "scope": "global"}, "needs scope layer"),
-        ({"criterion": "wanda", "scope": "global"}, "leave scope out"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
-    """A pattern fixes the sparsity and the scope, and Wanda the scope."""
+    """A pattern fixes the sparsity."""
     with pytest.raises(RecipeError, match=message):
         validate(PruneConfig, settings, where="prune")
 

@@ -323,18 +323,32 @@ def test_combinations_are_those_of_peft(combination, model_folder, adapter, stag
     """Each combination gives the weights that PEFT's own gives, also those that draw from the seed."""
     base = model_folder()
     adapters = [adapter(base, lora(target_modules=["q_proj"]), seed=seed) for seed in (1, 2)]
-    config = MergeConfig(combination=combination, density=0.4)
+    density = None if combination in ("cat", "svd", "linear") else 0.4
+    config = MergeConfig(combination=combination, **({"density": density} if density else {}))
     apply(make_job(adapters[0], config, staging, weight=0.7, others=[(adapters[1], -0.5)], seed=3))
 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters[0].path, "first")
     model.load_adapter(adapters[1].path, "second")
     torch.manual_seed(3)
-    density = None if combination in ("cat", "svd", "linear") else 0.4
     model.add_weighted_adapter(["first", "second"], [0.7, -0.5], "mix", combination_type=combination, density=density)
     model.set_adapter("mix")
     own = model.merge_and_unload().state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in load_file(staging / "model.safetensors").items())
     assert delta(base, staging, "model.layers.1.self_attn.q_proj.weight").abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"onto": "original"}, "onto is only for adapters that were trained on a quantized base"),
+        ({"combination": "ties"}, "combination ties is only for several adapters"),
+    ],
+)
+def test_settings_that_would_do_nothing(settings, message, model_folder, adapter, staging):
+    """Where to add an update to, and how to combine several, are refused for one adapter of a full-precision base."""
+    source = adapter(model_folder(), lora(target_modules=["q_proj"]))
+    with pytest.raises(InfeasiblePlan, match=message):
+        apply(make_job(source, MergeConfig(**settings), staging))
 
 
 def test_ranks_that_do_not_go_together(model_folder, adapter, staging):

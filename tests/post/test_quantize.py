@@ -79,10 +79,14 @@ def test_what_is_left_out_is_counted_and_said(model_folder, staging):
 @pytest.mark.parametrize("scheme", ["int8", "nf4"])
 @pytest.mark.parametrize(
     ("architecture", "reason"),
-    [("falcon", "can quantize nothing in Falcon"), ("mamba", "Mamba.* cannot with quantized")],
+    [
+        ("falcon", "can quantize nothing in Falcon"),
+        ("mamba", "Mamba.* cannot with quantized"),
+        ("llama4_text", r"cannot load Llama4ForCausalLM with weights .* looks for model\.layers\.0\..*experts\.0"),
+    ],
 )
 def test_models_that_cannot_be_quantized_are_refused(architecture, reason, scheme, model_folder):
-    """A model of other linear layers than PyTorch's, and one that bypasses its layers, are refused before work."""
+    """Other linear layers than PyTorch's, layers that are bypassed, and what could not be loaded, are refused."""
     with pytest.raises(InfeasiblePlan, match=reason):
         check_model(model_folder(architecture), QuantizeConfig(scheme=scheme))
 

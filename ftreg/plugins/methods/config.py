@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -108,3 +109,8 @@ class PrefixConfig(Config):
         None, gt=0, description="width of that network; by default the model's own, 512 is enough for most"
     )
     init: Literal["random", "zero"] = Field("random", description="initial values of the prefix")
+
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Without a projection there is no network."""
+        if not self.projection:
+            yield "a prefix with projection", ("hidden_size",)

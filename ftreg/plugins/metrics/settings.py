@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -121,6 +122,11 @@ class JudgeConfig(Config):
         description="seconds before the first further attempt, doubled each time",
     )
     timeout: float = Field(120.0, gt=0, le=3600, exclude=True, description="seconds to wait for a verdict")
+
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Without further attempts there is nothing to wait for."""
+        if not self.retries:
+            yield "one retry or more", ("backoff",)
 
     @field_validator("url")
     @classmethod

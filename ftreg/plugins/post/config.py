@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -35,9 +36,14 @@ class MergeConfig(Config):
         "is usual",
     )
 
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """The others keep all of an update's values."""
+        if self.combination in ("cat", "svd", "linear"):
+            yield "combinations ties, dare_linear, dare_ties and magnitude_prune", ("density",)
+
 
 class CalibrationConfig(Config):
-    """How much text a step observes the model on."""
+    """How much text a step observes the model on, where it does."""
 
     rows: int = Field(
         32,
@@ -78,12 +84,12 @@ class QuantizeConfig(CalibrationConfig):
         "for bfloat16 checkpoints, float16 otherwise",
     )
 
-    @model_validator(mode="after")
-    def _settings_fit(self) -> QuantizeConfig:
-        given = [name for name in ("bits", "group_size") if getattr(self, name) is not None]
-        if given and self.scheme != "gptq":
-            raise ValueError(f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} for scheme gptq; add it")
-        return self
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Only one scheme calibrates, and only one has scales to quantize."""
+        if self.scheme != "gptq":
+            yield "scheme gptq", ("rows", "length", "bits", "group_size")
+        if self.scheme != "nf4":
+            yield "scheme nf4", ("double_quant",)
 
 
 class PruneConfig(CalibrationConfig):
@@ -118,6 +124,13 @@ class PruneConfig(CalibrationConfig):
         """How many weights of how many neighbours are kept; None for no pattern."""
         return None if self.pattern == "unstructured" else _read_pattern(self.pattern)
 
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Magnitude needs no data; patterns and Wanda compare the weights of a row with one another."""
+        if self.criterion != "wanda":
+            yield "criterion wanda", ("rows", "length")
+        if self.criterion == "wanda" or self.pattern != "unstructured":
+            yield "criterion magnitude without a pattern", ("scope",)
+
     @model_validator(mode="before")
     @classmethod
     def _sparsity_of_pattern(cls, values: Any) -> Any:
@@ -132,10 +145,6 @@ class PruneConfig(CalibrationConfig):
             kept, group = self.n_of_m
             if self.sparsity != 1 - kept / group:
                 raise ValueError(f"the pattern {self.pattern} has sparsity {1 - kept / group:g}; leave sparsity out")
-            if self.scope != "layer":
-                raise ValueError(f"the pattern {self.pattern} needs scope layer")
-        if self.criterion == "wanda" and self.scope != "layer":
-            raise ValueError("criterion wanda compares the weights of a row with one another; leave scope out")
         return self
 
 
@@ -159,6 +168,11 @@ class DropLayersConfig(CalibrationConfig):
         description="how many layers to remove: those that change the hidden states least on calibration text (block "
         "influence, arXiv:2403.03853); a quarter of them is about the most that training recovers",
     )
+
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Layers that are named need not be chosen."""
+        if self.layers is not None:
+            yield "choosing layers by count", ("rows", "length")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> DropLayersConfig:
@@ -195,6 +209,13 @@ class OnnxConfig(Config):
         description="what writes the graph: onnxruntime-genai's model builder (genai), transformers' exporter "
         "(transformers), or the builder for the models that it exports correctly, otherwise the exporter (auto)",
     )
+
+    def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Weights that are not quantized have no blocks, and a traced graph is the same for all providers."""
+        if self.bits is None:
+            yield "precisions int8 and int4", ("quantizer", "block_size")
+        if self.runtime == "transformers":
+            yield "runtime genai", ("provider",)
 
     @property
     def bits(self) -> int | None:

@@ -24,7 +24,7 @@ from ftreg.plugins.engines.transformers import load_checkpoint
 from ftreg.plugins.post.adapters import Transform
 from ftreg.plugins.post.config import MergeConfig
 from ftreg.plugins.post.in_memory import merge_in_memory
-from ftreg.plugins.post.mergeable import Adapters, can_stream, check_mergeable, read_peft_config
+from ftreg.plugins.post.mergeable import Adapters, can_stream, check_mergeable, check_settings, read_peft_config
 from ftreg.plugins.post.module_check import ModuleCheck
 from ftreg.plugins.post.streaming import StreamedMerge
 from ftreg.plugins.post.tolerance import equal_within
@@ -68,6 +68,7 @@ def apply(job: StepJob) -> Artifact:
     _check_bases(job, base_source)
     quantization = base_quantization(job.source)
     check_mergeable(adapters, quantized=quantization is not None)
+    check_settings(job.config, adapters, quantized=quantization is not None)
     measured: dict[str, Any] = {}
     base = Checkpoint(base_source.path)
     base.require_full_precision("merge")

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftConfig
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.models.files import read_json
 from ftreg.models.quiet import loading
+from ftreg.plugins.post.config import MergeConfig
 
 Adapters = Sequence[tuple[Path, float]]
 """Folders of adapters with their weights in the combination."""
@@ -71,6 +72,26 @@ def check_mergeable(adapters: Adapters, *, quantized: bool = False) -> None:
             raise InfeasiblePlan(
                 f"only plain LoRA adapters can be weighted and combined; this one has {other}", where=str(folder)
             )
+
+
+def check_settings(config: MergeConfig, adapters: Adapters, *, quantized: bool) -> None:
+    """Raise ``InfeasiblePlan`` for a setting that does nothing with these adapters.
+
+    Args:
+        config: How they are to be merged.
+        adapters: The adapters with their weights.
+        quantized: Whether they were trained on a quantized base.
+    """
+    if config.onto != "auto" and not quantized:
+        raise InfeasiblePlan(
+            "onto is only for adapters that were trained on a quantized base", where="merge.onto", hint="Leave it out."
+        )
+    if config.combination != "cat" and len(adapters) == 1:
+        raise InfeasiblePlan(
+            f"combination {config.combination} is only for several adapters",
+            where="merge.combination",
+            hint="Leave it out, or name further adapters.",
+        )
 
 
 def read_peft_config(folder: Path) -> Any:

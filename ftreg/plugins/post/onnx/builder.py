@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from transformers import AutoConfig
 
@@ -17,6 +18,7 @@ from ftreg.core.errors import FtregError
 from ftreg.models.files import read_json, write_json
 from ftreg.models.quiet import loading
 from ftreg.plugins.post.config import OnnxConfig
+from ftreg.plugins.post.onnx.quantizing import share_embedding
 
 # What onnxruntime-genai 0.18 builds from a text-only checkpoint. It cannot read the rotary settings of Gemma 3.
 _FAMILIES = (
@@ -25,6 +27,9 @@ _FAMILIES = (
 )  # fmt: skip
 # Those whose windows of attention were found to hold beyond the window's length.
 _WINDOWED = ("Gemma2", "Mistral", "Phi3", "Qwen2", "Qwen3")
+
+# What it calls the weight of the embedding, and how the name of the head begins.
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "/lm_head/"
 
 
 def obstacle(architecture: str, config: OnnxConfig, *, windowed: bool) -> str | None:
@@ -74,6 +79,9 @@ def build(folder: Path, target: Path, config: OnnxConfig, *, windowed: bool) -> 
         raise FtregError(
             f"onnxruntime-genai's builder failed: {lines[-1]}", where=str(folder), hint="Try runtime=transformers."
         )
+    if config.bits == 8 and _configuration(folder).tie_word_embeddings:
+        # Of tied weights, it stores the embedding in full precision beside a head in 8 bits.
+        share_embedding(target / "model.onnx", _EMBEDDING, _HEAD, config.bits, config.block_size)
 
 
 @contextmanager
@@ -88,8 +96,7 @@ def _explicit_windows(folder: Path) -> Iterator[Path]:
     The builder gives windows to the layers of kind ``sliding_attention`` only. A configuration without kinds, such as
     Mistral's and Phi-3's, has a window in every layer.
     """
-    with loading("the model's configuration", folder):
-        known = AutoConfig.from_pretrained(folder, local_files_only=True)
+    known = _configuration(folder)
     kinds = getattr(known, "layer_types", None) or ["sliding_attention"] * known.num_hidden_layers
     with TemporaryDirectory() as name:
         linked = Path(name)
@@ -98,3 +105,9 @@ def _explicit_windows(folder: Path) -> Iterator[Path]:
         (linked / "config.json").unlink()
         write_json(linked / "config.json", {**read_json(folder / "config.json"), "layer_types": kinds})
         yield linked
+
+
+def _configuration(folder: Path) -> Any:
+    """Return a checkpoint's configuration with the defaults of its family."""
+    with loading("the model's configuration", folder):
+        return AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,4 @@
-"""Quantizing a traced graph: its matrices in blocks of 4 or 8 bits, computed with by ``MatMulNBits``.
+"""Quantizing a graph: its matrices in blocks of 4 or 8 bits, computed with by ``MatMulNBits``.
 
 Each output of a matrix has a scale for every ``block_size`` inputs. An embedding that is tied to the output head is
 stored once, quantized, and both look it up there.
@@ -7,7 +7,7 @@ stored once, quantized, and both look it up there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,37 @@ def quantize_graph(path: Path, bits: int, block_size: int, quantizer: str) -> No
     _turn_tied(model.graph, block_size)
     model = quantize_matrices(model, bits, block_size, quantizer)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    _share_tied(model.graph, bits, block_size)
+    heads = {
+        node.input[1].rpartition(_TURNED)[0]: node
+        for node in model.graph.node
+        if node.op_type == "MatMulNBits" and _TURNED in node.input[1]
+    }
+    _share_tied(model.graph, heads, bits, block_size)
+    _save(model, path)
+
+
+def share_embedding(path: Path, embedding: str, head: str, bits: int, block_size: int) -> None:
+    """Let the embedding of a quantized graph look up the head that it is tied to, and store the graph so, in place.
+
+    An embedding whose rows are not whole blocks stays as it is.
+
+    Args:
+        path: The ``model.onnx``, with its weights beside it in ``model.onnx.data``.
+        embedding: The name of the embedding's weight.
+        head: What the name of the head's ``MatMulNBits`` begins with.
+        bits: 4 or 8.
+        block_size: How many weights share a scale.
+    """
+    model = onnx.load(path)
+    widths = {each.name: each.dims[-1] for each in model.graph.initializer}
+    found = [node for node in model.graph.node if node.op_type == "MatMulNBits" and node.name.startswith(head)]
+    if found and embedding in widths and widths[embedding] % block_size == 0:
+        _share_tied(model.graph, {embedding: found[0]}, bits, block_size)
+        _save(model, path)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph to ``path``, and its weights beside it."""
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)  # onnx.save appends
     onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
@@ -99,13 +129,8 @@ def _turn_tied(graph: onnx.GraphProto, block_size: int) -> None:
     _replace(graph, nodes)
 
 
-def _share_tied(graph: onnx.GraphProto, bits: int, block_size: int) -> None:
-    """Let embeddings look up the quantized head that they are tied to."""
-    heads = {
-        node.input[1].rpartition(_TURNED)[0]: node
-        for node in graph.node
-        if node.op_type == "MatMulNBits" and _TURNED in node.input[1]
-    }
+def _share_tied(graph: onnx.GraphProto, heads: Mapping[str, onnx.NodeProto], bits: int, block_size: int) -> None:
+    """Let embeddings look up the quantized ``heads`` that they are tied to, by the names of the embeddings' weights."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         head = heads.get(node.input[0]) if node.op_type == "Gather" else None

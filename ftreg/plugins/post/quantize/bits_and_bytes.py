@@ -13,14 +13,22 @@ from transformers import BitsAndBytesConfig
 
 from ftreg.core.types import StepJob
 from ftreg.models.loading import check_computes, load_pretrained
-from ftreg.models.quantization import BITSANDBYTES, check_quantizable, check_widths, four_bits, quantized_weights
+from ftreg.models.quantization import (
+    BITSANDBYTES,
+    check_quantizable,
+    check_storable,
+    check_widths,
+    four_bits,
+    quantized_weights,
+)
 from ftreg.plugins.post.config import QuantizeConfig
 from ftreg.plugins.post.quantize.result import Quantized
 
 
 def check(folder: Path, config: QuantizeConfig) -> None:
-    """Raise ``InfeasiblePlan`` if bitsandbytes can quantize nothing of the model in ``folder``."""
-    check_quantizable(folder, _settings(config, torch.float32), hint="Keep the weights as they are.")
+    """Raise ``InfeasiblePlan`` if nothing of the model in ``folder`` can be quantized, or the result not be loaded."""
+    for check_model in (check_quantizable, check_storable):
+        check_model(folder, _settings(config, torch.float32), hint="Keep the weights as they are.")
 
 
 def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quantized:
