@@ -15,8 +15,8 @@ from ftreg.training.batches import Collator, encode_rows, pack_rows
 from ftreg.training.checkpoints import newest_checkpoint
 from ftreg.training.checks import check_settings
 from ftreg.training.loading import load_encoder, resolve_precision
-from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import Milestones
+from ftreg.training.objectives.causal_lm import CausalLM
 from ftreg.training.report import peak_memory, split_history, totals, write_report
 from ftreg.training.trainer import LanguageTrainer
 from ftreg.training.weights import check_trained, fingerprint, trainable
@@ -49,13 +49,13 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
     _check(job, model)
     encoder = load_encoder(job)
     collator = Collator(encoder.tokenizer.pad_token_id or 0)
-    loss = LabelledLoss(model)
+    objective = CausalLM(model)
     with quiet(), _ready_to_train(job, model):
         rows = encode_rows(encoder, job.data.train, job.progress)
         eval_rows = encode_rows(encoder, job.data.validation, job.progress)
-        loss.check(rows, collator)
-        if job.train.batching == "packed":
-            loss.check_packing(rows, collator)
+        packed = job.train.batching == "packed"
+        objective.check(rows, collator, packed=packed)
+        if packed:
             rows = pack_rows(rows, job.train.max_length)
         interruption = Interruption()
         milestones = Milestones(
@@ -71,7 +71,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
             train_rows=rows,
             eval_rows=eval_rows,
             collator=collator,
-            loss=loss,
+            objective=objective,
             milestones=milestones,
             scratch=job.scratch,
             progress=job.progress,
@@ -87,7 +87,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         **changes,
         "stopped": milestones.stopped,
         "trained_parameters": sum(weight.numel() for weight in trainable(model).values()),
-        "logits": "labelled positions" if loss.selective else "all positions",
+        **objective.facts(),
         "batching": job.train.batching,
         "device": model.device.type,
         "precision": resolve_precision(job.train),

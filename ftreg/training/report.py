@@ -15,14 +15,16 @@ from ftreg.core.manifest import Json
 from ftreg.core.types import Progress
 from ftreg.training.plot import Curve, draw_loss
 
+_EVALUATED = "eval_"  # what the trainer puts before the names of an evaluation's figures
+
 
 def split_history(history: Curve) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split the trainer's log into two curves: its steps, and its evaluations."""
+    """Split the trainer's log into two curves: its steps, and its evaluations with their loss and further figures."""
     steps = [dict(entry) for entry in history if "loss" in entry]
     evaluations = [
-        {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
+        {name.removeprefix(_EVALUATED): value for name, value in entry.items()}
         for entry in history
-        if "eval_loss" in entry
+        if f"{_EVALUATED}loss" in entry
     ]
     return steps, evaluations
 

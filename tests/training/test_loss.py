@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ftreg.core.errors import InputError
 from ftreg.data import IGNORED
 from ftreg.training.batches import Collator, Row, join_rows, pack_rows
-from ftreg.training.loss import LabelledLoss
+from ftreg.training.objectives.causal_lm import CausalLM
 
 ARCHITECTURES = ["llama", "gpt2", "qwen2", "qwen3"]
 COLLATOR = Collator(0)
@@ -71,10 +71,10 @@ def gradients(model, loss) -> dict[str, torch.Tensor]:
 def test_labelled_loss_is_the_models_own(model_folder, architecture, wrap):
     """The loss and its gradients are those of transformers, although the head computes labelled positions only."""
     model = wrap(load(model_folder(architecture, tied=architecture == "gpt2"), use_cache=False))
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    assert loss.selective
-    expected, found = own_loss(model, ROWS), loss(COLLATOR(ROWS))
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=False)
+    assert objective.facts() == {"logits": "labelled positions"}
+    expected, found = own_loss(model, ROWS), objective.loss(model, COLLATOR(ROWS)).total
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     expected, found = gradients(model, expected), gradients(model, found)
     assert expected.keys() == found.keys()
@@ -94,10 +94,10 @@ def test_capped_and_scaled_logits(architecture, setting):
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(architecture, **sizes, **setting, use_cache=False)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    assert loss.selective
-    assert loss(COLLATOR(ROWS)).item() == pytest.approx(own_loss(model, ROWS).item(), rel=1e-5)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=False)
+    assert objective.facts() == {"logits": "labelled positions"}
+    assert objective.loss(model, COLLATOR(ROWS)).total.item() == pytest.approx(own_loss(model, ROWS).item(), rel=1e-5)
 
 
 class Standardizing(transformers.LlamaForCausalLM):
@@ -114,21 +114,22 @@ class Standardizing(transformers.LlamaForCausalLM):
 def test_model_that_needs_all_logits_falls_back(model_folder):
     """A model that mixes the logits of positions is detected, and its loss is right nevertheless."""
     model = Standardizing.from_pretrained(model_folder(), use_cache=False).eval()
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    assert not loss.selective
-    assert loss(COLLATOR(ROWS[:1])).item() == pytest.approx(own_loss(model, ROWS[:1]).item(), rel=1e-6)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=False)
+    assert objective.facts() == {"logits": "all positions"}
+    expected, found = own_loss(model, ROWS[:1]), objective.loss(model, COLLATOR(ROWS[:1])).total
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_packed_loss_is_the_unpacked_loss(model_folder, architecture):
     """Packed rows, two to a batch with padding, give the loss and the gradients of the rows one by one."""
     model = load(model_folder(architecture), use_cache=False)
-    loss = LabelledLoss(model)
-    loss.check_packing(ROWS, COLLATOR)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=True)
     packed = pack_rows(ROWS, 32)
     assert len(packed) == 2
-    expected, found = own_loss(model, ROWS), loss(COLLATOR(packed))
+    expected, found = own_loss(model, ROWS), objective.loss(model, COLLATOR(packed)).total
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     expected, found = gradients(model, expected), gradients(model, found)
     for name in expected:
@@ -139,7 +140,7 @@ def test_packing_is_refused_where_examples_would_mix(model_folder):
     """With a prefix, and in a model that ignores positions, packed examples attend to each other: an error says so."""
     model = with_prefix(load(model_folder(), use_cache=False))
     with pytest.raises(InputError, match="attend to each other"):
-        LabelledLoss(model).check_packing(ROWS, COLLATOR)
+        CausalLM(model).check(ROWS, COLLATOR, packed=True)
 
     class Careless(transformers.LlamaForCausalLM):
         def forward(self, *args, position_ids=None, **kwargs):
@@ -147,19 +148,37 @@ def test_packing_is_refused_where_examples_would_mix(model_folder):
 
     model = Careless.from_pretrained(model_folder(), use_cache=False)
     with pytest.raises(InputError, match="attend to each other"):
-        LabelledLoss(model).check_packing(ROWS, COLLATOR)
+        CausalLM(model).check(ROWS, COLLATOR, packed=True)
 
 
 def test_check_leaves_the_model_as_it_was(model_folder):
     """The checks change neither the mode nor the random state, and leave no hook."""
     model = load(model_folder("gpt2"), use_cache=False).train()
     state = torch.get_rng_state()
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    loss.check_packing(ROWS, COLLATOR)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=True)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_the_loss_calls_what_wraps_the_model(model_folder):
+    """The loss runs the object that it is given, so that a wrapper can synchronize gradients, and is the same."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.module, self.calls = model, 0
+
+        def forward(self, **inputs):
+            self.calls += 1
+            return self.module(**inputs)
+
+    model = load(model_folder(), use_cache=False)
+    objective = CausalLM(model)
+    wrapper, batch = Wrapper(model), COLLATOR(ROWS)
+    assert torch.equal(objective.loss(wrapper, batch).total, objective.loss(model, batch).total)
+    assert wrapper.calls == 1
 
 
 @settings(max_examples=40, deadline=None)
