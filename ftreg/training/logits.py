@@ -27,13 +27,15 @@ class LabelledLogits:
 
     Args:
         model: The model, not wrapped for several processes.
+        what: What it is, for errors.
 
     Attributes:
         selective: Whether the head computes labelled positions only.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, what: str = "the model") -> None:
         self._model = model
+        self._what = what
         self._head = model.get_output_embeddings()
         self.selective = self._head is not None
 
@@ -93,7 +95,7 @@ class LabelledLogits:
             apart = [self._compute(self._model, inputs, _every(inputs)) for inputs in alone]
         if together is None or not _close(together, torch.cat(apart)):
             raise InputError(
-                "with this architecture or method, packed examples would attend to each other",
+                f"packed examples would attend to each other in {self._what}, with its architecture or method",
                 where="train.batching: packed",
                 hint="Set train.batching to grouped.",
             )

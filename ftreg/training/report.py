@@ -41,7 +41,7 @@ def totals(steps: Curve, evaluations: Curve) -> dict[str, Json]:
         ``steps``, ``epochs``, ``final_training_loss`` (mean of the last tenth of the steps), ``final_validation_loss``,
         ``best_validation_loss`` and ``best_validation_step`` (each None without validation examples), ``tokens``,
         ``labelled_tokens``, ``seconds`` (in optimizer steps alone) and ``tokens_per_second``. Losses are in nats per
-        labelled token.
+        labelled token. Further figures of the objective are there as ``final_validation_NAME``.
     """
     seconds = sum(entry["seconds"] for entry in steps)
     tokens = sum(entry["tokens"] for entry in steps)
@@ -54,11 +54,18 @@ def totals(steps: Curve, evaluations: Curve) -> dict[str, Json]:
         "final_validation_loss": evaluations[-1]["loss"] if evaluations else None,
         "best_validation_loss": best["loss"] if best else None,
         "best_validation_step": best["step"] if best else None,
+        **_further(evaluations),
         "tokens": tokens,
         "labelled_tokens": sum(entry["labelled_tokens"] for entry in steps),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 1),
     }
+
+
+def _further(evaluations: Curve) -> dict[str, Json]:
+    """Return the last evaluation's figures beside the loss."""
+    last = evaluations[-1] if evaluations else {}
+    return {f"final_validation_{name}": last[name] for name in last if name not in ("step", "epoch", "loss")}
 
 
 def peak_memory(device: torch.device) -> dict[str, Json]:

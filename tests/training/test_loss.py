@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import peft
 import pytest
 import torch
 import transformers
@@ -11,41 +10,11 @@ from hypothesis import strategies as st
 
 from ftreg.core.errors import InputError
 from ftreg.data import IGNORED
-from ftreg.training.batches import Collator, Row, join_rows, pack_rows
+from ftreg.training.batches import join_rows, pack_rows
 from ftreg.training.objectives.causal_lm import CausalLM
+from tests.training.losses import COLLATOR, ROWS, gradients, load, make_row, with_lora, with_prefix
 
 ARCHITECTURES = ["llama", "gpt2", "qwen2", "qwen3"]
-COLLATOR = Collator(0)
-
-
-def make_row(length: int, prompt: int, seed: int) -> Row:
-    """A row of random tokens, labelled from position ``prompt`` on."""
-    ids = torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return Row(ids, [IGNORED if index + 1 < prompt else token for index, token in enumerate(ids[1:])] + [IGNORED])
-
-
-ROWS = [make_row(11, 4, 1), make_row(23, 9, 2), make_row(5, 1, 3), make_row(16, 15, 4)]
-
-
-def load(folder, **config):
-    """A checkpoint's model."""
-    torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, **config).eval()
-
-
-def with_lora(model):
-    """The model with LoRA layers that change its output."""
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
-    for name, weight in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(0))
-    return wrapped.eval()
-
-
-def with_prefix(model):
-    """The model with a prefix."""
-    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    return peft.get_peft_model(model, config).eval()
 
 
 def own_loss(model, rows) -> torch.Tensor:
@@ -57,13 +26,6 @@ def own_loss(model, rows) -> torch.Tensor:
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
         total = total + output.loss * labels[:, 1:].ne(IGNORED).sum()
     return total
-
-
-def gradients(model, loss) -> dict[str, torch.Tensor]:
-    """The gradients of ``loss`` by the names of the weights."""
-    model.zero_grad()
-    loss.backward()
-    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, with_lora, with_prefix], ids=["plain", "lora", "prefix"])
