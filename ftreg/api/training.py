@@ -22,8 +22,7 @@ from ftreg.registry import Registry
 RecipeLike = Path | str | Mapping[str, Any]
 """A recipe: the path of a YAML file, or a mapping of the same keys."""
 
-
-_FINAL = "final_validation_"
+_FINAL = "final_validation_"  # what stands before the names of the last evaluation's figures
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class TrainingFigures:
         validation_loss: The last validation loss; None if nothing was held out.
         best_validation_loss: The lowest validation loss; None likewise.
         best_step: The step of the lowest validation loss; None likewise.
-        validation_parts: The parts of the last validation loss, if the objective has several, such as ``divergence``.
         plot: The picture of the loss curves; None if matplotlib is not installed.
+        validation_parts: The parts of the last validation loss, if the objective has several, such as ``divergence``.
     """
 
     steps: int

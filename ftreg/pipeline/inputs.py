@@ -35,7 +35,7 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICEN
 
 @dataclass(frozen=True)
 class OpenedInput:
-    """A base or a dataset that is ready to be used.
+    """A model or a dataset that is ready to be used.
 
     Attributes:
         name: Its name in the registry, now or once it is published.
