@@ -13,8 +13,8 @@ from ftreg.core.errors import InputError
 from ftreg.core.recipe import DistillationConfig, ObjectiveConfig
 from ftreg.core.types import NullProgress
 from ftreg.data import IGNORED
-from ftreg.plugins.methods import full, lora
-from ftreg.plugins.methods.config import FullConfig, LoraConfig
+from ftreg.plugins.methods import lora
+from ftreg.plugins.methods.config import LoraConfig
 from ftreg.training.batches import pack_rows
 from ftreg.training.checkpoints import newest_checkpoint
 from ftreg.training.objectives.distillation import Distillation
@@ -143,10 +143,8 @@ class Killed(NullProgress):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_resumed_run_makes_the_bytes_of_an_uninterrupted_one(tmp_path, model_folder, teacher_folder, method):
+def test_a_resumed_run_makes_the_bytes_of_an_uninterrupted_one(tmp_path, model_folder, teacher_folder):
     """Killed and resumed, a run with a teacher ends in the same bytes, figures of its steps and evaluations."""
-    module, config = (full, FullConfig()) if method == "full" else (lora, LoraConfig(rank=4, dropout=0.1))
     run = {"validation": 4, "max_steps": 5, "save_every": 2, "eval_every": 2, "gradient_accumulation": 2}
     teaching = {
         "objective": ObjectiveConfig(distillation=settings(temperature=1.5)),
@@ -154,13 +152,15 @@ def test_a_resumed_run_makes_the_bytes_of_an_uninterrupted_one(tmp_path, model_f
     }
 
     def job(name, **more):
-        return replace(make_job(tmp_path / name, model_folder(), config, **run), **teaching, **more)
+        return replace(
+            make_job(tmp_path / name, model_folder(), LoraConfig(rank=4, dropout=0.1), **run), **teaching, **more
+        )
 
-    module.train(whole := job("whole"))
+    lora.train(whole := job("whole"))
     with pytest.raises(RuntimeError, match="killed"):
-        module.train(killed := job("killed", progress=Killed(3)))
+        lora.train(killed := job("killed", progress=Killed(3)))
     assert newest_checkpoint(killed.scratch).name == "checkpoint-2"
-    module.train(replace(killed, resume=True, progress=NullProgress()))
+    lora.train(replace(killed, resume=True, progress=NullProgress()))
     for path in whole.staging.iterdir():
         assert (killed.staging / path.name).read_bytes() == path.read_bytes(), path.name
     reports = [json.loads((each.report / "metrics.json").read_text()) for each in (whole, killed)]
