@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.command import python
+
+SCRIPT = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_scripts_run(tmp_path: Path) -> None:
     """The chain in Python makes its versions, and the script that reads a registry finds them sound."""
-    chain = subprocess.run([sys.executable, EXAMPLES / "chain.py", tmp_path], capture_output=True, text=True)
+    chain = python(SCRIPT, EXAMPLES / "chain.py", tmp_path)
     assert chain.returncode == 0, chain.stderr
     for ref in ("tiny:1", "colours:1", "colours-merged:1", "colours-merged-onnx:1"):
         assert ref in chain.stdout
-    reader = subprocess.run(
-        [sys.executable, EXAMPLES / "inspect_registry.py", tmp_path / "registry"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    reader = python(SCRIPT, EXAMPLES / "inspect_registry.py", tmp_path / "registry")
     assert reader.returncode == 0, reader.stderr
     assert "@champion is" in reader.stdout
     assert reader.stdout.rstrip().endswith("sound")
@@ -31,11 +28,8 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     cells = json.loads((EXAMPLES / "chain.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert len(code) == 10
-    script = tmp_path / "notebook.py"
-    script.write_text("\n".join([*code, 'print(f"{report.versions} versions, {exported.ref}")']), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, script], env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True
-    )
+    code.append('print(f"{report.versions} versions, {exported.ref}")')
+    done = python("\n".join(code), env={"TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert done.stdout == "7 versions, colours-merged-onnx:1\n"
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from ftreg import Registry
 from ftreg.cli.session import Session
 from ftreg.core.errors import OutOfMemory
-from tests.command import ftreg
+from tests.command import ftreg, python
 
 
 @pytest.fixture
@@ -29,8 +28,25 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
+STOPPED = """
+import os, sys
+from ftreg.cli.main import main
+from ftreg.training import trainer
+
+commit = trainer.commit_checkpoint
+
+def commit_and_stop(*arguments):
+    trainer.commit_checkpoint = commit
+    commit(*arguments)
+    os.kill(os.getpid(), int(sys.argv[1]))
+
+trainer.commit_checkpoint = commit_and_stop
+main(sys.argv[2:])
+"""
+
+
 def train_command(base: Path, rows: Path, *more: str) -> list[str]:
-    """A long training run that writes a checkpoint after every second step."""
+    """A training run that writes a checkpoint after every second step."""
     flags = [
         "--base",
         str(base),
@@ -46,60 +62,36 @@ def train_command(base: Path, rows: Path, *more: str) -> list[str]:
     return ["train", *flags, "--set", "train.save_every=2", *more]
 
 
-def start(home: Path, arguments: Sequence[str]) -> subprocess.Popen[str]:
-    """Start ``ftreg``; standard error is the only pipe."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ftreg", *arguments],
-        env={**os.environ, "FTREG_HOME": str(home), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def last_step(home: Path) -> int:
     """The step of the newest checkpoint of the only run; 0 if there is none."""
     return max((int(path.name.removeprefix("checkpoint-")) for path in home.glob("runs/*/checkpoint-*")), default=0)
 
 
 def stop_after_a_checkpoint(home: Path, arguments: Sequence[str], number: signal.Signals) -> str:
-    """Start a training, send it a signal once it has written a checkpoint, and return its messages."""
-    before = last_step(home)
-    process = start(home, arguments)
-    while last_step(home) == before:
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.01)
-    process.send_signal(number)
-    message = process.communicate()[1]
+    """Train until the next checkpoint, where a signal stops the run, and return its messages."""
+    done = python(STOPPED, number, *arguments, home=home)
     expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
-    assert process.returncode == expected[number], message
+    assert done.returncode == expected[number], done.stderr
     with Registry(home) as registry:
         assert registry.list() == []
-    return message
+    return done.stderr
 
 
-@pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize(
-    "between",
-    [(), pytest.param((signal.SIGTERM, signal.SIGHUP), marks=pytest.mark.slow)],
-    ids=["two signals", "four signals"],
-)
-def test_a_stopped_training_goes_on_where_it_was(
-    between: tuple[signal.Signals, ...], tmp_path: Path, rows: Path, model_folder: Callable[..., Path]
-) -> None:
-    """A run stopped by SIGINT, others and SIGKILL publishes nothing; resumed, it ends in the same bytes."""
+def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
+    """A run stopped by each signal in turn publishes nothing; resumed, it ends in the same bytes."""
     home = tmp_path / "home"
-    command = train_command(model_folder(), rows, "--set", "train.max_steps=400", "--set", "train.epochs=50")
+    command = train_command(model_folder(), rows, "--set", "train.max_steps=20")
     message = stop_after_a_checkpoint(home, command, signal.SIGINT)
     assert "interrupted" in message
     assert f"step {last_step(home)} was kept" in message
     assert "--resume" in message
-    for number in between:
+    for number in (signal.SIGTERM, signal.SIGHUP):
         message = stop_after_a_checkpoint(home, [*command, "--resume"], number)
         assert "terminated" in message
         assert f"step {last_step(home)} was kept" in message
         assert list(home.glob("tmp/*")) == []
     stop_after_a_checkpoint(home, [*command, "--resume"], signal.SIGKILL)
+    assert 2 < last_step(home) < 20
     resumed = json.loads(ftreg(*command, "--resume", "--json", home=home).stdout)
     straight = json.loads(ftreg(*command, "--json", home=tmp_path / "other").stdout)
     assert resumed["digest"] == straight["digest"]
@@ -109,15 +101,14 @@ def test_a_stopped_training_goes_on_where_it_was(
 def test_sigterm_while_tokenizing_cleans_up(tmp_path: Path, rows: Path, model_folder: Callable[..., Path]) -> None:
     """SIGTERM before there is anything to save ends the command with 143, one line, and nothing left behind."""
     home = tmp_path / "home"
-    code = (
+    program = (
         "import signal, sys\n"
         "from ftreg.cli.main import main\n"
         "from ftreg.data import Encoder\n"
         "Encoder.encode_all = lambda *_: signal.raise_signal(signal.SIGTERM)\n"
         "main(sys.argv[1:])\n"
     )
-    command = [sys.executable, "-c", code, *train_command(model_folder(), rows)]
-    done = subprocess.run(command, env={**os.environ, "FTREG_HOME": str(home)}, capture_output=True, text=True)
+    done = python(program, *train_command(model_folder(), rows), home=home)
     assert done.returncode == 143, done.stderr
     assert done.stderr.strip().splitlines()[-1] == "error: terminated; nothing was published"
     assert "--resume" not in done.stderr

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import pytest
 
 from ftreg.registry import Registry
 from tests.cli.walk import parse
-from tests.command import ftreg
-from tests.plugins.fakes import distribution, environment
+from tests.command import ftreg, python
+from tests.plugins.fakes import distribution
 
 STOP = """
 @hookimpl
@@ -73,8 +72,15 @@ def test_json_has_the_same_facts(trained: str, folder: Path) -> None:
 
 def test_an_interrupt_says_what_was_published(trained: str, folder: Path) -> None:
     """Versions that were durable before the interrupt are named; the next run reuses them, and its JSON has figures."""
-    env = environment(folder / "site")
-    stopped = ftreg("run", "stop.yaml", home=folder / "other", cwd=folder, env=env, code=130)
+    program = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from ftreg.cli.main import main\n"
+        "main(sys.argv[2:])\n"
+    )  # fmt: skip
+    installed = functools.partial(python, program, folder / "site", home=folder / "other", cwd=folder)
+    stopped = installed("run", "stop.yaml")
+    assert stopped.returncode == 130
     assert "interrupted; published before that: " in stopped.stderr
     assert "bot:1" in stopped.stderr
     assert "bot-merged:1" in stopped.stderr
@@ -83,7 +89,8 @@ def test_an_interrupt_says_what_was_published(trained: str, folder: Path) -> Non
     facts = json.loads(ftreg("run", "recipe.yaml", "--accept", "--json", home=folder / "other", cwd=folder).stdout)
     assert [fact["ref"] for fact in facts] == ["bot:1", "bot-merged:1", "bot-merged-quantized:1"]
     assert facts[0]["training"]["steps"] == 2
-    again = ftreg("apply", "stop", "bot:1", home=folder / "other", cwd=folder, env=env, code=130)
+    again = installed("apply", "stop", "bot:1")
+    assert again.returncode == 130
     assert "interrupted; nothing was published" in again.stderr
 
 
@@ -99,7 +106,7 @@ def test_an_adapter_is_merged_first_when_asked(trained: str, folder: Path) -> No
 
 def test_an_interrupted_evaluation_speaks_of_figures(trained: str, folder: Path) -> None:
     """An evaluation publishes nothing anyway: what it loses are its figures, or those of the versions that are left."""
-    code = (
+    program = (
         "import sys\n"
         "from ftreg.cli.main import main\n"
         "from ftreg.pipeline import evaluations\n"
@@ -114,8 +121,8 @@ def test_an_interrupted_evaluation_speaks_of_figures(trained: str, folder: Path)
     )
     said = {}
     for position in ("1", "2"):
-        command = [sys.executable, "-c", code, position, "--home", str(folder / "home"), "compare", "bot:1", "bot"]
-        said[position] = subprocess.run(command, capture_output=True, text=True, cwd=folder).stderr.splitlines()[-1]
+        done = python(program, position, "compare", "bot:1", "bot", home=folder / "home", cwd=folder)
+        said[position] = done.stderr.splitlines()[-1]
     assert said == {
         "1": "error: interrupted; no figures were recorded",
         "2": "error: interrupted; evidence recorded before that: bot:1",

@@ -5,9 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 
 from ftreg.core.recipe import parse_recipe
 from ftreg.core.yaml12 import read_yaml
+from tests.command import python
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks
 
 ALL = [block for page in PAGES for block in blocks(page)]
@@ -50,8 +48,8 @@ def test_the_chain_runs(tmp_path: Path, model_folder: Callable[..., Path]) -> No
     recipe = {"name": "bot", "base": str(model_folder()), "data": "faq.jsonl", "train": {"max_steps": 2}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     # A process of its own: BentoML keeps the home that it finds when it is imported.
-    environment = {**os.environ, "BENTOML_HOME": str(tmp_path / "bentoml"), "FTREG_HOME": str(tmp_path / "registry")}
-    done = subprocess.run([sys.executable, "-c", CHAIN], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {"BENTOML_HOME": str(tmp_path / "bentoml")}
+    done = python(CHAIN, home=tmp_path / "registry", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     loss, tag = done.stdout.split()
     assert float(loss) > 0

@@ -106,7 +106,7 @@ def test_intervals_find_what_is_there() -> None:
 def test_matching_loses_little() -> None:
     """The standard deviation of the matched mean is at most 15 % above that of the unmatched difference."""
     random = np.random.default_rng(4)
-    for share in (0.5, 0.4, 0.3, 0.2, 0.1, 0.02):
+    for share in (0.5, 0.2, 0.02):
         means = []
         for _ in range(300):
             arms = (random.random(1500) < share).tolist()
