@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftreg.api.deployments import deploy, serve
+    from ftreg.api.distillation import distill
     from ftreg.api.evaluation import compare, evaluate
     from ftreg.api.experiments import promote, report, rollback, set_weights, status
     from ftreg.api.goldens import check_goldens, set_goldens
@@ -37,6 +38,7 @@ _HOMES = {
     "check_goldens": "ftreg.api.goldens",
     "compare": "ftreg.api.evaluation",
     "deploy": "ftreg.api.deployments",
+    "distill": "ftreg.api.distillation",
     "du": "ftreg.api.upkeep",
     "evaluate": "ftreg.api.evaluation",
     "evict": "ftreg.api.upkeep",
@@ -72,6 +74,7 @@ __all__ = [
     "check_goldens",
     "compare",
     "deploy",
+    "distill",
     "du",
     "evaluate",
     "evict",

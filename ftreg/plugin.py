@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftreg.core.capabilities import ALL_WEIGHTS, FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE
+from ftreg.core.capabilities import ALL_WEIGHTS, FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE, OBJECTIVES
 from ftreg.core.errors import DataError, FtregError, InputError, MissingExtra
 from ftreg.core.hookspecs import hookimpl
 from ftreg.core.requirements import Requirement
@@ -43,6 +43,7 @@ __all__ = [
     "FULL_PRECISION",
     "GRADIENT_CHECKPOINTING",
     "MERGEABLE",
+    "OBJECTIVES",
     "AnsweredPrompt",
     "Artifact",
     "Batch",

@@ -1,6 +1,7 @@
 """The public functions: everything that the command line does, in Python, by what they are about.
 
-``training`` plans and trains; ``steps`` transforms; ``evaluation`` measures; ``goldens`` runs golden prompts;
+``training`` plans and trains; ``distillation`` trains on what a teacher finds likely; ``steps`` transforms;
+``evaluation`` measures; ``goldens`` runs golden prompts;
 ``versions`` tells what is known of a version; ``data`` looks at training data; ``deployments`` packages and serves;
 ``experiments`` follows and decides A/B tests; ``settings`` lists what can be set. The commonest of them can be imported
 from ``ftreg`` itself.

@@ -16,12 +16,14 @@ from ftreg.core.specs import MethodSpec, MetricSpec, StepSpec
 _MODELS: Mapping[str, tuple[str, str]] = {
     "data": ("ftreg.core.recipe", "DataConfig"),
     "train": ("ftreg.core.recipe", "TrainConfig"),
+    "distillation": ("ftreg.core.recipe", "DistillationConfig"),
     "init": ("ftreg.training", "BaseConfig"),
     "deployment": ("ftreg.serving.planning", "Request"),
     "lm-eval": ("ftreg.evaluation.harness.config", "HarnessConfig"),
 }
 
-_DOTTED = ("data", "train", "lm-eval")  # ``--set`` takes the settings of these under the part's name
+# What ``--set`` takes before the settings of these.
+_PREFIXES = {"data": "data.", "train": "train.", "distillation": "objective.distillation.", "lm-eval": "lm-eval."}
 
 _BOUNDS: Mapping[str, str] = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
@@ -58,7 +60,7 @@ def settings(name: str, host: PluginHost) -> list[Setting]:
     if name in _MODELS:
         module, model = _MODELS[name]
         schema = getattr(importlib.import_module(module), model).model_json_schema()
-        return list(describe(schema, prefix=f"{name}." if name in _DOTTED else ""))
+        return list(describe(schema, prefix=_PREFIXES.get(name, "")))
     specs: list[MethodSpec | MetricSpec] = [*host.specs(MethodSpec), *host.specs(MetricSpec)]
     for spec in specs:
         if spec.name == name:

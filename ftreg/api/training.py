@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from ftreg.registry import Registry
 RecipeLike = Path | str | Mapping[str, Any]
 """A recipe: the path of a YAML file, or a mapping of the same keys."""
 
+_FINAL = "final_validation_"  # what stands before the names of the last evaluation's figures
+
 
 @dataclass(frozen=True)
 class TrainingFigures:
@@ -34,6 +36,7 @@ class TrainingFigures:
         best_validation_loss: The lowest validation loss; None likewise.
         best_step: The step of the lowest validation loss; None likewise.
         plot: The picture of the loss curves; None if matplotlib is not installed.
+        validation_parts: The parts of the last validation loss, if the objective has several, such as ``divergence``.
     """
 
     steps: int
@@ -42,6 +45,7 @@ class TrainingFigures:
     best_validation_loss: float | None
     best_step: int | None
     plot: Path | None
+    validation_parts: Mapping[str, float] = field(default_factory=dict)
 
 
 def load_recipe(
@@ -172,6 +176,11 @@ def training_figures(ref: str, *, registry: Registry | None = None) -> TrainingF
         best_validation_loss=body.get("best_validation_loss"),
         best_step=body.get("best_validation_step"),
         plot=runs[-1].files.get("loss.png"),
+        validation_parts={
+            key.removeprefix(_FINAL): body[key]
+            for key in body
+            if key.startswith(_FINAL) and key != "final_validation_loss"
+        },
     )
 
 
@@ -192,7 +201,20 @@ def _relative_to(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(data.get("template"), str) and data["template"] != "auto":
             data["template"] = str(folder / data["template"])
         raw["data"] = data
-    base = raw.get("base")
-    if isinstance(base, str) and base.startswith("."):
-        raw["base"] = str((folder / base).absolute())
+    if "base" in raw:
+        raw["base"] = _model_relative_to(raw["base"], folder)
+    objective = raw.get("objective")
+    if isinstance(objective, dict):
+        raw["objective"] = {name: _teacher_relative_to(settings, folder) for name, settings in objective.items()}
     return raw
+
+
+def _teacher_relative_to(settings: Any, folder: Path) -> Any:
+    if not isinstance(settings, dict) or "teacher" not in settings:
+        return settings
+    return {**settings, "teacher": _model_relative_to(settings["teacher"], folder)}
+
+
+def _model_relative_to(model: Any, folder: Path) -> Any:
+    """Return what names a model; the folder that it names if it starts with a dot."""
+    return str((folder / model).absolute()) if isinstance(model, str) and model.startswith(".") else model

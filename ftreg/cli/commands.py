@@ -8,6 +8,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("ftreg.cli.init:command", "Create an untrained base model with a tokenizer of its own."),
     "data": ("ftreg.cli.data:command", "Check, summarize and preview training data."),
     "train": ("ftreg.cli.train:command", "Fine-tune a base model and register the result."),
+    "distill": ("ftreg.cli.distill:command", "Train a model to answer like a larger one."),
     "run": ("ftreg.cli.run:command", "Run a recipe: train, then its steps; finished ones are reused."),
     "merge": ("ftreg.cli.steps:merge", "Merge an adapter into its base model."),
     "quantize": ("ftreg.cli.steps:quantize", "Store weights in fewer bits."),

@@ -87,8 +87,8 @@ def _sections(ctx: click.Context) -> Iterable[str]:
     name = ctx.info_name or ""
     if _in_data(ctx):
         return ["data"]
-    if name in ("train", "run"):
-        return ["data", "train", _method(ctx)]
+    if name in ("train", "run", "distill"):
+        return ["data", "train", "distillation", _method(ctx)]
     if name == "apply":
         return [str(_first_argument(ctx, "step"))]
     if name == "export":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(session: Session, name: str, as_json: bool) -> None:
     """List the settings of NAME, which --set and recipes can change.
 
-    NAME is a method, a step, a metric, a section of a recipe (data, train), init, or deployment.
+    NAME is a method, a step, a metric, a section of a recipe (data, train, distillation), init, or deployment.
     """
     from ftreg.api.settings import settings
 

@@ -60,25 +60,41 @@ def command(
     Settings come from a RECIPE file, from options, or from both; options take precedence. Steps under `then:` are not
     run: `ftreg run` trains in the same way and then runs them.
     """
-    from ftreg.api import training
-
     given = {("data.path" if flag == "data" else flag): value for flag, value in flags.items() if value is not None}
     if recipe is None and not (flags["base"] and flags["data"]):
         missing = " and ".join(f"--{flag}" for flag in ("base", "data") if not flags[flag])
         raise InputError(f"{missing} must be given", where="ftreg train", hint="Give both, or a RECIPE file.")
-    mapping = {f"data.columns.{field}": column for field, column in columns.items()}
-    wanted = {**given, **mapping, **settings}
-    source: Path | dict[str, Any] = recipe if recipe is not None else {}
+    wanted = {**given, **column_settings(columns), **settings}
+    train(session, recipe or {}, wanted, dry_run=dry_run, resume=resume, as_json=as_json)
+
+
+def column_settings(columns: Mapping[str, str]) -> dict[str, str]:
+    """The settings that ``--column`` stands for."""
+    return {f"data.columns.{field}": column for field, column in columns.items()}
+
+
+def train(
+    session: Session,
+    recipe: Path | Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    dry_run: bool,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train as a recipe says, or preview it, and print the result and what can follow."""
+    from ftreg.api import training
+
     if dry_run:
-        facts = training.preview(source, settings=wanted, **session.api_arguments)
+        facts = training.preview(recipe, settings=settings, **session.api_arguments)
         show_preview(session, facts | {"left_out": facts.pop("then")}, as_json=as_json)
         return
-    left_out = [step.spec.name for step in training.plan(source, settings=wanted, **session.api_arguments).steps]
-    version = training.train(source, settings=wanted, resume=resume, **session.api_arguments)
+    left_out = [step.spec.name for step in training.plan(recipe, settings=settings, **session.api_arguments).steps]
+    version = training.train(recipe, settings=settings, resume=resume, **session.api_arguments)
     figures = training.training_figures(version.ref, registry=session.registry)
     following = _next_commands(version, figures)
-    if left_out and recipe is not None:
-        following.insert(0, (_run_command(recipe, wanted), f"the steps that were left out: {', '.join(left_out)}"))
+    if left_out and isinstance(recipe, Path):
+        following.insert(0, (_run_command(recipe, settings), f"the steps that were left out: {', '.join(left_out)}"))
     if as_json:
         session.json(
             version_facts(session, version)
@@ -108,6 +124,9 @@ def show_figures(session: Session, figures: TrainingFigures) -> None:
         line += f", validation loss {figures.validation_loss:.4f}"
         line += f" (best {figures.best_validation_loss:.4f} at step {figures.best_step})"
     session.print(line)
+    if figures.validation_parts:
+        parts = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.validation_parts.items()]
+        session.print(f"parts of the validation loss: {', '.join(parts)}")
     if figures.plot is not None:
         session.print(f"loss curves: {figures.plot}")
 

@@ -12,6 +12,9 @@ or export weights need it."""
 GRADIENT_CHECKPOINTING = "gradient-checkpointing"
 """Of a method: it can train with ``train.gradient_checkpointing``."""
 
+OBJECTIVES = "objectives"
+"""Of a method: it trains with ``ftreg.training.fit``, so that it minimizes whatever ``objective`` a recipe names."""
+
 ALL_WEIGHTS = "all-weights"
 """Of a method: it trains all weights of the base, in float32, so its checkpoints hold all of them and the optimizer's
 state. The check of the disk before a training counts them."""

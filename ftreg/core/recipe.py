@@ -22,7 +22,7 @@ from pydantic import (
 from ftreg.core.errors import RecipeError
 from ftreg.core.names import check_name, nearest_name
 from ftreg.core.text import read_text
-from ftreg.core.validation import first_problem
+from ftreg.core.validation import first_problem, without_none
 from ftreg.core.yaml12 import read_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -205,6 +205,58 @@ class TrainConfig(Config):
             yield "other schedules than constant", ("warmup",)
 
 
+class DistillationConfig(Config):
+    """Settings of distillation: a student learns the probabilities that a teacher gives to each next token."""
+
+    teacher: str = Field(
+        description="model to learn from, with the same vocabulary as the base: a reference to a checkpoint or an "
+        "adapter, a folder, or hf:org/name@revision"
+    )
+    temperature: float = Field(
+        2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="the logits of both models are divided by it before they are compared; 1: the probabilities as "
+        "they are, 2 to 4: what the teacher finds less likely counts more",
+    )
+    divergence: Literal["forward", "reverse"] = Field(
+        "forward",
+        description="forward: KL(teacher || student), the student covers all that the teacher finds likely; reverse: "
+        "KL(student || teacher), it keeps to what the teacher finds likely, which suits much smaller students "
+        "(arXiv:2306.08543)",
+    )
+    label_weight: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the ordinary loss on the labels, the rest being the divergence from the teacher; 0 to "
+        "0.5, 0 learns from the teacher alone",
+    )
+
+
+class ObjectiveConfig(Config):
+    """What a training minimizes instead of the loss on the labels: a section with the objective's name."""
+
+    distillation: DistillationConfig
+
+    @property
+    def name(self) -> str:
+        """The objective's name."""
+        return "distillation"
+
+    @property
+    def models(self) -> Mapping[str, str]:
+        """References of the models that it needs beside the base, by the setting that names them.
+
+        The settings' names are the roles of these models in the lineage.
+        """
+        return {"teacher": self.distillation.teacher}
+
+    def settings(self) -> dict[str, Any]:
+        """Return its settings as JSON without those references, since the lineage has the digests."""
+        return self.distillation.model_dump(mode="json", exclude={"teacher"})
+
+
 class StepCall(Config):
     """One step of ``then``.
 
@@ -230,7 +282,7 @@ class Recipe(Config):
     """A training run and the steps that follow it.
 
     ``method_config`` is the section that has the method's name in the file; the method's plugin provides the model that
-    validates it.
+    validates it. Without ``objective``, the loss on the labels is minimized.
     """
 
     name: Annotated[str, AfterValidator(_name)]
@@ -238,6 +290,7 @@ class Recipe(Config):
     data: DataConfig
     method: str
     method_config: dict[str, Any] = Field(default_factory=dict)
+    objective: ObjectiveConfig | None = None
     train: TrainConfig = Field(default_factory=TrainConfig)
     tags: dict[str, str] = Field(default_factory=dict)
     then: tuple[StepCall, ...] = ()
@@ -300,7 +353,7 @@ def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
     current = model
     for part in location:
         field = current.model_fields.get(part)
-        inner = field.annotation if field else None
+        inner = without_none(field.annotation) if field else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         current = inner

@@ -85,7 +85,7 @@ class MethodSpec(Spec):
     what: ClassVar[str] = "method"
     # A recipe has a section with the method's name for its settings, beside these keys.
     reserved: ClassVar[frozenset[str]] = frozenset(
-        {"name", "base", "data", "method", "method_config", "train", "tags", "then"}
+        {"name", "base", "data", "method", "method_config", "objective", "train", "tags", "then"}
     )
 
     config: str = "ftreg.core.recipe:NoConfig"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from pydantic import BaseModel
 
-    from ftreg.core.recipe import TrainConfig
+    from ftreg.core.recipe import ObjectiveConfig, TrainConfig
 
 CHECKPOINT = "checkpoint"
 ADAPTER = "adapter"
@@ -264,6 +264,8 @@ class TrainJob:
         report: Folder for files about the run (curves, pictures); kept as evidence.
         scratch: Folder for checkpoints; kept if the run is interrupted, so that it can be resumed.
         template: Jinja source of the chat template; None for the tokenizer's own, or ftreg's plain one if it has none.
+        objective: What to minimize; None for the loss on the labels. ``fit`` follows it.
+        models: The models that the objective needs beside the base, by their role, such as ``teacher``.
         resume: Continue from the newest checkpoint in ``scratch``.
         progress: Where to report progress.
     """
@@ -277,6 +279,8 @@ class TrainJob:
     report: Path
     scratch: Path
     template: str | None = None
+    objective: ObjectiveConfig | None = None
+    models: Mapping[str, Source] = field(default_factory=dict)
     resume: bool = False
     progress: Progress = field(default_factory=NullProgress)
 

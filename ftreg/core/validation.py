@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -74,7 +75,8 @@ def first_problem(model: type[BaseModel], error: ValidationError) -> FirstProble
 
     A value that fits none of several types is one problem, although pydantic reports an error for each type.
     """
-    errors = error.errors()
+    # What is missing comes last: often it is there, under a key that is misspelt.
+    errors = sorted(error.errors(), key=lambda one: one["type"] == "missing")
     places = [_key_of(model, one["loc"]) for one in errors]
     key, is_union = places[0]
     same = [one for one, place in zip(errors, places, strict=True) if place == (key, True)] if is_union else errors[:1]
@@ -95,6 +97,12 @@ def first_problem(model: type[BaseModel], error: ValidationError) -> FirstProble
     )
 
 
+def without_none(annotation: Any) -> Any:
+    """Return the type that an annotation allows beside None; the annotation itself if there are several, or none."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if get_origin(annotation) in (Union, UnionType) and len(kinds) == 1 else annotation
+
+
 def _key_of(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], bool]:
     """The keys in a location of pydantic's, and whether they lead to a value that may have several types.
 
@@ -105,7 +113,7 @@ def _key_of(model: type[BaseModel], location: Sequence[str | int]) -> tuple[list
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
-            current = field.annotation if field else None
+            current = without_none(field.annotation) if field else None
         elif isinstance(part, int) or get_origin(current) in (dict, Mapping):
             current = (get_args(current) or (None,))[-1]
         elif current is not None:

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ftreg.core.errors import InputError
+from ftreg.core.types import ADAPTER, Source
 
 
 def weight_bytes(folder: Path) -> int:
     """Return the bytes of the weights in a folder."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def model_folders(source: Source) -> tuple[Path, ...]:
+    """Return the folder of a version's files and, for an adapter, that of its base's."""
+    return (source.path, source.parent("base").path) if source.kind == ADAPTER else (source.path,)
 
 
 def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ftreg.context import Context
 from ftreg.core.capabilities import ALL_WEIGHTS
-from ftreg.core.errors import DiskFull, InfeasiblePlan
+from ftreg.core.errors import DiskFull, InfeasiblePlan, MissingExtra
 from ftreg.core.manifest import Parent
+from ftreg.core.recipe import ObjectiveConfig
 from ftreg.core.specs import EngineSpec
 from ftreg.core.types import ADAPTER, CHECKPOINT, ONNX, RunInfo, Splits
 from ftreg.data import Encoder, read_template
 from ftreg.models.architectures import check_causal
 from ftreg.models.facts import describe
 from ftreg.models.files import weight_bytes
+from ftreg.pipeline.inputs import KnownModel, objective_key
 from ftreg.pipeline.plan import Plan, with_article
 from ftreg.pipeline.runs import step_config, training_config, training_parents
 from ftreg.pipeline.steps import open_inputs
@@ -31,20 +34,16 @@ class Inputs:
     """What is known of a training's inputs before its work.
 
     Attributes:
-        kind: The base's kind.
-        base: The base's folder; None if it is not fetched yet.
-        base_digest: The base's digest; None if it is not in the registry yet.
+        base: The base.
+        models: The models of the objective, by role.
         dataset_digest: The dataset's digest.
         data: The examples, split.
-        new: Bytes that will be imported into the registry.
     """
 
-    kind: str
-    base: Path | None
-    base_digest: str | None
+    base: KnownModel
+    models: Mapping[str, KnownModel]
     dataset_digest: str
     data: Splits
-    new: int = 0
 
 
 def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool = False) -> None:
@@ -57,30 +56,34 @@ def check_before_work(context: Context, plan: Plan, inputs: Inputs, *, dry_run: 
         dry_run: Change nothing in the registry, not even its record of gates.
 
     Raises:
-        InfeasiblePlan: The method or a step does not work on this kind of base or model, or a step cannot combine the
-            versions given.
+        InfeasiblePlan: The method or a step does not work on this kind of base or model, a step cannot combine the
+            versions given, or a teacher does not fit the base.
         InputError: The base is not a causal language model, or the device, the precision or the base's tokenizer
             cannot be used.
         DataError: The data is empty, or the chat template refuses it.
-        MissingExtra: The engine that would certify a step's result is not installed.
+        MissingExtra: The engine that would certify a step's result, or what a teacher needs, is not installed.
         DiskFull: The results would not fit on the disk.
         FtregError: A gate of the registry refuses, or is not loaded.
     """
-    check_kind(plan, inputs.kind)
+    check_kind(plan, inputs.base.kind)
     _check_gates(context, plan, inputs, dry_run=dry_run)
     for step in plan.steps:
         for engine in context.host.specs(EngineSpec):
             if step.spec.produces in engine.kinds:
                 context.host.require(engine)
                 break
-    if inputs.base is not None and inputs.kind == CHECKPOINT:
-        _check_model(context, plan, inputs.base)
+    base = inputs.base.folder
+    if base is not None and inputs.base.kind == CHECKPOINT:
+        _check_model(context, plan, base)
     if importlib.util.find_spec("torch") is not None:  # a method that does not train with torch checks for itself
-        _check_training(plan, inputs.base, inputs.data)
-    size, checkpoints = inputs.new, 0
-    if inputs.base is not None:
-        size, checkpoints = weight_bytes(inputs.base), _checkpoints(plan, inputs.base)
-    _check_disk(context, plan, size=size, new=inputs.new, checkpoints=checkpoints)
+        _check_training(plan, base, inputs.data)
+    if plan.recipe.objective is not None:
+        _check_objective(plan.recipe.objective, inputs)
+    size, checkpoints = inputs.base.new, 0
+    if base is not None:
+        size, checkpoints = weight_bytes(base), _checkpoints(plan, base)
+    new = inputs.base.new + sum(model.new for model in inputs.models.values())
+    _check_disk(context, plan, size=size, new=new, checkpoints=checkpoints)
 
 
 def check_kind(plan: Plan, kind: str) -> None:
@@ -99,8 +102,10 @@ def _check_gates(context: Context, plan: Plan, inputs: Inputs, *, dry_run: bool)
     """Open the further inputs of the steps, and ask the gates about the training and about each step."""
     registry, recipe, method = context.registry, plan.recipe, plan.method
     registry.check_gates("ftreg_check_version")
-    parents = training_parents(inputs.base_digest, inputs.dataset_digest)
-    config = training_config(method, plan.method_config, recipe.train, read_template(recipe.data.template))
+    models = {role: model.digest for role, model in inputs.models.items()}
+    parents = training_parents(inputs.base.digest, models, inputs.dataset_digest)
+    template = read_template(recipe.data.template)
+    config = training_config(method, plan.method_config, recipe.train, template, recipe.objective)
     runs = [RunInfo(method.what, method.name, recipe.name, parents, config, recipe.tags)]
     for step, name in zip(plan.steps, plan.names[1:], strict=True):
         spec, config = step.spec, step_config(step.spec, step.config, recipe.train.seed)
@@ -131,6 +136,23 @@ def _check_training(plan: Plan, base: Path | None, data: Splits) -> None:
     if base is not None:
         encoder = Encoder(load_tokenizer(base), max_length=train.max_length, template=template)
         encoder.encode_batch(data.train[:_SAMPLE])
+
+
+def _check_objective(objective: ObjectiveConfig, inputs: Inputs) -> None:
+    """Check that the models of an objective can be loaded beside the base, and fit it; sizes are not judged."""
+    from ftreg.training.checks import check_teacher
+
+    for role, model in inputs.models.items():
+        where = objective_key(objective, role)
+        if model.kind not in (CHECKPOINT, ADAPTER):
+            raise InfeasiblePlan(
+                f"a {role} is a checkpoint or an adapter; {model.name} is {with_article(model.kind)}", where=where
+            )
+        for requirement in model.requires:
+            if not requirement.is_installed:
+                raise MissingExtra(model.name, requirement.distribution, requirement.install)
+        if model.folders and inputs.base.folder is not None:
+            check_teacher(model.folders, inputs.base.folder, where=where)
 
 
 def _checkpoints(plan: Plan, base: Path) -> int:

@@ -18,7 +18,8 @@ from ftreg.core.capabilities import FULL_PRECISION
 from ftreg.core.errors import InputError, UnknownName
 from ftreg.core.manifest import Json, Manifest, Producer
 from ftreg.core.names import check_name
-from ftreg.core.recipe import DataConfig
+from ftreg.core.recipe import DataConfig, ObjectiveConfig
+from ftreg.core.requirements import Requirement
 from ftreg.core.types import CHECKPOINT, DATASET, Example, Source, Splits, Version
 from ftreg.data import (
     StoredExamples,
@@ -29,6 +30,8 @@ from ftreg.data import (
     stream_examples,
     write_dataset,
 )
+from ftreg.models.files import model_folders
+from ftreg.pipeline.engines import runtime_of
 from ftreg.registry import Draft, Prepared
 from ftreg.registry.blobs import hash_file
 
@@ -40,7 +43,7 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICEN
 
 @dataclass(frozen=True)
 class OpenedInput:
-    """A base or a dataset that is ready to be used.
+    """A model or a dataset that is ready to be used.
 
     Attributes:
         name: Its name in the registry, now or once it is published.
@@ -56,10 +59,60 @@ class OpenedInput:
     manifest: Manifest
     prepared: Prepared | None = None
 
+    def source(self, context: Context) -> Source:
+        """Return it as plugins see it."""
+        return Source(self.name, self.digest, self.path, self.manifest, context.registry.source)
+
     def publish(self, context: Context) -> None:
         """Publish the input unless it is in the registry already; its staging must still be open."""
         if self.prepared is not None:
             context.registry.publish(self.name, self.prepared)
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """What is known of a model before work, whether it is in the registry or not.
+
+    Attributes:
+        name: What it is called, for people.
+        kind: What its files are.
+        folders: The folder of its files, and that of its base's if it is an adapter; empty if it is not fetched yet.
+        digest: Its digest; None if it is not in the registry yet.
+        requires: Distributions that loading it needs, beyond those of the engine.
+        new: Bytes that will be imported into the registry.
+    """
+
+    name: str
+    kind: str = CHECKPOINT
+    folders: tuple[Path, ...] = ()
+    digest: str | None = None
+    requires: tuple[Requirement, ...] = ()
+    new: int = 0
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of its files; None if it is not fetched yet."""
+        return self.folders[0] if self.folders else None
+
+    @classmethod
+    def of(cls, source: Source) -> KnownModel:
+        """Return what is known of a version that is open."""
+        return cls(source.ref, source.kind, model_folders(source), source.digest, tuple(runtime_of(source)))
+
+
+def open_models(context: Context, stack: ExitStack, objective: ObjectiveConfig | None) -> dict[str, OpenedInput]:
+    """Open the models that an objective needs beside the base, by role; as ``open_base`` does."""
+    if objective is None:
+        return {}
+    return {
+        role: open_base(context, stack, ref, where=objective_key(objective, role))
+        for role, ref in objective.models.items()
+    }
+
+
+def objective_key(objective: ObjectiveConfig, setting: str) -> str:
+    """Return the key of an objective's setting in a recipe, for errors."""
+    return f"objective.{objective.name}.{setting}"
 
 
 def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "base") -> OpenedInput:
@@ -76,13 +129,12 @@ def open_base(context: Context, stack: ExitStack, base: str, *, where: str = "ba
     """
     if is_path(base):
         folder = Path(base).expanduser()
-        return _stage_base(context, stack, folder, folder.resolve().name, {"folder": folder.resolve().name}, where)
+        return _stage_base(context, stack, folder, model_name(base), {"folder": folder.resolve().name}, where)
     if is_uri(base):
         fetched = context.host.resolve_base(base)
         if fetched is None:
             raise InputError(f"no plugin can fetch {base!r}", where=where, hint="See `registry.host.plugins`")
-        name = base.split(":", 1)[1].split("@")[0].rstrip("/").rsplit("/", 1)[-1]
-        return _stage_base(context, stack, fetched, name, {"uri": base, "resolved": fetched.name}, where)
+        return _stage_base(context, stack, fetched, model_name(base), {"uri": base, "resolved": fetched.name}, where)
     try:
         return _registered(context, base)
     except UnknownName as error:
@@ -172,6 +224,13 @@ def is_path(text: str) -> bool:
 def is_uri(text: str) -> bool:
     """Return True if ``text`` is a URI that a plugin has to fetch, such as ``hf:org/name``."""
     return bool(_URI.fullmatch(text)) and not text.startswith("b3:")
+
+
+def model_name(path_or_uri: str) -> str:
+    """Return the last part of a folder's path, or of a URI without its revision."""
+    if is_path(path_or_uri):
+        return Path(path_or_uri).expanduser().resolve().name
+    return path_or_uri.split(":", 1)[1].split("@")[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 def check_model_folder(folder: Path, where: str) -> None:

@@ -24,6 +24,8 @@ UNKNOWN = "unknown"
 
 _PARITY = ("kl", "kl_max", "top1", "loss_parent", "loss_child", "loss_delta", "greedy_prefix", "logit_error")
 
+_TEACHER = "teacher"  # the role of a model that a version was trained on; a version has none of its weights
+
 _LIBRARIES = {CHECKPOINT: "transformers", ADAPTER: "peft", ONNX: "onnx"}
 
 
@@ -38,15 +40,16 @@ class _Ancestor:
 def model_card(registry: Registry, version: Version) -> str:
     """Return the card of ``version`` as Markdown with YAML front matter."""
     ancestors = list(_ancestors(registry, version))
+    models = list(_ancestors(registry, version, without=_TEACHER))
     evidence = registry.evidence(version.digest)
     licences = _licences(registry, version, ancestors)
     parts = [
-        f"---\n{_yaml(_front_matter(registry, version, ancestors, evidence, licences))}---",
+        f"---\n{_yaml(_front_matter(registry, version, models, evidence, licences))}---",
         f"# {version.name}",
         f"Version {version.number} of `{version.name}`, of kind `{version.kind}`, for {version.manifest.task}. "
         f"ftreg wrote this card from what is on record. Digest: `{version.digest}`.",
         "## How to load it",
-        usage(version.manifest, _base_name(registry, ancestors)),
+        usage(version.manifest, _base_name(registry, models)),
         "## What it was made from",
         _table(["version", "role", "kind", "made by", "digest"], _lineage_rows(version, ancestors)),
         "## How it was made",
@@ -78,13 +81,13 @@ for file in json.loads(manifest)["files"]:
 ```"""
 
 
-def _ancestors(registry: Registry, version: Version) -> Iterator[_Ancestor]:
-    """Yield what ``version`` was made from, its parents first, each once."""
+def _ancestors(registry: Registry, version: Version, *, without: str | None = None) -> Iterator[_Ancestor]:
+    """Yield what ``version`` was made from, its parents first, each once; not what leads there by the role given."""
     seen = {version.digest}
     waiting = [version]
     while waiting:
         for parent in waiting.pop(0).manifest.parents:
-            if parent.digest not in seen:
+            if parent.digest not in seen and parent.role != without:
                 seen.add(parent.digest)
                 found = registry.get(parent.digest)
                 waiting.append(found)
@@ -94,11 +97,11 @@ def _ancestors(registry: Registry, version: Version) -> Iterator[_Ancestor]:
 def _front_matter(
     registry: Registry,
     version: Version,
-    ancestors: Sequence[_Ancestor],
+    models: Sequence[_Ancestor],
     evidence: Sequence[EvidenceRecord],
     licences: Mapping[str, str],
 ) -> dict[str, Json]:
-    """Return the metadata that the Hub reads."""
+    """Return the metadata that the Hub reads; ``models`` are those that the weights come from."""
     known = sorted(set(licences.values()))
     facts: dict[str, Json] = {
         "license": known[0] if len(known) == 1 else UNKNOWN if not known or UNKNOWN in known else "other",
@@ -107,7 +110,7 @@ def _front_matter(
     }
     if version.kind in _LIBRARIES:
         facts["library_name"] = _LIBRARIES[version.kind]
-    if hub := _hub_bases(registry, ancestors):
+    if hub := _hub_bases(registry, models):
         facts["base_model"] = hub[0] if len(hub) == 1 else hub
         facts["base_model_relation"] = _relation(version)
     if results := [_result(registry, version, run, figures) for run, figures in _evaluations(evidence).items()]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from ftreg.core.capabilities import FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE
+from ftreg.core.capabilities import FULL_PRECISION, GRADIENT_CHECKPOINTING, MERGEABLE, OBJECTIVES
 from ftreg.core.errors import InfeasiblePlan, UnknownName
 from ftreg.core.host import PluginHost
 from ftreg.core.recipe import Recipe, StepCall
@@ -106,7 +106,13 @@ def make_plan(host: PluginHost, recipe: Recipe, *, where: str = "recipe") -> Pla
 
 
 def check_training(recipe: Recipe, method: MethodSpec, where: str) -> None:
-    """Raise ``InfeasiblePlan`` if the method does not support a setting of the trainer."""
+    """Raise ``InfeasiblePlan`` if the method does not support the objective or a setting of the trainer."""
+    if recipe.objective is not None and OBJECTIVES not in method.trains:
+        raise InfeasiblePlan(
+            f"method {method.name} does not follow an objective of the recipe",
+            where=f"{where}.objective",
+            hint="Choose another method, such as full or lora, or take the objective out.",
+        )
     if recipe.train.gradient_checkpointing and GRADIENT_CHECKPOINTING not in method.trains:
         raise InfeasiblePlan(
             f"method {method.name} cannot train with gradient checkpointing",

@@ -10,7 +10,7 @@ from typing import TypeVar
 from ftreg.context import Context
 from ftreg.core.errors import FtregError, InputError, UnknownName
 from ftreg.core.manifest import Json, Parent
-from ftreg.core.recipe import TrainConfig, validate
+from ftreg.core.recipe import ObjectiveConfig, TrainConfig, validate
 from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import Source, Version
 from ftreg.data import read_dataset
@@ -84,8 +84,10 @@ def _training(context: Context, version: Version) -> Training:
     config = context.host.configure(spec, recorded[spec.name], where=f"{where}: {spec.name}")
     train = validate(TrainConfig, recorded["train"], where=f"{where}: train")
     template = _template(context, version)
+    objective, models = _objective(context, version)
+    full = training_config(spec, config, train, template, objective)
     return Training(
-        work=work_of(context.host, spec, training_config(spec, config, train, template), manifest.parents),
+        work=work_of(context.host, spec, full, manifest.parents),
         spec=spec,
         name=version.name,
         base=base.path,
@@ -93,7 +95,20 @@ def _training(context: Context, version: Version) -> Training:
         config=config,
         train=train,
         template=template,
+        objective=objective,
+        models=models,
     )
+
+
+def _objective(context: Context, version: Version) -> tuple[ObjectiveConfig | None, dict[str, Source]]:
+    """Return what the training of a version minimized, None for the loss on the labels, and the models it needs."""
+    recorded = version.manifest.producer.config.get("objective")
+    if recorded is None:
+        return None, {}
+    teacher = _parent(context, version, "teacher")
+    settings = {"distillation": {**recorded["distillation"], "teacher": teacher.digest}}
+    where = f"configuration of {version.ref}: objective"
+    return validate(ObjectiveConfig, settings, where=where), {"teacher": teacher}
 
 
 def template_file(version: Version) -> str | None:

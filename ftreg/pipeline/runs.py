@@ -15,7 +15,7 @@ from ftreg.context import Context
 from ftreg.core.faults import fault_of
 from ftreg.core.host import PluginHost
 from ftreg.core.manifest import Json, Parent, Producer
-from ftreg.core.recipe import TrainConfig
+from ftreg.core.recipe import ObjectiveConfig, TrainConfig
 from ftreg.core.requirements import Requirement, installed_versions
 from ftreg.core.specs import MethodSpec, StepSpec
 from ftreg.core.types import Artifact, RunInfo, Splits, Version
@@ -93,20 +93,41 @@ def environment_of(requires: Iterable[Requirement]) -> dict[str, str | None]:
     return {"python": platform.python_version(), **installed_versions(requires)}
 
 
-def training_config(spec: MethodSpec, config: BaseModel, train: TrainConfig, template: str | None) -> dict[str, Json]:
-    """Return the full configuration of a training; ``template`` is the source of its chat template."""
+def training_config(
+    spec: MethodSpec,
+    config: BaseModel,
+    train: TrainConfig,
+    template: str | None,
+    objective: ObjectiveConfig | None,
+) -> dict[str, Json]:
+    """Return the full configuration of a training.
+
+    Args:
+        spec: The method.
+        config: Its configuration.
+        train: The trainer's configuration.
+        template: Source of the chat template.
+        objective: What is minimized; None for the loss on the labels, which is not recorded.
+    """
     return {
         spec.name: full_config(config),
         "train": full_config(train),
         # The template is stored as a file of the version; here its hash is enough to tell templates apart.
         "template": "auto" if template is None else f"b3:{blake3(template.encode()).hexdigest()}",
+        **({"objective": {objective.name: objective.settings()}} if objective else {}),
     }
 
 
-def training_parents(base: str | None, dataset: str) -> tuple[Parent, ...]:
-    """Return the parents of a training's result, by their digests; without the base if it is not known."""
-    parents = (Parent("dataset", dataset),)
-    return parents if base is None else (Parent("base", base), *parents)
+def training_parents(base: str | None, models: Mapping[str, str | None], dataset: str) -> tuple[Parent, ...]:
+    """Return the parents of a training's result by their digests, without those that are not known.
+
+    Args:
+        base: The base.
+        models: The models of the objective, by role.
+        dataset: The dataset.
+    """
+    digests = {"base": base, **models, "dataset": dataset}
+    return tuple(Parent(role, digest) for role, digest in digests.items() if digest is not None)
 
 
 def step_config(spec: StepSpec, config: BaseModel, seed: int) -> dict[str, Json]:

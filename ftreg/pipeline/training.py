@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from ftreg.context import Context
-from ftreg.core.recipe import TrainConfig
+from ftreg.core.recipe import ObjectiveConfig, TrainConfig
 from ftreg.core.specs import MethodSpec
-from ftreg.core.types import Artifact, Splits, TrainJob, Version
+from ftreg.core.types import Artifact, Source, Splits, TrainJob, Version
 from ftreg.data import read_template
 from ftreg.pipeline.checks import Inputs, check_before_work, check_kind
-from ftreg.pipeline.inputs import OpenedInput, open_base, open_data
+from ftreg.pipeline.inputs import KnownModel, OpenedInput, open_base, open_data, open_models
 from ftreg.pipeline.plan import Plan
 from ftreg.pipeline.results import run_plugin
 from ftreg.pipeline.resuming import run_folder
@@ -35,6 +36,8 @@ class Training:
         config: The method's configuration.
         train: The trainer's configuration.
         template: Jinja source of the chat template; None for the tokenizer's own.
+        objective: What to minimize; None for the loss on the labels.
+        models: The models of the objective, by role.
     """
 
     work: Work
@@ -45,6 +48,8 @@ class Training:
     config: BaseModel
     train: TrainConfig
     template: str | None = None
+    objective: ObjectiveConfig | None = None
+    models: Mapping[str, Source] = field(default_factory=dict)
 
     def run(self, context: Context, staging: Staging, *, scratch: Path | None = None, resume: bool = False) -> Artifact:
         """Train, write the result into ``staging.files``, and describe it.
@@ -68,6 +73,8 @@ class Training:
             report=staging.report,
             scratch=scratch,
             template=self.template,
+            objective=self.objective,
+            models=self.models,
             resume=resume,
             progress=context.progress,
         )
@@ -90,24 +97,51 @@ def train(context: Context, plan: Plan, *, resume: bool = False, reuse: bool = F
     with ExitStack() as stack:
         base = open_base(context, stack, plan.recipe.base)
         check_kind(plan, base.manifest.kind)
+        models = open_models(context, stack, plan.recipe.objective)
         dataset, splits = open_data(context, stack, plan.recipe.data)
-        check_before_work(context, plan, Inputs(base.manifest.kind, base.path, base.digest, dataset.digest, splits))
-        return _train(context, plan, base, dataset, splits, resume=resume, reuse=reuse)
+        sources = {role: model.source(context) for role, model in models.items()}
+        known = {role: KnownModel.of(source) for role, source in sources.items()}
+        check_before_work(context, plan, Inputs(KnownModel.of(base.source(context)), known, dataset.digest, splits))
+        training = _prepare(context, plan, base, sources, dataset, splits)
+        return _train(context, plan, training, [base, *models.values(), dataset], resume=resume, reuse=reuse)
+
+
+def _prepare(
+    context: Context,
+    plan: Plan,
+    base: OpenedInput,
+    models: Mapping[str, Source],
+    dataset: OpenedInput,
+    splits: Splits,
+) -> Training:
+    """Describe the training of ``plan`` on opened inputs."""
+    recipe, method = plan.recipe, plan.method
+    template = read_template(recipe.data.template)
+    config = training_config(method, plan.method_config, recipe.train, template, recipe.objective)
+    digests = {role: source.digest for role, source in models.items()}
+    return Training(
+        work=work_of(context.host, method, config, training_parents(base.digest, digests, dataset.digest)),
+        spec=method,
+        name=recipe.name,
+        base=base.path,
+        data=splits,
+        config=plan.method_config,
+        train=recipe.train,
+        template=template,
+        objective=recipe.objective,
+        models=models,
+    )
 
 
 def _train(
-    context: Context, plan: Plan, base: OpenedInput, dataset: OpenedInput, splits: Splits, *, resume: bool, reuse: bool
+    context: Context, plan: Plan, training: Training, inputs: Sequence[OpenedInput], *, resume: bool, reuse: bool
 ) -> Version:
-    """Train on opened inputs; publish them and the result."""
-    recipe, method = plan.recipe, plan.method
-    template = read_template(recipe.data.template)
-    config = training_config(method, plan.method_config, recipe.train, template)
-    work = work_of(context.host, method, config, training_parents(base.digest, dataset.digest))
+    """Run a training; publish its inputs and its result."""
+    recipe, work = plan.recipe, training.work
     if reuse and (known := context.registry.find_produced(work.cache_key, name=recipe.name)) is not None:
         context.progress.say(f"{known.ref} was trained by the same run before; reused")
         return known
 
-    training = Training(work, method, recipe.name, base.path, splits, plan.method_config, recipe.train, template)
     folder = context.registry.home / "runs" / work.cache_key
     with (
         run_folder(folder, recipe.name, resume=resume, progress=context.progress) as scratch,
@@ -116,8 +150,8 @@ def _train(
     ):
         artifact = training.run(context, staging, scratch=scratch, resume=resume)
         draft = work.draft(artifact, staging)
-        base.publish(context)
-        dataset.publish(context)
+        for each in inputs:
+            each.publish(context)
         version = context.registry.publish(recipe.name, draft, tags=recipe.tags)
         published.append(version)
     return version

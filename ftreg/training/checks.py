@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ftreg.core.errors import DataError, InputError
+from collections.abc import Sequence
+from pathlib import Path
+
+from ftreg.core.errors import DataError, InfeasiblePlan, InputError
 from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import Splits
+from ftreg.models.architectures import check_causal
+from ftreg.models.tokenizer import load_tokenizer
 from ftreg.training.loading import resolve_precision
 
 
@@ -26,3 +31,37 @@ def check_settings(train: TrainConfig, data: Splits) -> None:
                 where=f"train.{setting}",
                 hint=f"Set data.validation to a share such as 0.1, or take {setting} out.",
             )
+
+
+def check_teacher(teacher: Sequence[Path], base: Path, *, where: str) -> None:
+    """Raise if a model cannot be the teacher of another one; only configurations and tokenizers are read.
+
+    Args:
+        teacher: The folder of a checkpoint, or those of an adapter and its base.
+        base: The folder of the student.
+        where: What names the teacher, for errors.
+
+    Raises:
+        InputError: The teacher is not a causal language model, or has no tokenizer.
+        InfeasiblePlan: Their vocabularies differ.
+    """
+    check_causal(teacher[-1])
+    ours, theirs = _tokens(base), _tokens(*teacher)
+    different = [number for number in ours.keys() | theirs.keys() if ours.get(number) != theirs.get(number)]
+    if different:
+        first = min(different)
+        raise InfeasiblePlan(
+            f"teacher and base have different vocabularies: token {first} is {_said(ours.get(first))} in the base and "
+            f"{_said(theirs.get(first))} in the teacher; {len(different)} tokens differ",
+            where=where,
+            hint="Distillation compares probabilities token by token. Choose a teacher of the base's family.",
+        )
+
+
+def _tokens(*folders: Path) -> dict[int, str]:
+    """Return the tokens of a model's tokenizer by their ids."""
+    return {number: token for token, number in load_tokenizer(*folders).get_vocab().items()}
+
+
+def _said(token: str | None) -> str:
+    return "missing" if token is None else repr(token)

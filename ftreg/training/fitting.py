@@ -15,8 +15,8 @@ from ftreg.training.batches import Collator, encode_rows, pack_rows
 from ftreg.training.checkpoints import newest_checkpoint
 from ftreg.training.checks import check_settings
 from ftreg.training.loading import load_encoder, resolve_precision
-from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import Milestones
+from ftreg.training.objectives import load_objective
 from ftreg.training.report import peak_memory, split_history, totals, write_report
 from ftreg.training.trainer import LanguageTrainer
 from ftreg.training.weights import check_trained, fingerprint, trainable
@@ -25,10 +25,10 @@ from ftreg.training.weights import check_trained, fingerprint, trainable
 def fit(job: TrainJob, model: Any) -> dict[str, Json]:
     """Train ``model`` as the job says; write ``metrics.json`` and ``loss.png`` into its ``report`` folder.
 
-    The parameters that require gradients are trained. Ctrl-C, SIGTERM and SIGHUP end the run after the running step,
-    with a checkpoint in ``job.scratch``; a second Ctrl-C or SIGTERM ends it at once. A run that is killed has its last
-    regular checkpoint there (``train.save_every``). ``job.resume`` goes on from the newest one: on a CPU, to the very
-    bytes that the uninterrupted run would have made.
+    The parameters that require gradients are trained towards ``job.objective``. Ctrl-C, SIGTERM and SIGHUP end the run
+    after the running step, with a checkpoint in ``job.scratch``; a second Ctrl-C or SIGTERM ends it at once. A run that
+    is killed has its last regular checkpoint there (``train.save_every``). ``job.resume`` goes on from the newest one:
+    on a CPU, to the very bytes that the uninterrupted run would have made.
 
     Args:
         job: The job.
@@ -37,10 +37,12 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
     Returns:
         The figures of the run, which ``metrics.json`` holds as ``totals``: those of ``report.totals``, peak memory,
         ``trained_tensors``, ``changed_tensors`` and ``trained_parameters``, ``stopped`` (``completed`` or ``early
-        stopping``), and what the run used: ``logits``, ``batching``, ``device``, ``precision``.
+        stopping``), and what the run used: ``logits``, ``batching``, ``device``, ``precision``; with a teacher also
+        ``teacher_logits``.
 
     Raises:
-        InputError: The settings cannot be used with this data, device or model, or there is nothing to resume.
+        InputError: The settings cannot be used with this data, device or model, a model of the objective cannot be
+            loaded, or there is nothing to resume.
         DataError: The data cannot be encoded, or has no labelled token.
         FtregError: Training diverged, or changed nothing.
         KeyboardInterrupt: Ctrl-C; for SIGTERM and SIGHUP ``Terminated``, which derives from it. A checkpoint was
@@ -49,13 +51,13 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
     _check(job, model)
     encoder = load_encoder(job)
     collator = Collator(encoder.tokenizer.pad_token_id or 0)
-    loss = LabelledLoss(model)
+    objective = load_objective(job, model)
     with quiet(), _ready_to_train(job, model):
         rows = encode_rows(encoder, job.data.train, job.progress)
         eval_rows = encode_rows(encoder, job.data.validation, job.progress)
-        loss.check(rows, collator)
-        if job.train.batching == "packed":
-            loss.check_packing(rows, collator)
+        packed = job.train.batching == "packed"
+        objective.check(rows, collator, packed=packed)
+        if packed:
             rows = pack_rows(rows, job.train.max_length)
         interruption = Interruption()
         milestones = Milestones(
@@ -71,7 +73,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
             train_rows=rows,
             eval_rows=eval_rows,
             collator=collator,
-            loss=loss,
+            objective=objective,
             milestones=milestones,
             scratch=job.scratch,
             progress=job.progress,
@@ -87,7 +89,7 @@ def fit(job: TrainJob, model: Any) -> dict[str, Json]:
         **changes,
         "stopped": milestones.stopped,
         "trained_parameters": sum(weight.numel() for weight in trainable(model).values()),
-        "logits": "labelled positions" if loss.selective else "all positions",
+        **objective.facts(),
         "batching": job.train.batching,
         "device": model.device.type,
         "precision": resolve_precision(job.train),

@@ -15,14 +15,16 @@ from ftreg.core.manifest import Json
 from ftreg.core.types import Progress
 from ftreg.training.plot import Curve, draw_loss
 
+_EVALUATED = "eval_"  # what the trainer puts before the names of an evaluation's figures
+
 
 def split_history(history: Curve) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split the trainer's log into two curves: its steps, and its evaluations."""
+    """Split the trainer's log into two curves: its steps, and its evaluations with their loss and further figures."""
     steps = [dict(entry) for entry in history if "loss" in entry]
     evaluations = [
-        {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
+        {name.removeprefix(_EVALUATED): value for name, value in entry.items()}
         for entry in history
-        if "eval_loss" in entry
+        if f"{_EVALUATED}loss" in entry
     ]
     return steps, evaluations
 
@@ -39,7 +41,7 @@ def totals(steps: Curve, evaluations: Curve) -> dict[str, Json]:
         ``steps``, ``epochs``, ``final_training_loss`` (mean of the last tenth of the steps), ``final_validation_loss``,
         ``best_validation_loss`` and ``best_validation_step`` (each None without validation examples), ``tokens``,
         ``labelled_tokens``, ``seconds`` (in optimizer steps alone) and ``tokens_per_second``. Losses are in nats per
-        labelled token.
+        labelled token. Further figures of the objective are there as ``final_validation_NAME``.
     """
     seconds = sum(entry["seconds"] for entry in steps)
     tokens = sum(entry["tokens"] for entry in steps)
@@ -52,11 +54,18 @@ def totals(steps: Curve, evaluations: Curve) -> dict[str, Json]:
         "final_validation_loss": evaluations[-1]["loss"] if evaluations else None,
         "best_validation_loss": best["loss"] if best else None,
         "best_validation_step": best["step"] if best else None,
+        **_further(evaluations),
         "tokens": tokens,
         "labelled_tokens": sum(entry["labelled_tokens"] for entry in steps),
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 1),
     }
+
+
+def _further(evaluations: Curve) -> dict[str, Json]:
+    """Return the last evaluation's figures beside the loss."""
+    last = evaluations[-1] if evaluations else {}
+    return {f"final_validation_{name}": last[name] for name in last if name not in ("step", "epoch", "loss")}
 
 
 def peak_memory(device: torch.device) -> dict[str, Json]:

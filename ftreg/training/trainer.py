@@ -20,8 +20,8 @@ from ftreg.core.recipe import TrainConfig
 from ftreg.core.types import Progress
 from ftreg.training.batches import Batches, Collator, Row
 from ftreg.training.checkpoints import UNFINISHED, commit_checkpoint, link_or_copy
-from ftreg.training.loss import LabelledLoss
 from ftreg.training.milestones import Milestones
+from ftreg.training.objectives.base import Objective
 from ftreg.training.schedule import learning_rate_factor
 from ftreg.training.weights import load_trainable, save_trainable
 
@@ -41,7 +41,7 @@ class LanguageTrainer(transformers.Trainer):
         train_rows: Rows to train on.
         eval_rows: Rows to evaluate on; may be empty.
         collator: Turns rows into batches.
-        loss: Computes a batch's summed loss.
+        objective: Computes the loss of a batch.
         milestones: Decides when to evaluate, to save and to stop.
         scratch: Folder for checkpoints.
         progress: Where to report progress.
@@ -59,7 +59,7 @@ class LanguageTrainer(transformers.Trainer):
         train_rows: Sequence[Row],
         eval_rows: Sequence[Row],
         collator: Collator,
-        loss: LabelledLoss,
+        objective: Objective,
         milestones: Milestones,
         scratch: Path,
         progress: Progress,
@@ -74,9 +74,9 @@ class LanguageTrainer(transformers.Trainer):
             callbacks=[milestones],
         )
         self.remove_callback(transformers.PrinterCallback)
-        self.model_accepts_loss_kwargs = True  # compute_loss divides by the labelled tokens of the whole step
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by what the whole step counts
         self._train_config = train
-        self._labelled_loss = loss
+        self._objective = objective
         self._milestones = milestones
         self._progress = progress
         self._batches = Batches(
@@ -87,6 +87,7 @@ class LanguageTrainer(transformers.Trainer):
             seed=train.seed,
         )
         self._counted: dict[str, int] = {}
+        self._figures: dict[str, torch.Tensor] = {}
         self._started = 0.0
 
     @property
@@ -101,22 +102,28 @@ class LanguageTrainer(transformers.Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """Return the batches of one step, and their number of labelled tokens."""
+        """Return the batches of one step, and how many items the step's loss is a mean over."""
         self._started = time.perf_counter()
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        labelled = sum(len(batch["targets"]) for batch in batches)
-        self._counted = {"tokens": sum(batch["tokens"] for batch in batches), "labelled_tokens": labelled}
-        return batches, torch.tensor(labelled, device=device)
+        self._counted = {
+            "tokens": sum(batch["tokens"] for batch in batches),
+            "labelled_tokens": sum(len(batch["targets"]) for batch in batches),
+        }
+        self._figures = {}
+        return batches, torch.tensor(sum(map(self._objective.count, batches)), device=device)
 
     def compute_loss(
         self,
-        _model: Any,
+        model: Any,
         inputs: dict[str, torch.Tensor],
         _return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the batch's share of the step's mean loss per labelled token."""
-        return self._labelled_loss(inputs) / num_items_in_batch
+        """Return the batch's share of the step's mean loss, and add its shares of the further figures."""
+        loss = self._objective.loss(model, inputs)
+        for name, value in loss.figures.items():
+            self._figures[name] = self._figures.get(name, 0.0) + value / num_items_in_batch
+        return loss.total / num_items_in_batch
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the learning-rate scheduler, which is created once."""
@@ -135,16 +142,19 @@ class LanguageTrainer(transformers.Trainer):
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure the mean loss per labelled token of the evaluation rows, without keeping logits."""
+        """Measure the mean loss of the evaluation rows, and the objective's further figures, without keeping logits."""
         self.model.eval()
         rows = sorted(self.eval_dataset, key=lambda row: -len(row.input_ids))
         size = self._train_config.batch_size
-        total, count = torch.zeros((), device=self.args.device), 0
+        sums: dict[str, torch.Tensor] = {"loss": torch.zeros((), device=self.args.device)}
+        count = 0
         for start in range(0, len(rows), size):
-            batch = self.data_collator(rows[start : start + size])
-            count += len(batch["targets"])
-            total += self._labelled_loss(to_device(self, batch))
-        metrics = {"eval_loss": total.item() / max(1, count)}
+            batch = to_device(self, self.data_collator(rows[start : start + size]))
+            count += self._objective.count(batch)
+            loss = self._objective.loss(self.model, batch)
+            for name, value in {"loss": loss.total, **loss.figures}.items():
+                sums[name] = sums.get(name, 0.0) + value
+        metrics = {f"eval_{name}": value.item() / max(1, count) for name, value in sums.items()}
         self._refuse_divergence("the validation loss is {}", metrics["eval_loss"])
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -154,7 +164,8 @@ class LanguageTrainer(transformers.Trainer):
         """Record a step and report its figures; raise ``FtregError`` if they are not finite."""
         if "loss" in logs:
             seconds = time.perf_counter() - self._started
-            logs |= {**self._counted, "seconds": round(seconds, 6)}
+            figures = {name: value.item() for name, value in self._figures.items()}
+            logs |= {**self._counted, **figures, "seconds": round(seconds, 6)}
             self._refuse_divergence("the loss is {}", logs["loss"])
             if self.args.fp16 and not math.isfinite(logs["grad_norm"]):
                 del logs["grad_norm"]  # the step was skipped: the loss scale was too high

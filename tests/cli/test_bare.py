@@ -58,6 +58,7 @@ TYPED: dict[str, str | None] = {
     "data preview rows.jsonl --base base": "ftreg[train]",
     "data stdlib stdlib.jsonl": None,
     "train --base base --data rows.jsonl": "ftreg[train]",
+    "distill base --teacher base --data rows.jsonl": "ftreg[train]",
     "run recipe.yaml": "ftreg[train]",
     "merge base": "ftreg[train]",
     "quantize base": "ftreg[train]",

@@ -52,6 +52,7 @@ def test_references(complete: Complete) -> None:
     assert complete("deploy", "x", "--variant", "bas") == ["base", "base:1"]
     assert complete("merge", "bot:1", "--with", "base:1=") == []
     assert complete("train", "--base", "bas") == ["base", "base:1"]
+    assert complete("distill", "base:1", "--teacher", "bas") == ["base", "base:1"]
 
 
 def test_every_reference_argument_completes() -> None:
@@ -82,6 +83,10 @@ def test_settings(complete: Complete, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("method: qlora\n")
     assert "qlora.rank=" in complete("run", str(recipe), "--set", "qlora.")
+    assert complete("distill", "bot", "--set", "objective.distillation.te") == [
+        "objective.distillation.teacher=",
+        "objective.distillation.temperature=",
+    ]
     assert complete("quantize", "bot", "--set", "sch") == ["scheme="]
     assert complete("apply", "prune", "bot", "--set", "spars") == ["sparsity="]
     assert complete("data", "check", "x.jsonl", "--set", "group") == ["group_by="]

@@ -27,6 +27,7 @@ class Model(Config):
     either: int | Literal["auto"] = 1
     table: dict[str, int] = Field(default_factory=dict)
     inner: Inner = Inner()
+    maybe: Inner | None = None
     path: Path | None = None
 
 
@@ -56,8 +57,11 @@ class Model(Config):
         ({"table": 3}, "m.table: must be a mapping of keys to values, not 3"),
         ({"inner": 3}, "m.inner: must be a mapping of keys to values, not 3"),
         ({"inner": {"rte": 1}}, "m.inner.rte: unknown key 'rte'\n  Did you mean rate?"),
+        ({"maybe": 3}, "m.maybe: must be a mapping of keys to values, not 3"),
+        ({"maybe": {"rte": 1}}, "m.maybe.rte: unknown key 'rte'\n  Did you mean rate?"),
+        ({"maybe": {"rate": "x"}}, "m.maybe.rate: must be "),
         ({"path": 3}, "m.path: must be a path, not 3"),
-        ({"rate": 1}, "m.rate: unknown key 'rate'\n  Did you mean inner.rate?"),
+        ({"rate": 1}, "m.rate: unknown key 'rate'\n  Did you mean inner.rate or maybe.rate?"),
     ],
 )
 def test_messages(values: dict[str, Any], said: str) -> None:
@@ -82,6 +86,9 @@ RECIPE = {"base": "base:1", "data": "faq.jsonl"}
         ("epochs", "Did you mean train.epochs?"),
         ("batch_size", "Did you mean train.batch_size?"),
         ("train.bs", "Did you mean batch_size?"),
+        ("objective.distilation.teacher", "Did you mean distillation?"),
+        ("objective.distillation.temprature", "Did you mean temperature?"),
+        ("distillation", "Did you mean objective.distillation?"),
     ],
 )
 def test_keys_of_other_tools_are_understood(key: str, hint: str) -> None:

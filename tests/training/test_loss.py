@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import peft
 import pytest
 import torch
 import transformers
@@ -11,41 +10,11 @@ from hypothesis import strategies as st
 
 from ftreg.core.errors import InputError
 from ftreg.data import IGNORED
-from ftreg.training.batches import Collator, Row, join_rows, pack_rows
-from ftreg.training.loss import LabelledLoss
+from ftreg.training.batches import join_rows, pack_rows
+from ftreg.training.objectives.causal_lm import CausalLM
+from tests.training.losses import COLLATOR, ROWS, gradients, load, make_row, with_lora, with_prefix
 
 ARCHITECTURES = ["llama", "gpt2", "qwen2", "qwen3"]
-COLLATOR = Collator(0)
-
-
-def make_row(length: int, prompt: int, seed: int) -> Row:
-    """A row of random tokens, labelled from position ``prompt`` on."""
-    ids = torch.randint(5, 320, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return Row(ids, [IGNORED if index + 1 < prompt else token for index, token in enumerate(ids[1:])] + [IGNORED])
-
-
-ROWS = [make_row(11, 4, 1), make_row(23, 9, 2), make_row(5, 1, 3), make_row(16, 15, 4)]
-
-
-def load(folder, **config):
-    """A checkpoint's model."""
-    torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, **config).eval()
-
-
-def with_lora(model):
-    """The model with LoRA layers that change its output."""
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
-    for name, weight in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(0))
-    return wrapped.eval()
-
-
-def with_prefix(model):
-    """The model with a prefix."""
-    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    return peft.get_peft_model(model, config).eval()
 
 
 def own_loss(model, rows) -> torch.Tensor:
@@ -59,22 +28,15 @@ def own_loss(model, rows) -> torch.Tensor:
     return total
 
 
-def gradients(model, loss) -> dict[str, torch.Tensor]:
-    """The gradients of ``loss`` by the names of the weights."""
-    model.zero_grad()
-    loss.backward()
-    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
-
-
 @pytest.mark.parametrize("wrap", [lambda model: model, with_lora, with_prefix], ids=["plain", "lora", "prefix"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_labelled_loss_is_the_models_own(model_folder, architecture, wrap):
     """The loss and its gradients are those of transformers, although the head computes labelled positions only."""
     model = wrap(load(model_folder(architecture, tied=architecture == "gpt2"), use_cache=False))
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    assert loss.selective
-    expected, found = own_loss(model, ROWS), loss(COLLATOR(ROWS))
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=False)
+    assert objective.facts() == {"logits": "labelled positions"}
+    expected, found = own_loss(model, ROWS), objective.loss(model, COLLATOR(ROWS)).total
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     expected, found = gradients(model, expected), gradients(model, found)
     assert expected.keys() == found.keys()
@@ -94,10 +56,10 @@ def test_capped_and_scaled_logits(architecture, setting):
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(architecture, **sizes, **setting, use_cache=False)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    assert loss.selective
-    assert loss(COLLATOR(ROWS)).item() == pytest.approx(own_loss(model, ROWS).item(), rel=1e-5)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=False)
+    assert objective.facts() == {"logits": "labelled positions"}
+    assert objective.loss(model, COLLATOR(ROWS)).total.item() == pytest.approx(own_loss(model, ROWS).item(), rel=1e-5)
 
 
 class Standardizing(transformers.LlamaForCausalLM):
@@ -114,21 +76,22 @@ class Standardizing(transformers.LlamaForCausalLM):
 def test_model_that_needs_all_logits_falls_back(model_folder):
     """A model that mixes the logits of positions is detected, and its loss is right nevertheless."""
     model = Standardizing.from_pretrained(model_folder(), use_cache=False).eval()
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    assert not loss.selective
-    assert loss(COLLATOR(ROWS[:1])).item() == pytest.approx(own_loss(model, ROWS[:1]).item(), rel=1e-6)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=False)
+    assert objective.facts() == {"logits": "all positions"}
+    expected, found = own_loss(model, ROWS[:1]), objective.loss(model, COLLATOR(ROWS[:1])).total
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_packed_loss_is_the_unpacked_loss(model_folder, architecture):
     """Packed rows, two to a batch with padding, give the loss and the gradients of the rows one by one."""
     model = load(model_folder(architecture), use_cache=False)
-    loss = LabelledLoss(model)
-    loss.check_packing(ROWS, COLLATOR)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=True)
     packed = pack_rows(ROWS, 32)
     assert len(packed) == 2
-    expected, found = own_loss(model, ROWS), loss(COLLATOR(packed))
+    expected, found = own_loss(model, ROWS), objective.loss(model, COLLATOR(packed)).total
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     expected, found = gradients(model, expected), gradients(model, found)
     for name in expected:
@@ -139,7 +102,7 @@ def test_packing_is_refused_where_examples_would_mix(model_folder):
     """With a prefix, and in a model that ignores positions, packed examples attend to each other: an error says so."""
     model = with_prefix(load(model_folder(), use_cache=False))
     with pytest.raises(InputError, match="attend to each other"):
-        LabelledLoss(model).check_packing(ROWS, COLLATOR)
+        CausalLM(model).check(ROWS, COLLATOR, packed=True)
 
     class Careless(transformers.LlamaForCausalLM):
         def forward(self, *args, position_ids=None, **kwargs):
@@ -147,19 +110,37 @@ def test_packing_is_refused_where_examples_would_mix(model_folder):
 
     model = Careless.from_pretrained(model_folder(), use_cache=False)
     with pytest.raises(InputError, match="attend to each other"):
-        LabelledLoss(model).check_packing(ROWS, COLLATOR)
+        CausalLM(model).check(ROWS, COLLATOR, packed=True)
 
 
 def test_check_leaves_the_model_as_it_was(model_folder):
     """The checks change neither the mode nor the random state, and leave no hook."""
     model = load(model_folder("gpt2"), use_cache=False).train()
     state = torch.get_rng_state()
-    loss = LabelledLoss(model)
-    loss.check(ROWS, COLLATOR)
-    loss.check_packing(ROWS, COLLATOR)
+    objective = CausalLM(model)
+    objective.check(ROWS, COLLATOR, packed=True)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_the_loss_calls_what_wraps_the_model(model_folder):
+    """The loss runs the object that it is given, so that a wrapper can synchronize gradients, and is the same."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.module, self.calls = model, 0
+
+        def forward(self, **inputs):
+            self.calls += 1
+            return self.module(**inputs)
+
+    model = load(model_folder(), use_cache=False)
+    objective = CausalLM(model)
+    wrapper, batch = Wrapper(model), COLLATOR(ROWS)
+    assert torch.equal(objective.loss(wrapper, batch).total, objective.loss(model, batch).total)
+    assert wrapper.calls == 1
 
 
 @settings(max_examples=40, deadline=None)

@@ -21,7 +21,7 @@ from ftreg.plugins.methods import full, lora, prefix, qlora
 from ftreg.plugins.methods.config import FullConfig, LoraConfig, PrefixConfig, QloraConfig
 from ftreg.training import load_model
 from ftreg.training.batches import Collator, encode_rows
-from ftreg.training.loss import LabelledLoss
+from ftreg.training.objectives.causal_lm import CausalLM
 from tests.tiny import make_model
 from tests.training.jobs import CHATS, make_job
 
@@ -52,7 +52,7 @@ def loss_of(model, base):
     model.config.use_cache = False
     batch = Collator(0)(encode_rows(encoder, CHATS))
     with torch.no_grad():
-        return LabelledLoss(model)(batch).item() / len(batch["targets"])
+        return CausalLM(model).loss(model, batch).total.item() / len(batch["targets"])
 
 
 def test_specs_are_sound():
@@ -227,7 +227,7 @@ def test_4bit_gradients_survive_an_evaluation(tmp_path, model_folder):
     gradients = []
     for _ in range(2):
         model.train().zero_grad()
-        LabelledLoss(model)(batch).backward()
+        CausalLM(model).loss(model, batch).total.backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
         loss_of(model.eval(), base)
     for name, gradient in gradients[0].items():

@@ -7,6 +7,7 @@ from pydantic import Field
 from ftreg.plugin import (
     GRADIENT_CHECKPOINTING,
     MERGEABLE,
+    OBJECTIVES,
     Artifact,
     Config,
     MethodSpec,
@@ -34,7 +35,7 @@ def ftreg_methods() -> list[MethodSpec]:
             config="ftreg_ia3:Ia3Config",
             produces="adapter",
             requires=(Requirement("peft", "ftreg[train]"),),
-            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            trains=frozenset({GRADIENT_CHECKPOINTING, OBJECTIVES}),
             capabilities=frozenset({MERGEABLE}),
         )
     ]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from ftreg.compat.peft import virtual_tokens
 from ftreg.core.errors import InputError
-from ftreg.core.types import ADAPTER, Source
-from ftreg.models.files import weight_bytes
-from ftreg.models.loading import context_length, load_pretrained
-from ftreg.models.quantization import base_quantization
-from ftreg.models.quiet import loading
+from ftreg.core.types import Source
+from ftreg.models.files import model_folders
+from ftreg.models.inference import load_for_inference, load_version
+from ftreg.models.loading import context_length
 from ftreg.models.tokenizer import load_tokenizer
 from ftreg.plugins.engines.limits import before_end, end_tokens, fit_new_tokens
 
@@ -104,50 +103,14 @@ def load(source: Source, device: str) -> TransformersEngine:
     Raises:
         InputError: The version's files, or its base's, cannot be loaded.
     """
-    if source.kind != ADAPTER:
-        return load_checkpoint(source.path, device)
-    base = source.parent("base")
-    model = load_for_inference(base.path, device, base_quantization(source))
-    with loading(f"{source.ref} (adapter)", source.path):
-        model = PeftModel.from_pretrained(model, source.path)
-    return TransformersEngine(model, load_tokenizer(source.path, base.path, context=context_length(model)))
+    return _engine(load_version(source, device), model_folders(source))
 
 
 def load_checkpoint(folder: Path, device: str) -> TransformersEngine:
     """Load the checkpoint in ``folder``; raise ``InputError`` if its files cannot be loaded."""
-    model = load_for_inference(folder, device, None)
-    return TransformersEngine(model, load_tokenizer(folder, context=context_length(model)))
+    return _engine(load_for_inference(folder, device, None), (folder,))
 
 
-def load_for_inference(folder: Path, device: str, quantization: Mapping[str, Any] | None) -> Any:
-    """Load a model to compute with it: in float32 on CPUs, which compute little else well, otherwise as stored.
-
-    Args:
-        folder: A checkpoint.
-        device: A device, or ``auto``.
-        quantization: Quantize a full-precision checkpoint while loading, as ``four_bits`` describes it.
-
-    Raises:
-        InputError: The files cannot be loaded.
-    """
-    device = _pick_device(device, folder)
-    if quantization is not None:
-        # The quantized values depend on the dtype that they are made from: it must be that of the training.
-        dtype = getattr(torch, quantization.get("bnb_4bit_compute_dtype", "float32"))
-        return load_pretrained(
-            folder, device=device, dtype=dtype, quantization_config=BitsAndBytesConfig(**quantization)
-        )
-    with loading("the model's configuration", folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    as_stored = device != "cpu" or getattr(config, "quantization_config", None) is not None
-    return load_pretrained(folder, device=device, dtype="auto" if as_stored else torch.float32, config=config)
-
-
-def _pick_device(device: str, folder: Path) -> str:
-    """Resolve ``auto``: the GPU if the weights in ``folder`` fit in its free memory with room to work, else the CPU."""
-    if device != "auto":
-        return device
-    if not torch.cuda.is_available():
-        return "cpu"
-    needed = weight_bytes(folder)
-    return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * needed + (1 << 30) else "cpu"
+def _engine(model: Any, folders: Sequence[Path]) -> TransformersEngine:
+    """Return the engine of a loaded model, with the tokenizer that is in one of its folders."""
+    return TransformersEngine(model, load_tokenizer(*folders, context=context_length(model)))

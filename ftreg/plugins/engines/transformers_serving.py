@@ -19,6 +19,7 @@ from ftreg.compat.peft import BASE_NAME, prefix_cache, share_replaced_layers, ti
 from ftreg.compat.transformers import cache_from, cache_tensors, keeps_rows_apart
 from ftreg.core.errors import InputError
 from ftreg.core.types import ADAPTER, Batch, ServedModel, ServingEngine, Source
+from ftreg.models.inference import load_for_inference
 from ftreg.models.loading import context_length
 from ftreg.models.quantization import base_quantization
 from ftreg.models.quiet import loading
@@ -26,7 +27,6 @@ from ftreg.models.tokenizer import load_tokenizer
 from ftreg.plugins.engines.limits import describe_model, end_tokens
 from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
 from ftreg.plugins.engines.sharing import share
-from ftreg.plugins.engines.transformers import load_for_inference
 
 
 def serve(sources: Sequence[Source], device: str) -> list[ServingEngine]:

@@ -10,6 +10,7 @@ from ftreg.plugin import (
     FULL_PRECISION,
     GRADIENT_CHECKPOINTING,
     MERGEABLE,
+    OBJECTIVES,
     MethodSpec,
     Requirement,
     hookimpl,
@@ -30,7 +31,7 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:FullConfig",
             requires=_TORCH,
             produces=CHECKPOINT,
-            trains=frozenset({ALL_WEIGHTS, GRADIENT_CHECKPOINTING}),
+            trains=frozenset({ALL_WEIGHTS, GRADIENT_CHECKPOINTING, OBJECTIVES}),
             capabilities=frozenset({FULL_PRECISION}),
         ),
         MethodSpec(
@@ -40,7 +41,7 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:LoraConfig",
             requires=_PEFT,
             produces=ADAPTER,
-            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            trains=frozenset({GRADIENT_CHECKPOINTING, OBJECTIVES}),
             capabilities=frozenset({MERGEABLE}),
         ),
         MethodSpec(
@@ -50,7 +51,7 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:QloraConfig",
             requires=(*_PEFT, Requirement("bitsandbytes", "ftreg[train]")),
             produces=ADAPTER,
-            trains=frozenset({GRADIENT_CHECKPOINTING}),
+            trains=frozenset({GRADIENT_CHECKPOINTING, OBJECTIVES}),
             capabilities=frozenset({MERGEABLE}),
             check="ftreg.plugins.methods.qlora:check",
         ),
@@ -61,6 +62,7 @@ def ftreg_methods() -> Sequence[MethodSpec]:
             config="ftreg.plugins.methods.config:PrefixConfig",
             requires=_PEFT,
             produces=ADAPTER,
+            trains=frozenset({OBJECTIVES}),
             check="ftreg.plugins.methods.prefix:check",
         ),
     ]

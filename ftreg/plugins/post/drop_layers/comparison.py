@@ -13,8 +13,8 @@ from torch import nn
 from ftreg.compat.transformers import caches_keys_and_values
 from ftreg.core.errors import FtregError
 from ftreg.models.blocks import find_blocks, hidden_states_of
+from ftreg.models.inference import load_for_inference
 from ftreg.models.quiet import quiet
-from ftreg.plugins.engines.transformers import load_for_inference
 
 _LARGEST = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest difference of the logits of the result and of the source without the layers, relative to their norm."""

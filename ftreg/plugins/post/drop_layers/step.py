@@ -13,10 +13,10 @@ from ftreg.models.blocks import find_blocks
 from ftreg.models.checkpoint import Checkpoint, copy_config
 from ftreg.models.depth import Shortened, check_numbers, shorten
 from ftreg.models.facts import describe
+from ftreg.models.inference import load_for_inference
 from ftreg.models.skeleton import load_skeleton
 from ftreg.models.tensors import write_weights
 from ftreg.models.tokenizer import copy_tokenizer
-from ftreg.plugins.engines.transformers import load_for_inference
 from ftreg.plugins.post.calibration import calibration_rows
 from ftreg.plugins.post.config import DropLayersConfig
 from ftreg.plugins.post.drop_layers.comparison import check_equal

@@ -18,9 +18,9 @@ from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.types import Progress, StepJob
 from ftreg.models.blocks import find_blocks
 from ftreg.models.checkpoint import Checkpoint
+from ftreg.models.inference import load_for_inference
 from ftreg.models.matrices import Coverage, Matrix, coverage, matrices, stored_matrices
 from ftreg.models.quiet import quiet
-from ftreg.plugins.engines.transformers import load_for_inference
 from ftreg.plugins.post.calibration import calibration_rows
 from ftreg.plugins.post.config import PruneConfig
 from ftreg.plugins.post.prune.inputs import InputNorms

@@ -1,4 +1,4 @@
-"""The loss: cross-entropy over the labelled positions, without computing logits for the others."""
+"""The logits of the labelled positions, without computing those of the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from ftreg.core.errors import InputError
 from ftreg.data import IGNORED
@@ -18,35 +17,49 @@ _LENGTH = 48  # tokens of a row that the checks use
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-class LabelledLoss:
-    """Summed cross-entropy over a batch's labelled positions.
+class LabelledLogits:
+    """Computes a model's logits at a batch's labelled positions.
 
     The output head is the widest layer of a language model, and most positions of a fine-tuning batch (prompts and
     padding) have no label. Therefore the head computes the labelled positions only: while the model runs, its input is
     reduced to them. Everything before and after the head is the model's own code, so scaled or capped logits and
     wrapped models are right as well. If ``check`` finds that a model does not allow this, all logits are computed.
 
+    Args:
+        model: The model, not wrapped for several processes.
+        what: What it is, for errors.
+
     Attributes:
         selective: Whether the head computes labelled positions only.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, what: str = "the model") -> None:
         self._model = model
+        self._what = what
         self._head = model.get_output_embeddings()
         self.selective = self._head is not None
 
-    def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Return the summed loss, in nats, of a batch made by ``Collator``."""
-        logits = self._logits(_inputs(batch), batch["labelled"])
-        return functional.cross_entropy(logits.float(), batch["targets"], reduction="sum")
+    @property
+    def where(self) -> str:
+        """Where the head computes, in words for a report."""
+        return "labelled positions" if self.selective else "all positions"
 
-    def _logits(self, inputs: Mapping[str, torch.Tensor], labelled: torch.Tensor) -> torch.Tensor:
-        """Return the logits (labelled positions, vocabulary)."""
+    def __call__(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the logits (labelled positions, vocabulary) of a batch made by ``Collator``.
+
+        Args:
+            model: What to call: the model itself, or what wraps it to synchronize its gradients.
+            batch: The batch, on the model's device.
+        """
+        return self._compute(model, _inputs(batch), batch["labelled"])
+
+    def _compute(self, model: Any, inputs: Mapping[str, torch.Tensor], labelled: torch.Tensor) -> torch.Tensor:
         length = inputs["input_ids"].shape[1]
         if not self.selective:
-            return _select(self._model(**inputs).logits, length, labelled)
+            return _select(model(**inputs).logits, length, labelled)
         with _selecting(self._head, length, labelled):
-            return self._model(**inputs).logits
+            logits: torch.Tensor = model(**inputs).logits
+        return logits
 
     @torch.no_grad()
     def check(self, rows: Sequence[Row], collator: Collator) -> None:
@@ -63,7 +76,7 @@ class LabelledLoss:
         with _evaluating(self._model):
             selected = self._attempt(inputs, labelled)
             self.selective = False
-            full = self._logits(inputs, labelled)
+            full = self._compute(self._model, inputs, labelled)
             self.selective = selected is not None and _close(selected, full)
 
     @torch.no_grad()
@@ -79,18 +92,18 @@ class LabelledLoss:
         with _evaluating(self._model):
             together = self._attempt(packed, _every(packed))
             alone = [_inputs(collator([row]), self._model.device) for row in singles]
-            apart = [self._logits(inputs, _every(inputs)) for inputs in alone]
+            apart = [self._compute(self._model, inputs, _every(inputs)) for inputs in alone]
         if together is None or not _close(together, torch.cat(apart)):
             raise InputError(
-                "with this architecture or method, packed examples would attend to each other",
+                f"packed examples would attend to each other in {self._what}, with its architecture or method",
                 where="train.batching: packed",
                 hint="Set train.batching to grouped.",
             )
 
     def _attempt(self, inputs: Mapping[str, torch.Tensor], labelled: torch.Tensor) -> torch.Tensor | None:
-        """Return what ``_logits`` returns, or None if the model cannot process such inputs."""
+        """Return the model's logits, or None if it cannot process such inputs."""
         try:
-            return self._logits(inputs, labelled)
+            return self._compute(self._model, inputs, labelled)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, IndexError, ValueError, TypeError):
