@@ -1,4 +1,4 @@
-"""Serving ONNX exports: in either runtime, a batch's rows are continued as the checkpoint continues them alone."""
+"""Serving ONNX exports: of either kind, a batch's rows are continued as the checkpoint continues them alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ftreg.core.errors import FtregError
-from ftreg.plugins.engines.onnx_serving import serve
-from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
+from ftreg.plugins.engines.onnx import serve
+from ftreg.plugins.engines.ragged import RaggedBatch
+from ftreg.plugins.engines.slots import SlotBatch
 from ftreg.plugins.engines.transformers_serving import serve as serve_torch
 from ftreg.plugins.post.config import OnnxConfig
 from ftreg.plugins.post.onnx.step import apply
@@ -21,7 +22,7 @@ from tests.serving.engines import PROMPTS, STEPS, answer, sharp
 __all__ = ["sharp"]
 
 RUNTIMES = [
-    ("llama", "genai", RowByRow),
+    ("llama", "genai", SlotBatch),
     ("gpt2", "transformers", RaggedBatch),
     pytest.param("llama", "transformers", RaggedBatch, marks=pytest.mark.slow),
 ]
@@ -81,8 +82,8 @@ def test_logits_are_the_checkpoints(architecture, runtime, kind, sharp, exported
     assert np.abs(logits[0] - logits[1]).max() < 1e-4 * np.abs(logits[1]).max()
 
 
-def test_generators_take_memory_as_they_need_it(exported, tmp_path):
-    """A row in onnxruntime-genai does not allocate a cache for the model's whole context."""
+def test_a_cache_takes_memory_as_it_needs_it(exported, tmp_path):
+    """A batch does not allocate a cache for the model's whole context."""
     folder = tmp_path / "model"
     shutil.copytree(exported("llama", "genai"), folder)
     config = json.loads((folder / "genai_config.json").read_text())
