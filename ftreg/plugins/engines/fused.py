@@ -6,7 +6,7 @@ place if one buffer is bound as past and as present. Rows of different lengths n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,13 +36,10 @@ class FusedGraph:
         self.most = _MOST if mixes else context
         self._session = session
         self._mixes = mixes
-        inputs = session.get_inputs()
-        self._takes_positions = any(each.name == "position_ids" for each in inputs)
-        past = [each for each in inputs if each.name.startswith("past")]
-        logits, *present = session.get_outputs()
+        past = [each for each in session.get_inputs() if each.name.startswith("past")]
+        present = session.get_outputs()[1:]
         self._names = [(each.name, out.name) for each, out in zip(past, present, strict=True)]
         self._shapes = [(int(each.shape[1]), head_size, TYPES[each.type]) for each in past]
-        self._logits = (int(logits.shape[2]), TYPES[logits.type])
 
     def batch(self) -> Batch:
         """Return an empty batch."""
@@ -63,26 +60,44 @@ class FusedGraph:
 
     def over(self, buffers: Sequence[np.ndarray]) -> Pass:
         """Return the pass over rows whose keys and values are in ``buffers``."""
-        binding = self._session.io_binding()
-        for (past, present), buffer in zip(self._names, buffers, strict=True):
-            _bind(binding.bind_input, past, buffer)
-            _bind(binding.bind_output, present, buffer)
-        vocabulary, kind = self._logits
+        return _BoundPass(self._session, self._names, buffers)
 
-        def read(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-            mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-            logits = np.empty((*ids.shape, vocabulary), kind)
-            _bind(binding.bind_input, "input_ids", ids)
-            _bind(binding.bind_input, "attention_mask", mask)
-            if self._takes_positions:
-                read_before = lengths[:, None] - ids.shape[1] if ids.shape[1] < mask.shape[1] else 0
-                positions = np.broadcast_to(read_before + np.arange(ids.shape[1]), ids.shape)
-                _bind(binding.bind_input, "position_ids", positions := np.ascontiguousarray(positions))
-            _bind(binding.bind_output, "logits", logits)
-            self._session.run_with_iobinding(binding)
-            return logits
 
-        return read
+class _BoundPass:
+    """A ``Pass`` over buffers that are bound once.
+
+    Args:
+        session: The loaded graph.
+        names: Input and output of each buffer.
+        buffers: Keys and values; they are kept, since a binding holds nothing but their addresses.
+    """
+
+    def __init__(self, session: Any, names: Iterable[tuple[str, str]], buffers: Sequence[np.ndarray]) -> None:
+        self._session = session
+        self._buffers = buffers
+        self._inputs = {each.name for each in session.get_inputs()}
+        self._logits = session.get_outputs()[0]
+        self._binding = session.io_binding()
+        for (past, present), buffer in zip(names, buffers, strict=True):
+            _bind(self._binding.bind_input, past, buffer)
+            _bind(self._binding.bind_output, present, buffer)
+
+    def __call__(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Read tokens; return their logits."""
+        rows, tokens = ids.shape
+        columns = np.arange(lengths.max())
+        first = 0 if tokens == len(columns) else lengths[:, None] - tokens
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": (columns < lengths[:, None]).astype(np.int64),
+            "position_ids": np.zeros_like(ids) + first + np.arange(tokens),
+        }
+        for name in inputs.keys() & self._inputs:
+            _bind(self._binding.bind_input, name, inputs[name])
+        logits = np.empty((rows, tokens, int(self._logits.shape[2])), TYPES[self._logits.type])
+        _bind(self._binding.bind_output, "logits", logits)
+        self._session.run_with_iobinding(self._binding)
+        return logits
 
 
 def _bind(bind: Any, name: str, array: np.ndarray) -> None:

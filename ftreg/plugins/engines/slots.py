@@ -1,7 +1,7 @@
-"""Slots: rows of different lengths, each with a place of its own in buffers of keys and values that are written in place.
+"""Slots: rows of different lengths, each with a place of its own in buffers of keys and values.
 
-Token ``t`` of a row is in column ``t`` of the row's slot, so nothing is padded on the left, and a row is computed by its
-own length whatever the others' lengths are. New rows are read into free slots; when a row leaves, the last one moves
+Token ``t`` of a row is in column ``t`` of the row's slot, where it is written in place. So nothing is padded on the left,
+and a row is computed by its own length, whatever the others' lengths are. New rows are read into free slots; when a row leaves, the last one moves
 into its slot. The buffers have room, which doubles when it is used up.
 """
 

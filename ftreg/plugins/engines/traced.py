@@ -1,4 +1,4 @@
-"""Graphs that transformers' exporter traced: each pass takes the keys and values of the tokens before, and returns more."""
+"""Graphs as transformers' exporter traces them: a pass takes the keys and values of the tokens before, and returns more."""
 
 from __future__ import annotations
 
