@@ -1,8 +1,8 @@
 """Slots: rows of different lengths, each with a place of its own in buffers of keys and values.
 
-Token ``t`` of a row is in column ``t`` of the row's slot, where it is written in place. So nothing is padded on the left,
-and a row is computed by its own length, whatever the others' lengths are. New rows are read into free slots; when a row leaves, the last one moves
-into its slot. The buffers have room, which doubles when it is used up.
+Token ``t`` of a row is in column ``t`` of the row's slot, where it is written in place. So nothing is padded on the
+left, and a row is computed by its own length, whatever the others' lengths are. New rows are read into free slots; when
+a row leaves, the last one moves into its slot. The buffers have room, which doubles when it is used up.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from ftreg.plugins.engines.ragged import alike
 
 Pass = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Reads token ids of shape (rows, tokens), and writes their keys and values.
+"""A function that reads tokens and writes their keys and values into buffers.
 
-Its other argument are the rows' lengths, these tokens included, of shape (rows,). A first pass, whose rows had no
-tokens before, may have rows that are padded on the right. Returns logits of shape (rows, tokens, vocabulary).
+The arguments are the ids, of shape (rows, tokens), and the rows' lengths with these tokens, of shape (rows,). In the
+first pass over its rows, these may be padded on the right. It returns logits of shape (rows, tokens, vocabulary).
 """
 
 

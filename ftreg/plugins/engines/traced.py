@@ -1,4 +1,4 @@
-"""Graphs as transformers' exporter traces them: a pass takes the keys and values of the tokens before, and returns more."""
+"""Graphs of transformers' exporter: a pass takes the keys and values of the tokens before, and returns longer ones."""
 
 from __future__ import annotations
 
