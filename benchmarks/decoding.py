@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ PEERS = {
     "ftreg onnx, int8": "onnxruntime-genai, int8",
     "ftreg onnx, int4": "onnxruntime-genai, int4",
 }
+IMPORTS = {
+    "generate": ("torch", "transformers"),
+    "ftreg": ("ftreg", "ftreg.plugins.engines.onnx", "ftreg.plugins.engines.transformers_serving"),
+    "genai": ("numpy", "onnxruntime_genai"),
+    "vllm": ("vllm",),
+}
 SLOW = {"ftreg transformers, bitsandbytes int8"}
 """Rows are computed one after the other, so that more than one row takes minutes and shows nothing new."""
 MEASURE, LOOP = "ftreg evaluation", "plain transformers loop"
@@ -103,7 +110,7 @@ def prepare(folder: Path) -> dict[str, dict[str, float | None]]:
             torch.manual_seed(0)
             AutoModelForCausalLM.from_config(config).save_pretrained(staging.files)
             made = Producer("method", "init", "methods", "ftreg", "0")
-            draft = Draft(staging.files, "checkpoint", made, capabilities=[FULL_PRECISION])
+            draft = Draft(folder=staging.files, kind="checkpoint", producer=made, capabilities=[FULL_PRECISION])
             registry.publish("base", draft)
         for name, (step, settings) in ARTIFACTS.items():
             if step:
@@ -129,6 +136,8 @@ def prompts(rows: int) -> list[list[int]]:
 def measure(contender: str, folder: Path, rows: Sequence[int], tokens: int) -> dict[str, Any]:
     """Decode with one contender in this process, after a short warm-up; return its speeds and its peak of memory."""
     kind, artifact = CONTENDERS[contender]
+    for module in IMPORTS[kind]:
+        import_module(module)
     before = peak()
     decode = {"generate": generate, "ftreg": serve, "genai": genai, "vllm": vllm}[kind](folder, artifact)
     decode(1, 4)
@@ -255,6 +264,8 @@ def evaluate(contender: str, folder: Path, examples: int) -> dict[str, float]:
     texts = [each.text or "" for each in stdlib_docstrings() if 200 < len(each.text or "") < 600][:EXAMPLES]
     chosen = [Example(messages=(Message("user", text[:100]), Message("assistant", text[100:]))) for text in texts]
     chosen = [chosen[place % len(chosen)] for place in range(examples)]
+    for module in IMPORTS["ftreg"]:
+        import_module(module)
     before = peak()
     work = evaluate_with_ftreg if contender == MEASURE else evaluate_in_a_loop
     source = ftreg.Registry(folder / "registry").source("base")
