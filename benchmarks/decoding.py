@@ -1,8 +1,8 @@
 """Decoding: tokens/s of each kind of artifact in ftreg's own engines, beside what one runs without ftreg.
 
 Every contender continues the same prompts greedily, past any end-of-sequence token, in a process of its own. ftreg's go
-through the batches that its servers use, once with all rows from the start, and once with rows that join and leave:
-half of them begin, the others arrive one by one, and each leaves when it has its tokens. The model has random weights,
+through the batches that its servers use, once with all rows from the start, and once with rows that join and leave in
+turn, for as many prompts and tokens. The model has random weights,
 so the certificates' divergence says how exact a format is, and nothing about quality.
 
 Evaluation: examples a second of ``ftreg.evaluation.measure`` and of a plain loop with transformers, with the memory
@@ -139,14 +139,16 @@ def measure(contender: str, folder: Path, rows: Sequence[int], tokens: int) -> d
     for module in IMPORTS[kind]:
         import_module(module)
     before = peak()
-    decode = {"generate": generate, "ftreg": serve, "genai": genai, "vllm": vllm}[kind](folder, artifact)
+    if kind == "ftreg":
+        decode, replace = serve(folder, artifact)
+    else:
+        decode = {"generate": generate, "genai": genai, "vllm": vllm}[kind](folder, artifact)
     decode(1, 4)
     speeds: dict[str, float] = {}
     for count in rows:
-        seconds = timed(decode, count, tokens)
-        speeds[str(count)] = count * tokens / seconds
+        speeds[str(count)] = count * tokens / timed(decode, count, tokens)
         if kind == "ftreg" and count > 1:
-            speeds[f"{count} staggered"] = count * tokens / timed(decode, count, tokens, staggered=True)
+            speeds[f"{count} in turn"] = count * tokens / replace(count, tokens)
     return {"tokens_per_second": speeds, "peak_bytes": peak() - before}
 
 
@@ -219,8 +221,8 @@ def vllm(folder: Path, artifact: str) -> Callable[[int, int], None]:
     return decode
 
 
-def serve(folder: Path, artifact: str) -> Callable[..., None]:
-    """Decode with an engine of ftreg, through the batches that servers use."""
+def serve(folder: Path, artifact: str) -> tuple[Callable[[int, int], None], Callable[[int, int], float]]:
+    """Decode with an engine of ftreg, through the batches that servers use; return what decodes, and ``replace``."""
     import ftreg
     from ftreg.plugins.engines import onnx, transformers_serving
 
@@ -228,31 +230,38 @@ def serve(folder: Path, artifact: str) -> Callable[..., None]:
     load = onnx.serve if source.kind == "onnx" else transformers_serving.serve
     (engine,) = load([source], "cpu")
 
-    def decode(rows: int, tokens: int, *, staggered: bool = False) -> None:
-        batch = engine.batch()
-        waiting = [(source.digest, prompt) for prompt in prompts(rows)]
-        newest: dict[int, int] = {}
-        written: dict[int, int] = {}
-        arriving = rows // 2 if staggered else rows
-        steps = 0
-        while waiting or newest:
-            found: dict[int, Any] = {}
-            if newest:
-                found |= batch.step(newest)
-            if waiting and steps % max(1, tokens // rows) == 0:
-                joining, waiting, arriving = waiting[:arriving], waiting[arriving:], 1
-                numbers, logits = batch.add(joining)
-                found |= zip(numbers, logits, strict=True)
-            newest = {row: int(values.argmax()) for row, values in found.items()}
-            for row in newest:
-                written[row] = written.get(row, 0) + 1
-            done = [row for row in newest if written[row] == tokens]
-            batch.remove(done)
-            for row in done:
-                del newest[row]
-            steps += 1
+    def begin(batch: Any, rows: int) -> dict[int, int]:
+        numbers, logits = batch.add([(source.digest, prompt) for prompt in prompts(rows)])
+        return chosen(dict(zip(numbers, logits, strict=True)))
 
-    return decode
+    def chosen(logits: dict[int, Any]) -> dict[int, int]:
+        return {row: int(values.argmax()) for row, values in logits.items()}
+
+    def decode(rows: int, tokens: int) -> None:
+        batch = engine.batch()
+        newest = begin(batch, rows)
+        for _ in range(tokens - 1):
+            newest = chosen(batch.step(newest))
+
+    def replace(rows: int, tokens: int) -> float:
+        """Decode as many tokens, while each row leaves at its turn and a new prompt joins; return the seconds.
+
+        The first rows are there from the start, so as many prompts are read as without turns, but each alone.
+        """
+        batch = engine.batch()
+        newest = begin(batch, rows)
+        leaving = list(newest)
+        start = time.perf_counter()
+        for step in range(tokens):
+            newest = chosen(batch.step(newest))
+            while leaving and (rows - len(leaving)) * tokens // rows <= step:
+                row = leaving.pop()
+                batch.remove([row])
+                del newest[row]
+                newest |= begin(batch, 1)
+        return time.perf_counter() - start
+
+    return decode, replace
 
 
 def evaluate(contender: str, folder: Path, examples: int) -> dict[str, float]:
@@ -360,7 +369,7 @@ def run_all(repeats: int, tokens: int, rows: Sequence[int]) -> None:
 
 def report(result: dict[str, Any]) -> str:
     """The result as two tables of medians, each engine of ftreg's in ratio to its peer."""
-    columns = [key for rows in result["rows"] for key in (str(rows), f"{rows} staggered") if key != "1 staggered"]
+    columns = [key for rows in result["rows"] for key in (str(rows), f"{rows} in turn") if key != "1 in turn"]
     speeds = {
         name: {key: statistics.median(run["tokens_per_second"].get(key, 0) for run in runs) for key in columns}
         for name, runs in result["decoding"].items()
