@@ -75,8 +75,9 @@ def usage(manifest: Manifest, base: str) -> str:
         note = "\n\nIt was trained on a quantized base: load it with " if quantized else ""
         return text + note + (f"`quantization_config=BitsAndBytesConfig(**{quantized!r})`." if quantized else "")
     if manifest.kind == ONNX:
-        genai = manifest.facts.get("runtime") == "genai"
-        return (_code(_GENAI) if genai else _code(_GRAPH) + _CACHE) + _needs(manifest)
+        if manifest.facts.get("runtime") == "genai":
+            return _code(_GENAI) + "\n\nIt needs `onnxruntime-genai`." + _needs(manifest)
+        return _code(_GRAPH) + _CACHE + _needs(manifest)
     return f"The files are of kind `{manifest.kind}`; the plugin that made them says how to load them."
 
 

@@ -1,4 +1,4 @@
-"""Serving ONNX exports: in either runtime, a batch's rows are continued as the checkpoint continues them alone."""
+"""Serving ONNX exports: of either kind, a batch's rows are continued as the checkpoint continues them alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftreg.core.errors import FtregError
-from ftreg.plugins.engines.onnx_serving import serve
-from ftreg.plugins.engines.ragged import RaggedBatch, RowByRow
+from ftreg.core.errors import FtregError, InputError
+from ftreg.plugins.engines import fused
+from ftreg.plugins.engines.limits import before_end
+from ftreg.plugins.engines.onnx import serve
+from ftreg.plugins.engines.ragged import RaggedBatch
+from ftreg.plugins.engines.slots import SlotBatch
 from ftreg.plugins.engines.transformers_serving import serve as serve_torch
 from ftreg.plugins.post.config import OnnxConfig
 from ftreg.plugins.post.onnx.step import apply
 from tests.post.helpers import make_job, make_source
-from tests.serving.engines import PROMPTS, STEPS, answer, sharp
+from tests.serving.engines import PROMPTS, STEPS, answer, sharp, write
 
 __all__ = ["sharp"]
 
 RUNTIMES = [
-    ("llama", "genai", RowByRow),
+    ("llama", "genai", SlotBatch),
+    pytest.param("mistral", "genai", SlotBatch, marks=pytest.mark.slow),
     ("gpt2", "transformers", RaggedBatch),
     pytest.param("llama", "transformers", RaggedBatch, marks=pytest.mark.slow),
 ]
@@ -81,8 +85,8 @@ def test_logits_are_the_checkpoints(architecture, runtime, kind, sharp, exported
     assert np.abs(logits[0] - logits[1]).max() < 1e-4 * np.abs(logits[1]).max()
 
 
-def test_generators_take_memory_as_they_need_it(exported, tmp_path):
-    """A row in onnxruntime-genai does not allocate a cache for the model's whole context."""
+def test_a_cache_takes_memory_as_it_needs_it(exported, tmp_path):
+    """A batch does not allocate a cache for the model's whole context."""
     folder = tmp_path / "model"
     shutil.copytree(exported("llama", "genai"), folder)
     config = json.loads((folder / "genai_config.json").read_text())
@@ -93,6 +97,41 @@ def test_generators_take_memory_as_they_need_it(exported, tmp_path):
     before = resident()
     batch.add([("b3:0a", [5, 6, 7])] * 4)
     assert resident() - before < 100e6  # four whole caches would be 512 MiB
+
+
+def test_long_prompts_are_read_in_parts(exported, sharp, monkeypatch):
+    """A prompt that is read in several passes is continued like one that is read in a single pass."""
+    monkeypatch.setattr(fused, "_MOST", 16)
+    (engine,) = serve([make_source(exported("llama", "genai"), "onnx", digest="b3:0a")], "cpu")
+    prompts = [PROMPTS[3], PROMPTS[0], PROMPTS[3][:17]]
+    assert write(engine.batch(), [("b3:0a", prompt) for prompt in prompts]) == [
+        answer(sharp("llama"), prompt) for prompt in prompts
+    ]
+    in_parts = engine.logits(prompts, last=20)
+    monkeypatch.undo()
+    (engine,) = serve([make_source(exported("llama", "genai"), "onnx", digest="b3:0a")], "cpu")
+    for ours, whole, prompt in zip(in_parts, engine.logits(prompts), prompts, strict=True):
+        assert ours.shape[0] == min(20, len(prompt))
+        assert np.abs(ours - whole[-20:]).max() < 1e-4 * np.abs(whole).max()
+
+
+def test_rows_of_very_different_length(exported, sharp):
+    """Short rows beside one that nearly fills the context, through growing buffers, get what each gets alone."""
+    prompts = [[7], list(range(5, 235)), [9, 8]]
+    (engine,) = serve([make_source(exported("llama", "genai"), "onnx", digest="b3:0a")], "cpu")
+    expected = [answer(sharp("llama"), prompt, steps=20) for prompt in prompts]
+    assert write(engine.batch(), [("b3:0a", prompt) for prompt in prompts], steps=20) == expected
+    assert engine.generate(prompts, max_new_tokens=20) == [before_end(tokens, [1]) for tokens in expected]
+
+
+@pytest.mark.parametrize(("architecture", "runtime"), [("llama", "genai"), ("gpt2", "transformers")])
+def test_what_does_not_fit_in_the_context(architecture, runtime, exported):
+    """A row beyond the context, and a prompt that leaves no room for an answer, are errors that say so."""
+    (engine,) = serve([make_source(exported(architecture, runtime), "onnx", digest="b3:0a")], "cpu")
+    with pytest.raises(InputError, match="257 tokens do not fit in a context of 256"):
+        engine.logits([[5], [5] * 257])
+    with pytest.raises(InputError, match="leaves no room for an answer"):
+        engine.generate([[5] * 256], max_new_tokens=4)
 
 
 def test_exports_are_engines_of_their_own(exported, tmp_path):

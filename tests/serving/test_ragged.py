@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,7 +58,11 @@ PROMPTS = st.lists(
 EVENTS = st.lists(st.one_of(PROMPTS.filter(bool), st.just("step"), st.sets(st.integers(0, 9), max_size=3)), max_size=16)
 
 
-@pytest.mark.parametrize("kind", [RaggedBatch, RowByRow])
+@pytest.mark.parametrize(
+    "kind",
+    [RaggedBatch, lambda decoder: RowByRow(partial(RaggedBatch, decoder))],
+    ids=["together", "row-by-row"],
+)
 @given(events=EVENTS, prefix=st.sampled_from([0, 3]))
 @settings(max_examples=150, deadline=None)
 def test_every_row_keeps_its_own_history(kind, events, prefix):

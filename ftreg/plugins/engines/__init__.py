@@ -7,7 +7,11 @@ import logging
 from ftreg.plugin import EngineSpec, Requirement, hookimpl
 
 _TORCH = tuple(Requirement(package, "ftreg[train]") for package in ("torch", "transformers", "accelerate", "peft"))
-_ONNX = (Requirement("transformers", "ftreg[train]"), Requirement("onnxruntime", "ftreg[onnx]"))
+_ONNX = (
+    Requirement("transformers", "ftreg[train]"),
+    Requirement("onnx", "ftreg[onnx]"),
+    Requirement("onnxruntime", "ftreg[onnx]"),
+)
 
 # It remarks on optional kernels when it is imported, and on every product of an int8 layer, from the first import on.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -28,9 +32,9 @@ def ftreg_engines() -> list[EngineSpec]:
         ),
         EngineSpec(
             name="onnx",
-            summary="onnxruntime-genai where the export is its form, else ONNX Runtime with a KV cache",
+            summary="ONNX Runtime with a KV cache: exports, and other decoder graphs",
             impl="ftreg.plugins.engines.onnx:load",
-            serve="ftreg.plugins.engines.onnx_serving:serve",
+            serve="ftreg.plugins.engines.onnx:serve",
             check="ftreg.plugins.engines.checks:check_onnx",
             requires=_ONNX,
             kinds=("onnx",),

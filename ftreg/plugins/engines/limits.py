@@ -25,6 +25,13 @@ def describe_model(tokenizer: Any, ends: Iterable[int], reserved: int = 0) -> Se
     return ServedModel(tokenizer=tokenizer, context=_context(tokenizer) - reserved, ends=frozenset(ends))
 
 
+def require_fit(tokenizer: Any, batch: Sequence[Sequence[int]]) -> None:
+    """Raise ``InputError`` if a row is longer than the context."""
+    longest, context = max(len(row) for row in batch), _context(tokenizer)
+    if longest > context:
+        raise InputError(f"{longest} tokens do not fit in a context of {context}")
+
+
 def fit_new_tokens(tokenizer: Any, batch: Sequence[Sequence[int]], max_new_tokens: int) -> int:
     """Return how many tokens may follow the longest prompt, at most ``max_new_tokens``.
 

@@ -8,10 +8,12 @@ in a pass of their own and then joined to the others; when a row leaves, the col
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from ftreg.core.types import Batch
 
 _PASS = 32
 """Prompt tokens that cost about as much as one more pass over the weights; measured on CPUs."""
@@ -59,7 +61,7 @@ class RaggedBatch:
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
         """Read prompts, those of similar length together, and add them as rows."""
-        groups = _alike(prompts)
+        groups = alike([len(tokens) for _, tokens in prompts])
         read = [self._read([prompts[place] for place in group]) for group in groups]
         numbers = list(itertools.islice(self._numbers, len(prompts)))
         for group, (_, cache, mask) in zip(groups, read, strict=True):
@@ -132,29 +134,39 @@ class RaggedBatch:
         return stacked
 
 
-def _alike(prompts: Sequence[tuple[str, Sequence[int]]]) -> list[list[int]]:
-    """Group prompts to be read together: their indexes, by similar length, so that little is padded in few passes."""
+def alike(lengths: Sequence[int], most: int | None = None) -> list[list[int]]:
+    """Group prompts to be read together: their indexes, by similar length, so that little is padded in few passes.
+
+    Args:
+        lengths: Tokens of each prompt.
+        most: Most tokens of a group of several prompts, padding included; None if any number is fine.
+    """
     groups: list[list[int]] = []
-    lengths = [len(tokens) for _, tokens in prompts]
-    for place in sorted(range(len(prompts)), key=lengths.__getitem__):
-        if groups and lengths[place] <= 2 * lengths[groups[-1][0]] + _PASS:
-            groups[-1].append(place)
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length, group = lengths[place], groups[-1] if groups else []
+        fits = most is None or (len(group) + 1) * length <= most
+        if group and fits and length <= 2 * lengths[group[0]] + _PASS:
+            group.append(place)
         else:
             groups.append([place])
     return groups
 
 
 class RowByRow:
-    """A ``Batch`` whose rows are computed one after the other, for decoders whose rows cannot share a cache."""
+    """A ``Batch`` whose rows are computed one after the other, for models whose rows cannot share a cache.
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    Args:
+        start: Makes the batch of a single row.
+    """
+
+    def __init__(self, start: Callable[[], Batch]) -> None:
+        self._start = start
         self._numbers = itertools.count()
-        self._batches: dict[int, RaggedBatch] = {}
+        self._batches: dict[int, Batch] = {}
 
     def add(self, prompts: Sequence[tuple[str, Sequence[int]]]) -> tuple[list[int], np.ndarray]:
         """Read prompts, each into a cache of its own, and add them as rows."""
-        batches = [RaggedBatch(self._decoder) for _ in prompts]
+        batches = [self._start() for _ in prompts]
         logits = [batch.add([prompt])[1] for batch, prompt in zip(batches, prompts, strict=True)]
         numbers = list(itertools.islice(self._numbers, len(prompts)))
         self._batches.update(zip(numbers, batches, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class TransformersServing:
 
     def batch(self) -> Batch:
         """Return an empty batch."""
-        return RaggedBatch(self) if self._ragged else RowByRow(self)
+        return RaggedBatch(self) if self._ragged else RowByRow(partial(RaggedBatch, self))
 
     @torch.inference_mode()
     def start(self, rows: int) -> tuple[Any, int]:

@@ -16,7 +16,6 @@ import torch
 
 from ftreg.core.errors import FtregError, InfeasiblePlan
 from ftreg.core.manifest import Json
-from ftreg.core.requirements import Requirement
 from ftreg.core.types import ONNX, Artifact, Progress, StepJob, Tolerance
 from ftreg.models.borders import has_windows
 from ftreg.models.checkpoint import Checkpoint
@@ -61,8 +60,7 @@ def apply(job: StepJob) -> Artifact:
         "provider": config.provider if runtime == "genai" else "any",
         **_examine(job.staging / "model.onnx", config, job.progress),
     }
-    requires = (Requirement("onnxruntime-genai", "ftreg[onnx]"),) if runtime == "genai" else ()
-    return Artifact(kind=ONNX, facts=facts, requires=requires, tolerance=_tolerance(config, source.dtype))
+    return Artifact(kind=ONNX, facts=facts, tolerance=_tolerance(config, source.dtype))
 
 
 def _runtime(config: OnnxConfig, architecture: str, windowed: bool) -> str:
