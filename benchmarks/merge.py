@@ -84,7 +84,7 @@ def registry_version(registry: Any, folder: Path, draft: Any, producer: Any, par
         return registry.publish(folder.name, content)
 
 
-def work_of(contender: str, folder: Path, target: Path) -> Callable[[], object]:
+def work_of(contender: str, folder: Path, target: Path) -> Callable[[], Any]:
     """Import what a contender needs, and return its work: it reads what ``prepare`` wrote, and writes into ``target``.
 
     mergekit applies an adapter by PEFT, to a copy of the model on disk, and then writes its result from that copy.
@@ -130,15 +130,15 @@ def measure(contender: str, folder: Path) -> dict[str, float]:
     torch.ones(1) @ torch.ones(1)
     anonymous = AnonymousMemory()
     usage, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    work()
+    made = work()
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
     shutil.rmtree(target)
     if contender == CERTIFIED:
-        import ftreg
+        from ftreg import Registry
 
-        registry = ftreg.Registry(folder / "registry")
-        registry.delete("adapter-merged:1")
+        registry = Registry(folder / "registry")
+        registry.delete(made.ref)
         registry.gc(grace=0)
     return {
         "seconds": seconds,
@@ -211,7 +211,8 @@ def main() -> None:
                 found.append(run_contender(name, [python, *script, "--contender", name]))
                 last = found[-1]
                 print(f"{name:40} {last['seconds']:6.1f} s  {last['cpu_seconds']:6.1f} CPU s  "
-                      f"{last['peak_bytes'] / 1e9:5.2f} GB  {last['peak_anonymous_bytes'] / 1e9:5.2f} GB", flush=True)  # fmt: skip
+                      f"{last['peak_bytes'] / 1e9:5.2f} GB, of which without a file "
+                      f"{last['peak_anonymous_bytes'] / 1e9:5.2f}", flush=True)  # fmt: skip
     result = {
         "hardware": hardware(),
         "versions": {**{name: version(name) for name in LIBRARIES}, "mergekit": MERGEKIT_VERSION},
@@ -235,8 +236,8 @@ def report(result: dict[str, Any]) -> str:
         f"base of {size / 1e9:.2f} GB in fp32; medians of {len(result['runs'][PEFT])} runs each, in turn; "
         f"{result['date']}.",
         "",
-        "| contender | seconds | of PEFT's | CPU seconds | peak memory, GB | of PEFT's | of the base | no file behind it, GB "
-        "| of PEFT's |",
+        "| contender | seconds | of PEFT's | CPU seconds | peak memory, GB | of PEFT's | of the base "
+        "| peak without a file, GB | of PEFT's |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in medians.items():
