@@ -1,8 +1,9 @@
-"""Merging a LoRA adapter into a 2 GB base: wall time, CPU time and peak memory of ftreg beside PEFT.
+"""Merging a LoRA adapter into a 2 GB base: wall time, CPU time and peak memory of ftreg beside PEFT and mergekit.
 
 Each contender works in a process of its own, from files to files: PEFT's ``merge_and_unload`` and ``save_pretrained``;
-ftreg's merge step alone; and ``ftreg.merge``, which also certifies the result against the live adapter and registers
-it. What is timed starts after the imports, and the peak is counted above what the imports take.
+mergekit's ``passthrough`` of base and adapter; ftreg's merge step alone; and ``ftreg.merge``, which also certifies the
+result against the live adapter and registers it. What is timed starts after the imports. Two peaks are counted above
+what the imports take: of resident memory, which includes pages of mapped files, and of its part that no file backs.
 
     python benchmarks/merge.py [--repeats 3]
 """
@@ -16,17 +17,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import venv
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness import ENVIRONMENT, finish, hardware, run_contender, write_result
+from harness import ENVIRONMENT, ROOT, finish, hardware, run_contender, write_result
 
 LIBRARIES = ("torch", "transformers", "peft")
-PEFT, STEP, CERTIFIED = (
+PEERS = ROOT / ".benchenv-merge"
+MERGEKIT_VERSION = "0.1.5"
+PEFT, MERGEKIT, STEP, CERTIFIED = (
     "PEFT merge_and_unload + save",
+    "mergekit, passthrough of base+adapter",
     "ftreg, merge step alone",
     "ftreg merge, certified and registered",
 )
@@ -77,37 +84,105 @@ def registry_version(registry: Any, folder: Path, draft: Any, producer: Any, par
         return registry.publish(folder.name, content)
 
 
-def merge(contender: str, folder: Path) -> dict[str, float]:
-    """Merge in this process; return what it took."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+def work_of(contender: str, folder: Path, target: Path) -> Callable[[], Any]:
+    """Import what a contender needs, and return its work: it reads what ``prepare`` wrote, and writes into ``target``.
 
+    mergekit applies an adapter by PEFT, to a copy of the model on disk, and then writes its result from that copy.
+    """
+    if contender == MERGEKIT:
+        from mergekit.config import MergeConfiguration
+        from mergekit.merge import run_merge
+        from mergekit.options import MergeOptions
+
+        models = [{"model": f"{folder / 'base'}+{folder / 'adapter'}"}]
+        config = {"merge_method": "passthrough", "dtype": "float32", "models": models}
+        options = MergeOptions(lora_merge_cache=str(target / "cache"))
+        return lambda: run_merge(MergeConfiguration.model_validate(config), str(target / "merged"), options)
+    if contender == PEFT:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        def merge_and_save() -> None:
+            base = AutoModelForCausalLM.from_pretrained(folder / "base")
+            PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(target)
+
+        return merge_and_save
     import ftreg
     from ftreg.core.types import Input, StepJob
     from ftreg.plugins.post.config import MergeConfig
     from ftreg.plugins.post.merge import apply
 
+    registry = ftreg.Registry(folder / "registry")
+    if contender == STEP:
+        inputs = (Input("adapter", registry.source("adapter")),)
+        return lambda: apply(StepJob(inputs=inputs, config=MergeConfig(), staging=target, report=folder))
+    return lambda: ftreg.merge("adapter", registry=registry)
+
+
+def measure(contender: str, folder: Path) -> dict[str, float]:
+    """Merge in this process; return what it took."""
+    import torch
+    from transformers import LlamaForCausalLM  # noqa: F401  # transformers imports it when a model is made
+
     target = folder / "merged"
     target.mkdir()
-    registry = ftreg.Registry(folder / "registry")
-    source = registry.source("adapter")
+    work = work_of(contender, folder, target)
     torch.ones(1) @ torch.ones(1)
+    anonymous = AnonymousMemory()
     usage, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    if contender == PEFT:
-        base = AutoModelForCausalLM.from_pretrained(folder / "base")
-        PeftModel.from_pretrained(base, folder / "adapter").merge_and_unload().save_pretrained(target)
-    elif contender == STEP:
-        apply(StepJob(inputs=(Input("adapter", source),), config=MergeConfig(), staging=target, report=folder))
-    else:
-        made = ftreg.merge("adapter", registry=registry)
+    made = work()
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
     shutil.rmtree(target)
     if contender == CERTIFIED:
+        from ftreg import Registry
+
+        registry = Registry(folder / "registry")
         registry.delete(made.ref)
         registry.gc(grace=0)
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": (after.ru_maxrss - usage.ru_maxrss) * 1024}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_bytes": (after.ru_maxrss - usage.ru_maxrss) * 1024,
+        "peak_anonymous_bytes": anonymous.peak(),
+    }
+
+
+class AnonymousMemory:
+    """Watches this process's resident memory that no file backs, in a thread, every 10 ms: no counter has its peak."""
+
+    def __init__(self) -> None:
+        self._first = self._highest = self._now()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def peak(self) -> int:
+        """Stop watching, and return the peak above what was resident at first, in bytes."""
+        self._done.set()
+        self._thread.join()
+        return self._highest - self._first
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self._highest = max(self._highest, self._now())
+
+    @staticmethod
+    def _now() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def peer_python() -> Path:
+    """Return the interpreter of an environment with mergekit and the pinned libraries; made if it is missing."""
+    python = PEERS / "bin" / "python"
+    if not (PEERS / ".ready").exists():
+        venv.create(PEERS, with_pip=True)
+        constraints = ROOT / "constraints.txt"
+        pip = [python, "-m", "pip", "install", "-q", "-c", constraints]
+        subprocess.run([*pip, f"mergekit=={MERGEKIT_VERSION}", *LIBRARIES], check=True)
+        (PEERS / ".ready").touch()
+    return python
 
 
 def main() -> None:
@@ -122,22 +197,25 @@ def main() -> None:
         prepare(options.folder)
         return
     if options.contender:
-        finish(merge(options.contender, options.folder))
+        finish(measure(options.contender, options.folder))
         return
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (PEFT, STEP, CERTIFIED)}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (PEFT, MERGEKIT, STEP, CERTIFIED)}
+    peers = peer_python()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__).resolve()), "--folder", folder]
-        subprocess.run([*command, "--prepare"], check=True, env=ENVIRONMENT)
+        script = [str(Path(__file__).resolve()), "--folder", folder]
+        subprocess.run([sys.executable, *script, "--prepare"], check=True, env=ENVIRONMENT)
         size = sum(path.stat().st_size for path in Path(folder, "base").glob("*.safetensors"))
         for _ in range(options.repeats):
             for name, found in runs.items():
-                found.append(run_contender(name, [*command, "--contender", name]))
+                python = peers if name == MERGEKIT else sys.executable
+                found.append(run_contender(name, [python, *script, "--contender", name]))
                 last = found[-1]
                 print(f"{name:40} {last['seconds']:6.1f} s  {last['cpu_seconds']:6.1f} CPU s  "
-                      f"{last['peak_bytes'] / 1e9:5.2f} GB", flush=True)  # fmt: skip
+                      f"{last['peak_bytes'] / 1e9:5.2f} GB, of which without a file "
+                      f"{last['peak_anonymous_bytes'] / 1e9:5.2f}", flush=True)  # fmt: skip
     result = {
         "hardware": hardware(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {**{name: version(name) for name in LIBRARIES}, "mergekit": MERGEKIT_VERSION},
         "date": datetime.now(UTC).date().isoformat(),
         "base_bytes": size,
         "runs": runs,
@@ -158,14 +236,16 @@ def report(result: dict[str, Any]) -> str:
         f"base of {size / 1e9:.2f} GB in fp32; medians of {len(result['runs'][PEFT])} runs each, in turn; "
         f"{result['date']}.",
         "",
-        "| contender | seconds | of PEFT's | CPU seconds | peak memory, GB | of PEFT's | of the base |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| contender | seconds | of PEFT's | CPU seconds | peak memory, GB | of PEFT's | of the base "
+        "| peak without a file, GB | of PEFT's |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in medians.items():
-        seconds, peak = row["seconds"], row["peak_bytes"]
+        seconds, peak, anonymous = row["seconds"], row["peak_bytes"], row["peak_anonymous_bytes"]
         lines.append(
             f"| {name} | **{seconds:.1f}** | {seconds / peer['seconds']:.2f} | {row['cpu_seconds']:.1f} | "
-            f"**{peak / 1e9:.2f}** | {peak / peer['peak_bytes']:.2f} | {peak / size:.2f} |"
+            f"**{peak / 1e9:.2f}** | {peak / peer['peak_bytes']:.2f} | {peak / size:.2f} | "
+            f"{anonymous / 1e9:.2f} | {anonymous / peer['peak_anonymous_bytes']:.2f} |"
         )
     return "\n".join(lines)
 

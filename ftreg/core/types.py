@@ -238,6 +238,8 @@ class Artifact:
         capabilities: What can be done with it; by default what the method's or step's spec promises.
         requires: Distributions that loading it needs, beyond those of the engine that loads it.
         tolerance: How far a step's result may be from the step's first input; None if the two are not compared.
+        checked: Whether the step itself has compared all that it changed with what the first input computes, and each
+            token of a text sees all of it. The comparison of the whole then takes few tokens.
         measured: Figures of the work itself (loss curve, tokens/s); kept as evidence of type ``run``.
     """
 
@@ -247,6 +249,7 @@ class Artifact:
     capabilities: frozenset[str] | None = None
     requires: tuple[Requirement, ...] = ()
     tolerance: Tolerance | None = None
+    checked: bool = False
     measured: Mapping[str, Json] = field(default_factory=dict)
 
 

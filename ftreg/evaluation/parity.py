@@ -120,9 +120,7 @@ class BorderParity:
     logit_error: float
 
 
-def compute_outputs(
-    model: Engine, probe: Probe, file: Path, *, what: str, max_new_tokens: int = 16, progress: Progress | None = None
-) -> Outputs:
+def compute_outputs(model: Engine, probe: Probe, file: Path, *, what: str, progress: Progress | None = None) -> Outputs:
     """Run a model on a probe, so that it can be closed before the model that it is compared with is loaded.
 
     Args:
@@ -130,7 +128,6 @@ def compute_outputs(
         probe: The texts.
         file: Where to write the logits: 4 bytes for each compared token and entry of the vocabulary.
         what: What the model is, for messages: ``source`` or ``result``.
-        max_new_tokens: Longest greedy continuation.
         progress: Is told how far the work is.
 
     Raises:
@@ -157,7 +154,7 @@ def compute_outputs(
     progress.end()
     answers: dict[int, Sequence[int]] = {}
     for batch in batches([len(prompt) for prompt in probe.prompts], len(model.tokenizer)):
-        written = model.generate([probe.prompts[index] for index in batch], max_new_tokens=max_new_tokens)
+        written = model.generate([probe.prompts[index] for index in batch], max_new_tokens=probe.new_tokens)
         answers.update(zip(batch, written, strict=True))
     logits = np.memmap(file, dtype=np.float32, mode="r", shape=(probe.tokens, vocabulary))
     return Outputs(logits, tuple(answers[index] for index in range(len(answers))))

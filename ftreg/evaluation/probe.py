@@ -59,11 +59,13 @@ class Probe:
     Attributes:
         texts: The texts.
         prompts: Token ids of prompts that both models continue greedily.
+        new_tokens: Longest continuation in tokens.
         source: Where the ordinary texts come from: ``held-out`` or ``built-in``.
     """
 
     texts: tuple[ProbeText, ...]
     prompts: tuple[tuple[int, ...], ...]
+    new_tokens: int
     source: str
 
     @property
@@ -79,6 +81,7 @@ def make_probe(
     borders: Sequence[Border] = (),
     tokens: int = 512,
     prompts: int = 4,
+    new_tokens: int = 16,
     max_length: int = 512,
 ) -> Probe:
     """Make a probe of held-out ``examples``, or of built-in text if there are none.
@@ -92,6 +95,7 @@ def make_probe(
         borders: Lengths to reach beyond, each with a text and a prompt of its own.
         tokens: Take texts until they have this many tokens, or all of them; the longest text may exceed it.
         prompts: Most prompts to continue.
+        new_tokens: Longest continuation in tokens.
         max_length: Longest ordinary text in tokens; never more than the tokenizer's ``model_max_length``.
 
     Raises:
@@ -125,7 +129,7 @@ def make_probe(
         text = _long_text(words, border, tokenizer.model_max_length)
         texts.append(text)
         starts.append(text.ids[: -text.tokens])
-    return Probe(tuple(texts), tuple(starts), source)
+    return Probe(tuple(texts), tuple(starts), new_tokens, source)
 
 
 def _long_text(words: Sequence[int], border: Border, longest: int) -> ProbeText:

@@ -110,3 +110,4 @@ def _write_file(path: Path, plan: Mapping[str, TensorInfo], stream: Iterator[tup
             if name != expected or tuple(tensor.shape) != info.shape:
                 raise AssertionError(f"{name} {tuple(tensor.shape)} came where {expected} {info.shape} was planned")
             file.write(tensor.to(info.dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            del tensor  # before the next one takes memory

@@ -23,7 +23,7 @@ TOKENIZER = make_tokenizer()
 
 def probe(*rows, prompts=((2,),)):
     """A probe in which every token counts."""
-    return Probe(tuple(ProbeText(row, row) for row in rows), tuple(prompts), "held-out")
+    return Probe(tuple(ProbeText(row, row) for row in rows), tuple(prompts), 16, "held-out")
 
 
 def test_figures_by_hand():
@@ -52,8 +52,8 @@ def test_only_labelled_tokens_count():
     broken[2] = [0, 9, 0, 0]
     engines = TableEngine(table, TOKENIZER), TableEngine(broken, TOKENIZER)
     row = (0, 2, 3, 1)
-    before = Probe((ProbeText(row, (-100, 2, -100, 1)),), (), "held-out")
-    after = Probe((ProbeText(row, (-100, -100, 3, -100)),), (), "held-out")
+    before = Probe((ProbeText(row, (-100, 2, -100, 1)),), (), 16, "held-out")
+    after = Probe((ProbeText(row, (-100, -100, 3, -100)),), (), 16, "held-out")
     assert compare(*engines, before).kl == 0
     assert compare(*engines, after).kl > 1
     assert compare(*engines, after).tokens == 1
@@ -138,7 +138,7 @@ def test_texts_beyond_a_border_are_measured_apart():
     broken = table.copy()
     broken[5] = [0, 9, 0, 0, 0, 0, 0, 0]
     long = ProbeText((2, 3, 2, 5, 4), (-100, -100, -100, -100, 4), Border(4, "window"))
-    probe = Probe((ProbeText((2, 3, 4), (2, 3, 4)), long), (), "held-out")
+    probe = Probe((ProbeText((2, 3, 4), (2, 3, 4)), long), (), 16, "held-out")
     parity, (beyond,) = compare_all(TableEngine(table, TOKENIZER), TableEngine(broken, TOKENIZER), probe)
     assert (parity.kl, parity.tokens) == (0, 2)
     assert (beyond.what, beyond.border, beyond.length, beyond.tokens) == ("window", 4, 5, 1)

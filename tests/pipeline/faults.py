@@ -20,9 +20,10 @@ Weights = dict[str, torch.Tensor]
 
 
 class Fault(Config):
-    """Which fault to plant; none copies the source."""
+    """Which fault to plant, none of which copies the source, and whether to claim that the result is checked."""
 
     kind: str = "none"
+    checked: bool = False
 
 
 def apply(job: StepJob) -> Artifact:
@@ -34,7 +35,7 @@ def apply(job: StepJob) -> Artifact:
         FILES.get(job.config.kind, _weights(job.config.kind))(job.staging)
     else:
         _merge(source.path, source.parent("base").path, job.staging, job.config.kind)
-    return Artifact(kind=CHECKPOINT, tolerance=EQUAL)
+    return Artifact(kind=CHECKPOINT, tolerance=EQUAL, checked=job.config.checked)
 
 
 def _merge(adapter: Path, base: Path, target: Path, kind: str) -> None:

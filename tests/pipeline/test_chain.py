@@ -72,6 +72,7 @@ def test_merge_equals_the_adapter(registry: Registry, merged: Version, adapter: 
     assert body["parity"]["top1"] == 1.0
     assert body["failures"] == []
     assert body["reference"] == adapter.digest
+    assert body["probe"]["new_tokens"] == 8  # the modules were checked one by one, so few tokens are compared
 
 
 def test_merged_loads_with_plain_transformers(registry: Registry, merged: Version) -> None:
@@ -93,6 +94,7 @@ def test_quantized_is_smaller_and_close(registry: Registry, merged: Version) -> 
     assert version.size < merged.size
     body = certificate(registry, version)
     assert body["parity"]["kl"] < 0.05
+    assert body["probe"]["new_tokens"] == 16
     assert version.manifest.parent("source") == merged.digest
 
 

@@ -59,21 +59,23 @@ def _published(registry: Registry, folder: Path, name: str) -> Version:
 def test_a_fault_of_a_checkpoint(
     fault: str, family: str, found: str, workshop: Registry, model_folder: Callable[..., Path]
 ) -> None:
-    """A result with the fault is refused for the reason that fits, and the same result without it passes."""
+    """A result with the fault is refused by either probe for the reason that fits, and one without it passes."""
     architecture, _, tied = family.partition(" ")
     source = _published(workshop, model_folder(architecture, bool(tied)), f"sound-{architecture}{tied}")
     before = workshop.count()
-    with pytest.raises(FtregError, match=found):
-        steps.apply("fault", source.ref, kind=fault, registry=workshop)
+    for checked in (False, True):
+        with pytest.raises(FtregError, match=found):
+            steps.apply("fault", source.ref, kind=fault, checked=checked, registry=workshop)
     assert workshop.count() == before
     assert steps.apply("fault", source.ref, registry=workshop).kind == CHECKPOINT
 
 
 @pytest.mark.parametrize("fault", ["adapter scaled by 1.1", "wrong base", "one module unmerged"])
 def test_a_fault_of_a_merge(fault: str, workshop: Registry, adapter: Version) -> None:
-    """A merge with the fault is refused, and one without it passes."""
+    """A merge with the fault is refused by either probe, and one without it passes."""
     before = workshop.count()
-    with pytest.raises(FtregError, match="is too far from"):
-        steps.apply("fault", adapter.ref, kind=fault, registry=workshop)
+    for checked in (False, True):
+        with pytest.raises(FtregError, match="is too far from"):
+            steps.apply("fault", adapter.ref, kind=fault, checked=checked, registry=workshop)
     assert workshop.count() == before
     assert steps.apply("fault", adapter.ref, registry=workshop).kind == CHECKPOINT

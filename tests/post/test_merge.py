@@ -257,6 +257,24 @@ def test_mixture_of_experts(settings, changed, checked, model_folder, adapter, t
     assert load_file(staging / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
     assert artifact.facts["changed_tensors"] == changed
     assert artifact.measured["modules_checked"] == checked
+    assert artifact.checked is (changed == 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "checked"),
+    [
+        ({}, True),
+        ({"bias": "all", "target_modules": ["q_proj"]}, False),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, False),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"trainable_token_indices": [3]}, False),
+    ],
+    ids=["linear", "biases", "embeddings", "saved", "tokens"],
+)
+def test_what_counts_as_checked(settings, checked, model_folder, adapter, staging):
+    """Few tokens can certify the whole only if the modules' check has seen all that the adapter changes."""
+    source = adapter(model_folder("qwen2"), lora(**settings))
+    assert apply(make_job(source, MergeConfig(), staging)).checked is checked
 
 
 @pytest.mark.parametrize("architecture", ["gpt_oss", "llama4_text"])

@@ -87,9 +87,10 @@ def apply(job: StepJob) -> Artifact:
         "changed_tensors": written.changed,
         "untied_embeddings": written.untied,
     }
+    checked = written.check is not None and written.check.complete
     if written.check is not None:
         measured |= {"modules_checked": written.check.modules, "largest_module_error": written.check.error}
-    return Artifact(kind=CHECKPOINT, facts=facts, tolerance=tolerance, measured=measured)
+    return Artifact(kind=CHECKPOINT, facts=facts, tolerance=tolerance, checked=checked, measured=measured)
 
 
 def _check_bases(job: StepJob, base: Source) -> None:
@@ -169,24 +170,30 @@ def _write(
 
 
 def _stream(job: StepJob, merge: StreamedMerge, folder: Path, asked: torch.dtype | None) -> int:
-    """Write the merged weights one at a time; return how many tensors differ from the base's."""
+    """Write the merged weights, then the base's others, one at a time; return how many differ from the base's."""
     plan = {
         name: TensorInfo(asked if asked is not None and info.dtype.is_floating_point else info.dtype, info.shape)
         for name, info in merge.plan().items()
     }
     changed = 0
 
-    def counted() -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal changed
-        for done, (name, tensor) in enumerate(merge.tensors(), start=1):
+        others = dict(plan)
+        for name, tensor in merge.tensors():
+            del others[name]
             result = tensor.to(plan[name].dtype)
             origin = merge.source(name)
             changed += origin is None or not torch.equal(result, merge.base_tensor(origin).to(result.dtype))
-            job.progress.update(done)
+            job.progress.update(len(plan) - len(others))
             yield name, result
+            del tensor, result  # before the next module takes memory
+        for done, name in enumerate(others, start=len(plan) - len(others) + 1):
+            job.progress.update(done)
+            yield name, merge.base_tensor(name)
 
     job.progress.begin("merging", len(plan), unit="tensors")
-    write_weights(folder, plan, counted())
+    write_weights(folder, plan, tensors())
     job.progress.end()
     return changed
 

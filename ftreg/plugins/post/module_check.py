@@ -28,17 +28,22 @@ class ModuleCheck:
     Attributes:
         modules: How many modules were compared.
         error: The largest difference of an output, relative to the module's largest output.
+        complete: Whether every module was compared, and each token of a text sees all of each: of an embedding it sees
+            one row, of a stack of experts only some.
     """
 
     def __init__(self) -> None:
         self.modules = 0
         self.error = 0.0
+        self.complete = True
         self._random = torch.Generator().manual_seed(0)
 
     @torch.no_grad()
     def before(self, module: Any) -> _Sample | None:
         """Run a live module on random inputs; return both, or None if its kind of inputs is not known."""
-        inputs = self._inputs(module.get_base_layer()) if hasattr(module, "base_layer") else None
+        layer = module.get_base_layer() if hasattr(module, "base_layer") else None
+        inputs = self._inputs(layer)
+        self.complete &= isinstance(layer, nn.Linear | Conv1D)
         return None if inputs is None else (inputs, module.eval()(*inputs))
 
     @torch.no_grad()
@@ -56,8 +61,8 @@ class ModuleCheck:
         self.modules += 1
         self.error = max(self.error, error)
 
-    def _inputs(self, layer: nn.Module) -> tuple[torch.Tensor, ...] | None:
-        """Return random inputs for a layer."""
+    def _inputs(self, layer: nn.Module | None) -> tuple[torch.Tensor, ...] | None:
+        """Return random inputs for a layer; None if its kind of inputs is not known."""
         if isinstance(layer, nn.Linear):
             return (torch.randn(_ROWS, layer.in_features, generator=self._random),)
         if isinstance(layer, Conv1D):
@@ -65,7 +70,7 @@ class ModuleCheck:
         if isinstance(layer, nn.Embedding):
             return (torch.randint(layer.num_embeddings, (_ROWS,), generator=self._random),)
         down = getattr(layer, "down_proj", None)
-        if isinstance(down, nn.Parameter) and down.dim() == 3:
+        if layer is not None and isinstance(down, nn.Parameter) and down.dim() == 3:
             return self._for_experts(layer, down)
         return None
 

@@ -63,6 +63,7 @@ class StreamedMerge:
         self._model = attach(model, adapters, config, base.folder, streamed=True, seed=seed).get_base_model()
         self._modules = {key: self._touched_by(key) for key in wrapped_modules(self._model)}
         self._replaced = self._replaced_elsewhere()
+        self.check.complete = not self._replaced  # a weight outside of the modules cannot be run by itself
         touched = {name: tuple(weight.shape) for name, weight in self._replaced.items()}
         for each in self._modules.values():
             touched |= each
@@ -71,7 +72,7 @@ class StreamedMerge:
         self._early = self._settle_tied(set(touched)) if self.possible else {}
 
     def plan(self) -> dict[str, TensorInfo]:
-        """Return all tensors of the result, in the order in which ``tensors`` yields them, with the base's dtypes."""
+        """Return all tensors of the result, with the base's dtypes: those that ``tensors`` yields, then the others."""
         shapes = {name: tuple(tensor.shape) for name, tensor in (*self._early.items(), *self._replaced.items())}
         for module in self._modules.values():
             shapes |= module
@@ -85,15 +86,9 @@ class StreamedMerge:
         return plan | {stored: info for stored, info in self._base.tensors.items() if stored not in plan}
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield all tensors of the result by their names on disk: changed ones in float32, then the base's others."""
-        written = set()
+        """Yield the tensors that the adapters change, by their names on disk, in float32."""
         for name, weight in self._changed():
-            for stored, tensor in self._as_stored(name, weight):
-                written.add(stored)
-                yield stored, tensor
-        for stored in self._base.tensors:
-            if stored not in written:
-                yield stored, self.base_tensor(stored)
+            yield from self._as_stored(name, weight)
 
     def base_tensor(self, stored: str) -> torch.Tensor:
         """Read a tensor of the base by its name on disk, and transform it."""
