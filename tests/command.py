@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 _IMPORTED = ["peft", "transformers.trainer", "ftreg.training", "ftreg.plugins.engines.transformers", "ftreg.cli.main"]
-_READ_AT_START = {"PYTHONPATH", "OMP_NUM_THREADS"}
+_READ_AT_START = {"PYTHONPATH", "OMP_NUM_THREADS", "HF_HOME"}
 _STARTING = threading.Lock()
 
 
