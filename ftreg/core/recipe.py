@@ -21,6 +21,7 @@ from pydantic import (
 
 from ftreg.core.errors import RecipeError
 from ftreg.core.names import check_name, nearest_name
+from ftreg.core.requirements import Requirement
 from ftreg.core.text import read_text
 from ftreg.core.validation import first_problem, without_none
 from ftreg.core.yaml12 import read_yaml
@@ -59,6 +60,10 @@ class Config(BaseModel):
 
         Such as ``("scheme gptq", ("bits", "group_size"))``. They are refused if they are given, and not recorded.
         """
+        return ()
+
+    def requires(self) -> tuple[Requirement, ...]:
+        """Return what these settings need beside what their method or step needs; it is recorded with the result."""
         return ()
 
     @model_validator(mode="after")

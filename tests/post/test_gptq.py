@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftreg.compat.gptqmodel import GPTQMODEL
 from ftreg.core.errors import InfeasiblePlan, MissingExtra
+from ftreg.core.host import PluginHost
+from ftreg.core.specs import StepSpec
 from ftreg.core.types import Splits
 from ftreg.evaluation import check
 from ftreg.plugins.engines import transformers as engine
@@ -165,7 +167,6 @@ def test_experts_that_are_left_out_are_said(model_folder, staging):
     assert artifact.facts["quantized"]["left"].keys() >= {"model.layers.*.mlp.experts.gate_up_proj"}
 
 
-@needs_gptqmodel
 def test_widths_that_do_not_fit_are_refused(model_folder, tmp_path):
     """A group size that does not divide the inputs, and a layer that cannot be packed, are refused before work."""
     with pytest.raises(InfeasiblePlan, match=r"has 64 inputs, which is not a multiple of the group size 128"):
@@ -197,8 +198,11 @@ def test_data_is_needed(trained, staging):
 
 
 @pytest.mark.parametrize("scheme", ["gptq", "awq"])
-def test_missing_package_is_named(scheme, model_folder, monkeypatch):
-    """Without gptqmodel the error names the extra."""
+def test_missing_package_is_named(scheme, monkeypatch):
+    """Without gptqmodel, the error names the extra as soon as the settings are read; other schemes do not need it."""
+    host = PluginHost()
+    step = host.get(StepSpec, "quantize")
     monkeypatch.setattr(type(GPTQMODEL), "is_installed", property(lambda self: self.distribution != "gptqmodel"))
-    with pytest.raises(MissingExtra, match=rf"scheme {scheme} needs gptqmodel.*\n.*ftreg\[gptq\]"):
-        check_model(model_folder(), config(scheme=scheme))
+    host.configure(step, {"scheme": "int8"}, where="here")
+    with pytest.raises(MissingExtra, match=r"quantize with these settings needs gptqmodel.*\n.*ftreg\[gptq\]"):
+        host.configure(step, {"scheme": scheme}, where="here")

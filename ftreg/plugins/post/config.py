@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from ftreg.compat.gptqmodel import GPTQMODEL, OPTIMUM
 from ftreg.core.recipe import Config
+from ftreg.core.requirements import Requirement
 
 
 class MergeConfig(Config):
@@ -92,6 +94,10 @@ class QuantizeConfig(CalibrationConfig):
             yield "scheme gptq", ("bits",)
         if self.scheme != "nf4":
             yield "scheme nf4", ("double_quant",)
+
+    def requires(self) -> tuple[Requirement, ...]:
+        """Two schemes need packages of their own."""
+        return {"gptq": (OPTIMUM, GPTQMODEL), "awq": (GPTQMODEL,)}.get(self.scheme, ())
 
     @model_validator(mode="after")
     def _dtype_fits(self) -> QuantizeConfig:

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from ftreg.compat.awq import ENVIRONMENT
-from ftreg.compat.gptqmodel import GPTQMODEL
 from ftreg.core.errors import InfeasiblePlan
 from ftreg.core.types import StepJob
 from ftreg.models.checkpoint import Checkpoint, copy_config
@@ -26,7 +25,7 @@ from ftreg.plugins.post.own_process import run_module
 from ftreg.plugins.post.quantize.calibrated import Calibrated, choose_group_size
 from ftreg.plugins.post.quantize.result import Quantized
 
-_AWQ = Calibrated("awq", (GPTQMODEL,), (nn.Linear,), inputs=32, outputs=64)
+_AWQ = Calibrated("awq", (nn.Linear,), inputs=32, outputs=64)
 
 check, check_result = _AWQ.check, _AWQ.check_result
 
@@ -57,7 +56,7 @@ def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quanti
         "zero_point": True,
         "modules_to_not_convert": [name for name in linear if name not in names],
     }
-    return Quantized(settings, 4, coverage(matrices(model), {f"{name}.weight" for name in names}), _AWQ.requires)
+    return Quantized(settings, 4, coverage(matrices(model), {f"{name}.weight" for name in names}), config.requires())
 
 
 def _write_weights(source: Path, staging: Path, work: dict[str, object]) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ftreg.core.errors import InfeasiblePlan, InputError, MissingExtra
-from ftreg.core.requirements import Requirement
+from ftreg.core.errors import InfeasiblePlan, InputError
 from ftreg.models.blocks import find_blocks
 from ftreg.models.loading import check_computes, load_pretrained
 from ftreg.models.skeleton import load_skeleton
@@ -25,14 +24,12 @@ class Calibrated:
 
     Attributes:
         scheme: Its name.
-        requires: What it needs, and what its results need.
         kinds: The kinds of layers that it quantizes.
         inputs: What a layer's inputs must be a multiple of.
         outputs: What its outputs must be a multiple of.
     """
 
     scheme: str
-    requires: tuple[Requirement, ...]
     kinds: tuple[type[nn.Module], ...]
     inputs: int
     outputs: int
@@ -49,15 +46,7 @@ class Calibrated:
         return found
 
     def check(self, folder: Path, config: QuantizeConfig) -> None:
-        """Raise an error if the layers of the model in ``folder`` do not fit the scheme.
-
-        Raises:
-            InfeasiblePlan: A layer has a width that does not fit, or there are no layers.
-            MissingExtra: A package is not installed.
-        """
-        for requirement in self.requires:
-            if not requirement.is_installed:
-                raise MissingExtra(f"scheme {self.scheme}", requirement.distribution, requirement.install)
+        """Raise ``InfeasiblePlan`` if a layer of the model in ``folder`` does not fit the scheme, or there are none."""
         model = load_skeleton(folder)
         widths = self.widths(model)
         if not widths:

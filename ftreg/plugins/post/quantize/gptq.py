@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftreg.compat.gptqmodel import GPTQMODEL, OPTIMUM, quantize_with_gptq
+from ftreg.compat.gptqmodel import quantize_with_gptq
 from ftreg.core.types import StepJob
 from ftreg.models.loading import load_pretrained
 from ftreg.models.matrices import coverage, matrices
@@ -20,7 +20,7 @@ from ftreg.plugins.post.config import QuantizeConfig
 from ftreg.plugins.post.quantize.calibrated import Calibrated, choose_group_size
 from ftreg.plugins.post.quantize.result import Quantized
 
-_GPTQ = Calibrated("gptq", (OPTIMUM, GPTQMODEL), (nn.Linear, Conv1D), inputs=32, outputs=32)
+_GPTQ = Calibrated("gptq", (nn.Linear, Conv1D), inputs=32, outputs=32)
 
 check, check_result = _GPTQ.check, _GPTQ.check_result
 
@@ -45,4 +45,4 @@ def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quanti
     model.config.dtype = dtype
     with quiet():
         model.save_pretrained(job.staging)
-    return Quantized(settings, bits, coverage(known, {f"{name}.weight" for name in names}), _GPTQ.requires)
+    return Quantized(settings, bits, coverage(known, {f"{name}.weight" for name in names}), config.requires())
