@@ -259,7 +259,7 @@ class PluginHost:
         return config
 
     def requirements(self, spec: ConfiguredSpec, config: BaseModel) -> tuple[Requirement, ...]:
-        """Return what ``spec`` needs with the settings ``config``; raise ``PluginError`` if their model fails."""
+        """Return what ``spec`` needs with the settings ``config``; raise ``PluginError`` if these cannot say it."""
         from ftreg.core.recipe import Config
 
         if not isinstance(config, Config):

@@ -63,7 +63,10 @@ class Config(BaseModel):
         return ()
 
     def requires(self) -> tuple[Requirement, ...]:
-        """Return what these settings need beside what their method or step needs; it is recorded with the result."""
+        """Return what these settings need beside what their method, step or metric needs.
+
+        It is recorded with the result like that, and settings are refused while it is not installed.
+        """
         return ()
 
     @model_validator(mode="after")

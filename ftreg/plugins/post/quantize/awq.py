@@ -1,7 +1,7 @@
 """Scheme ``awq``, with gptqmodel (Lin et al., 2023, https://arxiv.org/abs/2306.00978).
 
-The inputs that are largest on calibration text are scaled up, and their weights with them, before all weights are
-rounded: these lose least. The result is in AutoAWQ's format (``gemm``), which transformers reads.
+Weights that are multiplied with the largest inputs on calibration text are scaled up before rounding, and those inputs
+down, so that these weights lose least. The result is in AutoAWQ's format (``gemm``), which transformers reads.
 """
 
 from __future__ import annotations
