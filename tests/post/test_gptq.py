@@ -168,7 +168,7 @@ def test_experts_that_are_left_out_are_said(model_folder, staging):
 
 
 def test_widths_that_do_not_fit_are_refused(model_folder, tmp_path):
-    """A group size that does not divide the inputs, and a layer that cannot be packed, are refused before work."""
+    """A group size that does not divide the inputs, and layers that do not fit a scheme, are refused before work."""
     with pytest.raises(InfeasiblePlan, match=r"has 64 inputs, which is not a multiple of the group size 128"):
         check_model(model_folder(), config(group_size=128))
     odd = AutoConfig.from_pretrained(model_folder())
@@ -180,6 +180,11 @@ def test_widths_that_do_not_fit_are_refused(model_folder, tmp_path):
         check_model(model_folder(), config(scheme="awq"))
     with pytest.raises(InfeasiblePlan, match="awq can quantize nothing in GPT2LMHeadModel"):
         check_model(model_folder("gpt2"), config(scheme="awq"))
+    with pytest.raises(
+        InfeasiblePlan, match="awq cannot quantize MixtralForCausalLM: transformers cannot load experts"
+    ):
+        check_model(model_folder("mixtral", **WIDE), config(scheme="awq"))
+    check_model(model_folder(**WIDE), config(scheme="awq"))
 
 
 @needs_gptqmodel

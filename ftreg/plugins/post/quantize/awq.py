@@ -27,7 +27,21 @@ from ftreg.plugins.post.quantize.result import Quantized
 
 _AWQ = Calibrated("awq", (nn.Linear,), inputs=32, outputs=64)
 
-check, check_result = _AWQ.check, _AWQ.check_result
+check_result = _AWQ.check_result
+
+
+def check(folder: Path, config: QuantizeConfig) -> None:
+    """Raise ``InfeasiblePlan`` if a layer of the model in ``folder`` does not fit, or it has stacks of experts."""
+    _AWQ.check(folder, config)
+    model = load_skeleton(folder)
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    stacks = [name for name, matrix in matrices(model).items() if matrix.layer and name not in linear]
+    if stacks:
+        raise InfeasiblePlan(
+            f"awq cannot quantize {type(model).__name__}: transformers cannot load experts such as {stacks[0]} from it",
+            where=str(folder),
+            hint="Use scheme gptq, which leaves experts as they are, or int8.",
+        )
 
 
 def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quantized:
