@@ -19,7 +19,7 @@ test-slow: $(READY) test-extras
 
 test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/python -m pytest tests/post/test_gptq.py tests/pipeline/test_lm_eval.py
-	$(EXTRAS)/bin/python -m pytest tests/pipeline/test_replay.py -k gptq
+	$(EXTRAS)/bin/python -m pytest tests/pipeline/test_replay.py -k "gptq or awq"
 
 lint: $(READY)
 	$(BIN)/ruff check .

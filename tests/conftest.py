@@ -23,13 +23,14 @@ settings.load_profile("any-machine")
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function ``(architecture, tied) -> folder`` of an untrained tiny checkpoint, made once; do not write there."""
-    made: dict[tuple[str, bool], Path] = {}
+    """A function ``(architecture, tied, **more) -> folder`` of an untrained tiny checkpoint. Do not write."""
+    made: dict[tuple[object, ...], Path] = {}
 
-    def get(architecture: str = "llama", tied: bool = False) -> Path:
-        key = (architecture, tied)
+    def get(architecture: str = "llama", tied: bool = False, **more: object) -> Path:
+        key = (architecture, tied, *more.items())
         if key not in made:
-            made[key] = make_model(tmp_path_factory.mktemp(f"{architecture}-{tied}"), architecture, tied=tied)
+            folder = tmp_path_factory.mktemp(f"{architecture}-{tied}")
+            made[key] = make_model(folder, architecture, tied=tied, **more)
         return made[key]
 
     return get

@@ -78,7 +78,7 @@ def merge(session: Session, /, ref: str, as_json: bool, **options: Any) -> None:
     ],
 )
 @_ref
-@click.option("--scheme", help="int8, nf4 or gptq.")
+@click.option("--scheme", help="int8, nf4, gptq or awq.")
 @_merge
 @step_options
 @click.pass_obj

@@ -240,7 +240,7 @@ class PluginHost:
 
         Raises:
             RecipeError: A setting is unknown or has an invalid value.
-            MissingExtra: A distribution that the plugin needs is not installed.
+            MissingExtra: A distribution that the plugin needs, with these settings, is not installed.
             PluginError: The plugin's model cannot be loaded, or fails in another way.
         """
         from pydantic import BaseModel
@@ -248,10 +248,23 @@ class PluginHost:
         from ftreg.core.recipe import validate
 
         model = self.config_model(spec)
-        return cast(
+        config = cast(
             "BaseModel",
             self.run(spec, spec.config, lambda: validate(model, values, where=where), returns=BaseModel),
         )
+        for requirement in self.requirements(spec, config):
+            if not requirement.is_installed:
+                what = f"{spec.what} {spec.name} with these settings"
+                raise MissingExtra(what, requirement.distribution, requirement.install)
+        return config
+
+    def requirements(self, spec: ConfiguredSpec, config: BaseModel) -> tuple[Requirement, ...]:
+        """Return what ``spec`` needs with the settings ``config``; raise ``PluginError`` if these cannot say it."""
+        from ftreg.core.recipe import Config
+
+        if not isinstance(config, Config):
+            return spec.requires
+        return (*spec.requires, *self.run(spec, f"{spec.config}.requires", config.requires, returns=tuple))
 
     def _import(self, spec: Spec, target: str) -> Any:
         try:

@@ -21,6 +21,7 @@ from pydantic import (
 
 from ftreg.core.errors import RecipeError
 from ftreg.core.names import check_name, nearest_name
+from ftreg.core.requirements import Requirement
 from ftreg.core.text import read_text
 from ftreg.core.validation import first_problem, without_none
 from ftreg.core.yaml12 import read_yaml
@@ -58,6 +59,13 @@ class Config(BaseModel):
         """Return settings that do nothing beside the values of others, each time after what they are for.
 
         Such as ``("scheme gptq", ("bits", "group_size"))``. They are refused if they are given, and not recorded.
+        """
+        return ()
+
+    def requires(self) -> tuple[Requirement, ...]:
+        """Return what these settings need beside what their method, step or metric needs.
+
+        It is recorded with the result like that, and settings are refused while it is not installed.
         """
         return ()
 

@@ -88,7 +88,7 @@ def _doubt(context: Context, version: Version) -> str | None:
     if replay["grade"] != "bit-exact":
         return f"its newest replay was {replay['grade']}"
     if installed is None or installed.distribution == IN_PROCESS:
-        return "its plugin is not an installed one"
+        return "its plugin, or a package that it needs, is not installed"
     if replay["environment"] != installed.environment:
         return "its newest replay was made with other packages than those installed now"
     if replay["plugin"] != [installed.distribution, installed.version]:

@@ -68,7 +68,7 @@ def _call(host: PluginHost, spec: MetricSpec, settings: Mapping[str, Any]) -> Me
     """Configure a metric."""
     config = host.configure(spec, settings, where=spec.name)
     plugin = host.provider(spec)
-    environment = {plugin.distribution: plugin.version, **installed_versions(spec.requires)}
+    environment = {plugin.distribution: plugin.version, **installed_versions(host.requirements(spec, config))}
     return MetricCall(spec, config, {"settings": full_config(config), "environment": environment})
 
 

@@ -62,17 +62,18 @@ class Installed:
 
 
 def find_installed(context: Context, version: Version) -> Installed | None:
-    """Return what would do the work of ``version`` now; None if it was imported, or its plugin is not loaded."""
+    """Return what would do the work of ``version`` now; None if it was imported, or nothing here can do it."""
     producer = version.manifest.producer
     if producer.type == "init":
         return Installed("ftreg", metadata.version("ftreg"), environment_of(REQUIRES))
     kinds: Mapping[str, type[MethodSpec] | type[StepSpec]] = {"method": MethodSpec, "step": StepSpec}
     try:
         spec = context.host.get(kinds[producer.type], producer.name)
-    except (KeyError, UnknownName):
+        config = context.host.configure(spec, producer.config[spec.name], where=f"configuration of {version.ref}")
+    except (KeyError, FtregError):
         return None
     plugin = context.host.provider(spec)
-    return Installed(plugin.distribution, plugin.version, environment_of(spec.requires))
+    return Installed(plugin.distribution, plugin.version, environment_of(context.host.requirements(spec, config)))
 
 
 def _training(context: Context, version: Version) -> Training:
@@ -87,7 +88,7 @@ def _training(context: Context, version: Version) -> Training:
     objective, models = _objective(context, version)
     full = training_config(spec, config, train, template, objective)
     return Training(
-        work=work_of(context.host, spec, full, manifest.parents),
+        work=work_of(context.host, spec, config, full, manifest.parents),
         spec=spec,
         name=version.name,
         base=base.path,
@@ -143,7 +144,7 @@ def _step(context: Context, version: Version) -> StepRun:
     opened = open_inputs(context, spec, [(parent.digest, weight) for parent, weight in inputs])
     config = context.host.configure(spec, recorded[spec.name], where=f"configuration of {version.ref}: {spec.name}")
     seed = recorded["seed"]
-    work = work_of(context.host, spec, step_config(spec, config, seed), step_parents(opened))
+    work = work_of(context.host, spec, config, step_config(spec, config, seed), step_parents(opened))
     return StepRun(work, spec, opened, config, seed, data_of(context, opened[0].source))
 
 

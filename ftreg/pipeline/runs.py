@@ -80,12 +80,24 @@ class Task(Protocol):
 
 
 def work_of(
-    host: PluginHost, spec: MethodSpec | StepSpec, config: Mapping[str, Json], parents: tuple[Parent, ...]
+    host: PluginHost,
+    spec: MethodSpec | StepSpec,
+    config: BaseModel,
+    recorded: Mapping[str, Json],
+    parents: tuple[Parent, ...],
 ) -> Work:
-    """Describe the work of ``spec`` with the full configuration ``config`` on ``parents``."""
+    """Describe the work of ``spec`` on ``parents``.
+
+    Args:
+        host: The plugins.
+        spec: The method or step.
+        config: Its own configuration.
+        recorded: The full configuration.
+        parents: What the result is made from.
+    """
     plugin = host.provider(spec)
-    producer = Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, config)
-    return Work(producer, parents, environment_of(spec.requires))
+    producer = Producer(spec.what, spec.name, plugin.name, plugin.distribution, plugin.version, recorded)
+    return Work(producer, parents, environment_of(host.requirements(spec, config)))
 
 
 def environment_of(requires: Iterable[Requirement]) -> dict[str, str | None]:

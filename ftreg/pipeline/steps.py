@@ -87,7 +87,7 @@ def apply_step(
     check_combines(spec, inputs[0][1], len(inputs) - 1, where=spec.name)
     opened = open_inputs(context, spec, inputs)
     source = opened[0].source
-    work = work_of(context.host, spec, step_config(spec, config, seed), step_parents(opened))
+    work = work_of(context.host, spec, config, step_config(spec, config, seed), step_parents(opened))
     target = name or result_name(context.registry.get(inputs[0][0]).name, spec)
     context.registry.check_gates("ftreg_check_version")
     context.registry.check_run(work.run(target))

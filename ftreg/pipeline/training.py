@@ -120,7 +120,13 @@ def _prepare(
     config = training_config(method, plan.method_config, recipe.train, template, recipe.objective)
     digests = {role: source.digest for role, source in models.items()}
     return Training(
-        work=work_of(context.host, method, config, training_parents(base.digest, digests, dataset.digest)),
+        work=work_of(
+            context.host,
+            method,
+            plan.method_config,
+            config,
+            training_parents(base.digest, digests, dataset.digest),
+        ),
         spec=method,
         name=recipe.name,
         base=base.path,

@@ -41,8 +41,9 @@ def test_a_section_that_the_recipe_does_not_use(section):
         (TrainConfig, {"optimizer": "sgd", "adam_beta2": 0.9}, "adam_beta2 is only for optimizer adamw"),
         (TrainConfig, {"schedule": "constant", "warmup": 0.1}, "warmup is only for other schedules than constant"),
         (MergeConfig, {"combination": "svd", "density": 0.2}, "density is only for combinations ties, dare_linear"),
-        (QuantizeConfig, {"rows": 32, "length": 64}, "rows and length are only for scheme gptq; leave them out"),
+        (QuantizeConfig, {"rows": 32, "length": 64}, "rows and length are only for schemes gptq and awq; leave"),
         (QuantizeConfig, {"scheme": "nf4", "bits": 4}, "bits is only for scheme gptq; leave it out"),
+        (QuantizeConfig, {"scheme": "awq", "bits": 4}, "bits is only for scheme gptq; leave it out"),
         (QuantizeConfig, {"double_quant": False}, "double_quant is only for scheme nf4"),
         (PruneConfig, {"rows": 8}, "rows is only for criterion wanda"),
         (PruneConfig, {"pattern": "2:4", "scope": "global"}, "scope is only for criterion magnitude without a pattern"),
@@ -60,15 +61,24 @@ def test_settings_that_would_do_nothing(model, values, message):
         validate(model, values, where="here")
 
 
-@pytest.mark.parametrize("values", [{}, {"scheme": "nf4"}, {"scheme": "gptq", "rows": 8}, {"bits": None}])
+@pytest.mark.parametrize(
+    "values", [{}, {"scheme": "nf4"}, {"scheme": "gptq", "rows": 8}, {"scheme": "awq"}, {"bits": None}]
+)
 def test_what_is_recorded_is_read_back(values):
     """A configuration is recorded without what does nothing, and what is recorded makes the same configuration."""
     config = validate(QuantizeConfig, values, where="here")
     recorded = config.model_dump(mode="json")
-    assert ("rows" in recorded, "double_quant" in recorded) == (config.scheme == "gptq", config.scheme == "nf4")
+    assert ("rows" in recorded) == (config.scheme in ("gptq", "awq"))
+    assert ("double_quant" in recorded) == (config.scheme == "nf4")
     again = validate(QuantizeConfig, recorded, where="here")
     assert again.model_dump(mode="json") == recorded
     assert again == config
+
+
+def test_awq_computes_in_16_bits():
+    """Float32, which gptqmodel's AWQ cannot pack, is refused."""
+    with pytest.raises(RecipeError, match="scheme awq computes in 16 bits"):
+        validate(QuantizeConfig, {"scheme": "awq", "dtype": "float32"}, where="here")
 
 
 RECIPE = {"name": "x", "base": "b", "data": "d.jsonl"}

@@ -28,7 +28,7 @@ needs_gptqmodel = pytest.mark.skipif(not GPTQMODEL.is_installed, reason="gptqmod
 
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pack GPTQ's weights in Python: gptqmodel would compile an extension, for a minute, on first use."""
+    """Pack weights in Python: gptqmodel would compile an extension, for a minute, on first use."""
     monkeypatch.setenv("GPTQMODEL_DISABLE_PACK_EXT", "1")
 
 
@@ -72,6 +72,16 @@ def test_a_step_is_bit_exact(registry: Registry, merged: Version, make: Callable
     assert replay(version.ref, registry=registry).grade == "bit-exact"
 
 
+@needs_gptqmodel
+def test_awq_is_bit_exact(registry: Registry, recipe: Callable[..., dict], model_folder: Callable[..., Path]) -> None:
+    """Of a model that is wide enough; what awq needs is on record, so that a replay names an upgrade of it."""
+    wide = str(model_folder(num_key_value_heads=2))
+    base = train(recipe("full", name="wide", base=wide, train={"max_steps": 2}), registry=registry)
+    version = quantize(base.ref, scheme="awq", rows=4, length=32, accept=True, registry=registry)
+    assert version.manifest.environment[GPTQMODEL.provider]
+    assert replay(version.ref, registry=registry).grade == "bit-exact"
+
+
 def test_a_merge_is_done_again_with_all_its_inputs(registry: Registry, adapter: Version) -> None:
     """A merge of two versions has its inputs in their order, with their weights."""
     version = merge(adapter.ref, others={adapter.digest: 0.25}, weight=0.5, name="two", registry=registry)
@@ -91,9 +101,12 @@ def test_an_untrained_base_is_bit_exact(registry: Registry, tmp_path: Path) -> N
 
 
 class Noise(Config):
-    """Settings of the step below."""
+    """Settings of the step below, which needs a package more for much noise."""
 
     scale: float = 1
+
+    def requires(self) -> tuple[Requirement, ...]:
+        return (Requirement("click", "click"),) if self.scale >= 1 else ()
 
 
 def add_noise(job: StepJob) -> Artifact:
@@ -126,6 +139,19 @@ def noisy(registry: Registry) -> Iterator[Registry]:
     host.register(_Noisy())
     with Registry(registry.home, host=host) as opened:
         yield opened
+
+
+def test_packages_that_settings_need_are_recorded(
+    noisy: Registry, merged: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that only some settings need is on record with these; without it, they are refused."""
+    from ftreg import apply
+
+    faint, loud = (apply("noise", merged.ref, scale=scale, registry=noisy).manifest for scale in (1e-5, 1))
+    assert loud.environment.keys() - faint.environment.keys() == {"click"}
+    monkeypatch.setattr(Requirement, "is_installed", property(lambda self: self.distribution != "click"))
+    with pytest.raises(MissingExtra, match="step noise with these settings needs click"):
+        apply("noise", merged.ref, scale=1, registry=noisy)
 
 
 def test_what_differs_is_measured_and_named(noisy: Registry, merged: Version) -> None:

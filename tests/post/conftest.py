@@ -15,19 +15,19 @@ from tests.post.helpers import EXAMPLES, make_adapter, make_source
 
 @pytest.fixture(scope="session")
 def trained(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function ``(architecture, tied) -> folder`` of a tiny checkpoint trained on ``EXAMPLES``. Do not write."""
+    """A function ``(architecture, tied, **more) -> folder`` of a tiny checkpoint trained on ``EXAMPLES``."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ftreg.data import Encoder
 
-    made: dict[tuple[str, bool], Path] = {}
+    made: dict[tuple[object, ...], Path] = {}
 
-    def get(architecture: str = "llama", tied: bool = False) -> Path:
-        key = (architecture, tied)
+    def get(architecture: str = "llama", tied: bool = False, **more: object) -> Path:
+        key = (architecture, tied, *more.items())
         if key in made:
             return made[key]
-        folder = model_folder(architecture, tied)
+        folder = model_folder(architecture, tied, **more)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         rows = [Encoder(tokenizer, max_length=128).encode(example) for example in EXAMPLES]
         longest = max(len(row.input_ids) for row in rows)

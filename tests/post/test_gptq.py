@@ -1,4 +1,4 @@
-"""Scheme gptq: calibrated on the lineage's data, read by plain transformers, refused where it does not fit.
+"""Schemes gptq and awq: calibrated on the lineage's data, read by plain transformers, refused where they do not fit.
 
 gptqmodel is not installed beside everything else, because it slows every adapter down: `make test-extras`.
 """
@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftreg.compat.gptqmodel import GPTQMODEL
 from ftreg.core.errors import InfeasiblePlan, MissingExtra
+from ftreg.core.host import PluginHost
+from ftreg.core.specs import StepSpec
 from ftreg.core.types import Splits
 from ftreg.evaluation import check
 from ftreg.plugins.engines import transformers as engine
@@ -24,11 +26,13 @@ from tests.post.helpers import EXAMPLES, IDS, Listener, make_job, make_source, p
 
 needs_gptqmodel = pytest.mark.skipif(not GPTQMODEL.is_installed, reason="gptqmodel is not installed: make test-extras")
 TEXT = Splits(train=tuple(EXAMPLES))
+WIDE = {"num_key_value_heads": 2}
+"""Makes all widths of a tiny model multiples of 64, as awq needs them."""
 
 
 def config(**settings):
     """A configuration that calibrates on little."""
-    return QuantizeConfig(scheme="gptq", **{"rows": 4, "length": 16, **settings})
+    return QuantizeConfig(**{"scheme": "gptq", "rows": 4, "length": 16, **settings})
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +47,12 @@ def quantized(source, staging, **settings):
 
 
 @needs_gptqmodel
+@pytest.mark.parametrize("scheme", ["gptq", "awq"])
 @pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("qwen3", True)])
-def test_result_is_within_its_tolerance(architecture, tied, trained, staging):
+def test_result_is_within_its_tolerance(scheme, architecture, tied, trained, staging):
     """Four bits are smaller, load with plain transformers, compute what the engine computes, and stay close."""
-    source = make_source(trained(architecture, tied))
-    artifact = quantized(source, staging)
+    source = make_source(trained(architecture, tied, **WIDE))
+    artifact = quantized(source, staging, scheme=scheme)
     assert artifact.facts["bits"] == 4
     assert artifact.facts["quantized"]["weights"] == artifact.facts["quantized"]["of"]
     assert artifact.facts["bytes_after"] < 0.5 * artifact.facts["bytes_before"]
@@ -89,6 +94,42 @@ def test_same_rows_make_the_same_bytes(trained, tmp_path):
 
 
 @needs_gptqmodel
+def test_awq_leaves_nothing_but_the_result(trained, tmp_path, monkeypatch, capfd):
+    """Awq makes the same files again, without paths; it prints nothing, and the current folder and the source stay."""
+    source = make_source(trained(**WIDE))
+    before = {path: path.read_bytes() for path in source.path.iterdir()}
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        quantized(source, tmp_path / name, scheme="awq")
+        made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert made[0] == made[1]
+    assert made[0].keys() == {path.name for path in before}
+    assert not any(str(place).encode() in content for place in (tmp_path, source.path) for content in made[0].values())
+    assert not list((tmp_path / "here").iterdir())
+    assert {path: path.read_bytes() for path in source.path.iterdir()} == before
+    assert capfd.readouterr().out == ""
+    settings = json.loads(made[0]["config.json"])["quantization_config"]
+    assert settings == {
+        "quant_method": "awq",
+        "version": "gemm",
+        "bits": 4,
+        "group_size": 64,
+        "zero_point": True,
+        "modules_to_not_convert": ["lm_head"],
+    }
+
+
+@needs_gptqmodel
+def test_families_that_awq_does_not_know_are_refused(model_folder, staging):
+    """A failure of gptqmodel, which ends the process that it runs in, is an error with its message."""
+    with pytest.raises(InfeasiblePlan, match="awq cannot quantize this model: KeyError"):
+        quantized(make_source(model_folder("phi3", **WIDE)), staging, scheme="awq")
+
+
+@needs_gptqmodel
 def test_configuration_has_no_training_data_in_it(trained, staging):
     """What was calibrated on does not leave with the model; the format is the one that all readers know."""
     quantized(make_source(trained()), staging)
@@ -126,16 +167,24 @@ def test_experts_that_are_left_out_are_said(model_folder, staging):
     assert artifact.facts["quantized"]["left"].keys() >= {"model.layers.*.mlp.experts.gate_up_proj"}
 
 
-@needs_gptqmodel
 def test_widths_that_do_not_fit_are_refused(model_folder, tmp_path):
-    """A group size that does not divide the inputs, and a layer that cannot be packed, are refused before work."""
+    """A group size that does not divide the inputs, and layers that do not fit a scheme, are refused before work."""
     with pytest.raises(InfeasiblePlan, match=r"has 64 inputs, which is not a multiple of the group size 128"):
         check_model(model_folder(), config(group_size=128))
     odd = AutoConfig.from_pretrained(model_folder())
     odd.intermediate_size = 100
     odd.save_pretrained(tmp_path)
-    with pytest.raises(InfeasiblePlan, match=r"64 inputs and 100 outputs; gptq needs multiples of 32"):
+    with pytest.raises(InfeasiblePlan, match=r"64 inputs and 100 outputs; gptq needs multiples of 32 inputs"):
         check_model(tmp_path, config())
+    with pytest.raises(InfeasiblePlan, match=r"layer \S+k_proj has 64 inputs and 32 outputs; awq needs .* 64 outputs"):
+        check_model(model_folder(), config(scheme="awq"))
+    with pytest.raises(InfeasiblePlan, match="awq can quantize nothing in GPT2LMHeadModel"):
+        check_model(model_folder("gpt2"), config(scheme="awq"))
+    with pytest.raises(
+        InfeasiblePlan, match="awq cannot quantize MixtralForCausalLM: transformers cannot load experts"
+    ):
+        check_model(model_folder("mixtral", **WIDE), config(scheme="awq"))
+    check_model(model_folder(**WIDE), config(scheme="awq"))
 
 
 @needs_gptqmodel
@@ -153,8 +202,12 @@ def test_data_is_needed(trained, staging):
     assert "int8 and nf4 need no data" in caught.value.hint
 
 
-def test_missing_package_is_named(model_folder, monkeypatch):
-    """Without gptqmodel the error names the extra."""
+@pytest.mark.parametrize("scheme", ["gptq", "awq"])
+def test_missing_package_is_named(scheme, monkeypatch):
+    """Without gptqmodel, the error names the extra as soon as the settings are read; other schemes do not need it."""
+    host = PluginHost()
+    step = host.get(StepSpec, "quantize")
     monkeypatch.setattr(type(GPTQMODEL), "is_installed", property(lambda self: self.distribution != "gptqmodel"))
-    with pytest.raises(MissingExtra, match=r"scheme gptq needs gptqmodel.*\n.*ftreg\[gptq\]"):
-        check_model(model_folder(), config())
+    host.configure(step, {"scheme": "int8"}, where="here")
+    with pytest.raises(MissingExtra, match=r"quantize with these settings needs gptqmodel.*\n.*ftreg\[gptq\]"):
+        host.configure(step, {"scheme": scheme}, where="here")

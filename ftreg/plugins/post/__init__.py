@@ -30,7 +30,7 @@ def ftreg_steps() -> list[StepSpec]:
         ),
         StepSpec(
             name="quantize",
-            summary="Store weights in 8 or 4 bits (bitsandbytes), or in 2 to 8 (GPTQ)",
+            summary="Store weights in 8 or 4 bits (bitsandbytes), in 2 to 8 (GPTQ), or in 4 (AWQ)",
             impl="ftreg.plugins.post.quantize.step:apply",
             config="ftreg.plugins.post.config:QuantizeConfig",
             requires=_requires("train", "torch", "transformers", "accelerate", "bitsandbytes", "safetensors"),

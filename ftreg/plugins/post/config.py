@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from ftreg.compat.gptqmodel import GPTQMODEL, OPTIMUM
 from ftreg.core.recipe import Config
+from ftreg.core.requirements import Requirement
 
 
 class MergeConfig(Config):
@@ -61,19 +63,19 @@ class CalibrationConfig(Config):
 class QuantizeConfig(CalibrationConfig):
     """How weights are quantized."""
 
-    scheme: Literal["int8", "nf4", "gptq"] = Field(
+    scheme: Literal["int8", "nf4", "gptq", "awq"] = Field(
         "int8",
         description="int8: LLM.int8(), half the size of 16-bit weights, hardly any loss; nf4: 4-bit NormalFloat, "
-        "about a quarter of it, a small loss; gptq: 2 to 8 bits, calibrated on training data of the lineage, a format "
-        "that other engines read too",
+        "about a quarter of it, a small loss; gptq: 2 to 8 bits, and awq: 4 bits, both calibrated on training data of "
+        "the lineage, in formats that other engines read too",
     )
     bits: Literal[2, 3, 4, 8] | None = Field(
         None, description="for gptq, by default 4: bits of a weight; 8 and 4 lose little, 3 more, 2 is for experiments"
     )
     group_size: Literal[32, 64, 128, -1] | None = Field(
         None,
-        description="for gptq, by default 128, or what fits the layers: weights of a row that share a scale; fewer "
-        "lose less and take more bytes; -1: all of a row",
+        description="for gptq and awq, by default 128, or what fits the layers: weights of a row that share a scale; "
+        "fewer lose less and take more bytes; -1: all of a row",
     )
     double_quant: bool = Field(
         True, description="for nf4: quantize the scales too; saves about 0.4 bits per weight at almost no loss"
@@ -81,15 +83,27 @@ class QuantizeConfig(CalibrationConfig):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="dtype of the computation and of the weights that are not quantized; auto: bfloat16 for nf4 and "
-        "for bfloat16 checkpoints, float16 otherwise",
+        "for bfloat16 checkpoints, float16 otherwise; not float32 for awq",
     )
 
     def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
-        """Only one scheme calibrates, and only one has scales to quantize."""
+        """Only two schemes calibrate, only one has a choice of bits, and only one has scales to quantize."""
+        if self.scheme not in ("gptq", "awq"):
+            yield "schemes gptq and awq", ("rows", "length", "group_size")
         if self.scheme != "gptq":
-            yield "scheme gptq", ("rows", "length", "bits", "group_size")
+            yield "scheme gptq", ("bits",)
         if self.scheme != "nf4":
             yield "scheme nf4", ("double_quant",)
+
+    def requires(self) -> tuple[Requirement, ...]:
+        """Two schemes need packages of their own."""
+        return {"gptq": (OPTIMUM, GPTQMODEL), "awq": (GPTQMODEL,)}.get(self.scheme, ())
+
+    @model_validator(mode="after")
+    def _dtype_fits(self) -> QuantizeConfig:
+        if self.scheme == "awq" and self.dtype == "float32":
+            raise ValueError("scheme awq computes in 16 bits; leave dtype out, or choose bfloat16 or float16")
+        return self
 
 
 class PruneConfig(CalibrationConfig):

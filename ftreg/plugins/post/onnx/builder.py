@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +16,7 @@ from ftreg.models.files import read_json, write_json
 from ftreg.models.quiet import loading
 from ftreg.plugins.post.config import OnnxConfig
 from ftreg.plugins.post.onnx.quantizing import share_embedding
+from ftreg.plugins.post.own_process import run_module
 
 # What onnxruntime-genai 0.18 builds from a text-only checkpoint. It cannot read the rotary settings of Gemma 3.
 _FAMILIES = (
@@ -65,19 +63,16 @@ def build(folder: Path, target: Path, config: OnnxConfig, *, windowed: bool) -> 
         options += ["windowed_kv_cache=false"]
     cache = target / "cache"
     with _explicit_windows(folder) if windowed else _as_is(folder) as source:
-        command = [
-            sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target),
-            "-p", config.precision, "-e", config.provider, "-c", str(cache), "--extra_options", *options,
-        ]  # fmt: skip
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        failure = run_module(
+            "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(target), "-p", config.precision,
+            "-e", config.provider, "-c", str(cache), "--extra_options", *options,
+        )  # fmt: skip
     shutil.rmtree(cache, ignore_errors=True)
-    if done.returncode:
+    if failure is not None:
         for path in target.iterdir():
             path.unlink()
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         raise FtregError(
-            f"onnxruntime-genai's builder failed: {lines[-1]}", where=str(folder), hint="Try runtime=transformers."
+            f"onnxruntime-genai's builder failed: {failure}", where=str(folder), hint="Try runtime=transformers."
         )
     if config.bits == 8 and _configuration(folder).tie_word_embeddings:
         # Of tied weights, it stores the embedding in full precision beside a head in 8 bits.

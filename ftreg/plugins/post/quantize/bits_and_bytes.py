@@ -21,6 +21,7 @@ from ftreg.models.quantization import (
     four_bits,
     quantized_weights,
 )
+from ftreg.models.quiet import quiet
 from ftreg.plugins.post.config import QuantizeConfig
 from ftreg.plugins.post.quantize.result import Quantized
 
@@ -32,7 +33,7 @@ def check(folder: Path, config: QuantizeConfig) -> None:
 
 
 def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quantized:
-    """Quantize ``job.source``, with ``dtype`` for the weights that are not quantized.
+    """Quantize ``job.source``, and write it into ``job.staging``, the other weights in ``dtype``.
 
     Raises:
         InfeasiblePlan: bitsandbytes cannot compute the result.
@@ -46,9 +47,10 @@ def quantize(job: StepJob, config: QuantizeConfig, dtype: torch.dtype) -> Quanti
     model = load_pretrained(folder, device="cpu", dtype=dtype, quantization_config=settings)
     check_computes(model, f"With {config.scheme} weights")
     job.progress.end()
-    return Quantized(
-        model, settings.to_dict(), 8 if config.scheme == "int8" else 4, quantized_weights(model), (BITSANDBYTES,)
-    )
+    with quiet():
+        model.save_pretrained(job.staging)
+    bits = 8 if config.scheme == "int8" else 4
+    return Quantized(settings.to_dict(), bits, quantized_weights(model), (BITSANDBYTES,))
 
 
 def _settings(config: QuantizeConfig, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -13,19 +13,17 @@ from ftreg.core.types import CHECKPOINT, Artifact, StepJob
 from ftreg.models.checkpoint import Checkpoint
 from ftreg.models.facts import describe
 from ftreg.models.files import clean_config, read_json, write_json
-from ftreg.models.quiet import quiet
 from ftreg.models.tokenizer import copy_tokenizer
 from ftreg.plugins.post.config import QuantizeConfig
-from ftreg.plugins.post.quantize import bits_and_bytes, gptq
+from ftreg.plugins.post.quantize import awq, bits_and_bytes, gptq
 from ftreg.plugins.post.tolerance import BITS
+
+_CALIBRATED = {"awq": awq, "gptq": gptq}
 
 
 def check(folder: Path, config: QuantizeConfig) -> None:
     """Raise ``InfeasiblePlan`` if nothing of the model in ``folder`` can be quantized in the configured way."""
-    if config.scheme == "gptq":
-        gptq.check(folder, config)
-    else:
-        bits_and_bytes.check(folder, config)
+    _CALIBRATED.get(config.scheme, bits_and_bytes).check(folder, config)
 
 
 def apply(job: StepJob) -> Artifact:
@@ -39,14 +37,12 @@ def apply(job: StepJob) -> Artifact:
     assert isinstance(job.config, QuantizeConfig)
     source = Checkpoint(job.source.path)
     source.require_full_precision("quantize")
-    quantize = gptq.quantize if job.config.scheme == "gptq" else bits_and_bytes.quantize
-    made = quantize(job, job.config, _dtype(job.config, source.dtype))
-    with quiet():
-        made.model.save_pretrained(job.staging)
+    scheme = _CALIBRATED.get(job.config.scheme, bits_and_bytes)
+    made = scheme.quantize(job, job.config, _dtype(job.config, source.dtype))
     config = clean_config(read_json(job.staging / "config.json"))
     write_json(job.staging / "config.json", {**config, "quantization_config": dict(made.settings)})
-    if job.config.scheme == "gptq":
-        gptq.check_loads(job.staging)
+    if scheme is not bits_and_bytes:
+        scheme.check_result(job.staging)
     copy_tokenizer(job.staging, job.source.path)
     made.covered.warn(job.progress, "quantized")
     facts = {
