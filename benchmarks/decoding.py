@@ -104,7 +104,7 @@ def prepare(folder: Path) -> dict[str, dict[str, float | None]]:
             create_base(staging.files, texts, BaseConfig(vocab_size=4096, hidden_size=64, layers=1, heads=2), 0)
             config = Qwen3Config(
                 vocab_size=VOCABULARY, hidden_size=640, intermediate_size=1728, num_hidden_layers=16,
-                num_attention_heads=10, num_key_value_heads=5, head_dim=64, max_position_embeddings=1024,
+                num_attention_heads=10, num_key_value_heads=5, head_dim=64, max_position_embeddings=512,
                 tie_word_embeddings=True, bos_token_id=None,
                 eos_token_id=AutoTokenizer.from_pretrained(staging.files).eos_token_id,
             )  # fmt: skip

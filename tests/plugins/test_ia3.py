@@ -12,9 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ftreg
+from tests.command import ftreg, python
 
 SOURCE = Path(__file__).parents[2] / "examples" / "plugins" / "ftreg-ia3"
+# Runs the command line in a process that has imported torch already, with what is installed in an environment.
+INSIDE = """
+import pathlib, site, sys
+from ftreg.cli.main import main
+site.addsitedir(str(next(pathlib.Path(sys.argv.pop(1)).glob("lib/python*/site-packages"))))
+main(sys.argv[1:])
+"""
 ROWS = [{"prompt": f"Where is item {number}?", "response": f"On shelf {number % 4}."} for number in range(24)]
 
 
@@ -53,9 +60,11 @@ def test_a_method_from_another_distribution(
     train += ["--set", "train.max_steps=4", "--set", "train.learning_rate=0.1"]
 
     def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-        return ftreg(*arguments, home=home, python=environment, code=code)
+        done = python(INSIDE, environment.parents[1], *arguments, home=home)
+        assert done.returncode == code, done.stderr
+        return done
 
-    plugin, method = json.loads(run("plugins", "info", "ia3", "--json").stdout)
+    plugin, method = json.loads(ftreg("plugins", "info", "ia3", "--json", python=environment).stdout)
     assert (plugin["what"], plugin["state"], method["what"]) == ("plugin", "active", "method")
     assert (method["distribution"], method["version"]) == ("ftreg-ia3", "1.0")
     assert "target_modules" in method["config"]["properties"]
