@@ -92,7 +92,8 @@ def make_probe(
     Args:
         tokenizer: The tokenizer that both models share.
         examples: Held-out examples; if there are more than needed, they are taken from all over the list.
-        borders: Lengths to reach beyond, each with a text and a prompt of its own.
+        borders: Lengths to reach beyond, each with a text and a prompt of its own; those beyond the tokenizer's
+            ``model_max_length`` are left out.
         tokens: Take texts until they have this many tokens, or all of them; the longest text may exceed it.
         prompts: Most prompts to continue.
         new_tokens: Longest continuation in tokens.
@@ -125,7 +126,7 @@ def make_probe(
             "no held-out example has a token to compare", hint="See what is labelled with `ftreg.api.data.preview()`"
         )
     words = [token for text in texts for token in text.ids]
-    for border in borders:
+    for border in (each for each in borders if each.length <= tokenizer.model_max_length):
         text = _long_text(words, border, tokenizer.model_max_length)
         texts.append(text)
         starts.append(text.ids[: -text.tokens])

@@ -86,7 +86,7 @@ def certify(
         "devices": devices,
         "parity": asdict(parity),
         "beyond": [asdict(each) for each in beyond],
-        "not_covered": [asdict(border) for border in borders if border not in within],
+        "not_covered": [asdict(border) for border in borders if border not in {text.border for text in probe.texts}],
         "tolerance": asdict(artifact.tolerance),
         "failures": failures,
         "accepted": bool(failures),

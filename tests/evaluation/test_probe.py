@@ -63,6 +63,15 @@ def test_probe_beyond_a_border(what, length, longest):
         assert text.ids[length + 12 :] == text.ids[: longest - length - 12]
 
 
+def test_a_border_that_the_tokenizer_does_not_reach():
+    """A border beyond the tokenizer's own limit, which engines refuse to pass, has no text."""
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 128
+    texts = make_probe(tokenizer, CHATS, borders=[Border(64, "window"), Border(256, "context")]).texts
+    assert [text.border for text in texts if text.border] == [Border(64, "window")]
+    assert max(len(text.ids) for text in texts) <= 128
+
+
 def test_probe_that_max_length_leaves_empty():
     """Examples whose answers are all cut off cannot be compared."""
     with pytest.raises(DataError, match="no held-out example"):
