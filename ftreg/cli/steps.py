@@ -130,7 +130,7 @@ def export(session: Session, /, ref: str, as_json: bool, **options: Any) -> None
 @click.command(
     cls=Command,
     settings=["ftreg settings STEP"],
-    examples=["ftreg apply drop-layers support-bot-merged --set count=2", "ftreg plugins list --kind step"],
+    examples=["ftreg apply drop-layers support-bot-merged --set count=1", "ftreg plugins list --kind step"],
 )
 @click.argument("step", shell_complete=complete_plugins("step"))
 @_ref
