@@ -8,7 +8,7 @@ import click
 
 from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_plugins, complete_refs
-from ftreg.cli.options import column_option, set_option
+from ftreg.cli.options import training_options
 from ftreg.cli.session import Session, json_option
 from ftreg.cli.train import column_settings, train
 
@@ -36,10 +36,7 @@ from ftreg.cli.train import column_settings, train
 @click.option("--temperature", type=float, help="Divides the logits of both before they are compared; by default 2.")
 @click.option("--divergence", help="forward: cover all that the teacher finds likely; reverse: keep to it.")
 @click.option("--label-weight", type=float, help="Share of the loss on the labels, from 0 to below 1; by default 0.5.")
-@column_option
-@set_option
-@click.option("--dry-run", is_flag=True, help="Check everything and print what would be done.")
-@click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the same run.")
+@training_options
 @json_option
 @click.pass_obj
 def command(

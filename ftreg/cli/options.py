@@ -31,6 +31,18 @@ def set_option(command: CommandT) -> CommandT:
     )(command)
 
 
+def training_options(command: CommandT) -> CommandT:
+    """Add what all commands that train take: ``--column``, ``--set``, ``--dry-run`` and ``--resume``."""
+    for option in (
+        click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the same run."),
+        click.option("--dry-run", is_flag=True, help="Check everything and print what would be done."),
+        set_option,
+        column_option,
+    ):
+        command = option(command)
+    return command
+
+
 def _read_settings(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, Any]:  # noqa: ARG001
     if not values:
         return {}

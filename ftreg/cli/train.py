@@ -13,7 +13,7 @@ import click
 
 from ftreg.cli.command import Command
 from ftreg.cli.completion import complete_plugins, complete_refs
-from ftreg.cli.options import column_option, set_option, show_versions, version_facts
+from ftreg.cli.options import show_versions, training_options, version_facts
 from ftreg.cli.session import Session, json_option
 from ftreg.core.errors import InputError
 
@@ -38,10 +38,7 @@ if TYPE_CHECKING:
 @click.option("--method", help="Training method, such as full, lora, qlora or prefix; by default lora.",
               shell_complete=complete_plugins("method"))  # fmt: skip
 @click.option("--name", help="Name of the result; by default the data's name and the method, such as faq-lora.")
-@column_option
-@set_option
-@click.option("--dry-run", is_flag=True, help="Check everything and print what would be done.")
-@click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the same run.")
+@training_options
 @json_option
 @click.pass_obj
 def command(

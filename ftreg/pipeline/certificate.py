@@ -66,6 +66,7 @@ def certify(
             devices["result"] = model.device
             text_after = _treatment_of_text(model.tokenizer)
         parity, beyond = measure_parity(expected, found, probe)
+    covered = {text.border for text in probe.texts}
     failures = check(parity, artifact.tolerance, beyond)
     failures += [f"the {what} differs" for what, before in text_before.items() if text_after[what] != before]
     if failures and not accept:
@@ -86,7 +87,7 @@ def certify(
         "devices": devices,
         "parity": asdict(parity),
         "beyond": [asdict(each) for each in beyond],
-        "not_covered": [asdict(border) for border in borders if border not in {text.border for text in probe.texts}],
+        "not_covered": [asdict(border) for border in borders if border not in covered],
         "tolerance": asdict(artifact.tolerance),
         "failures": failures,
         "accepted": bool(failures),

@@ -17,8 +17,8 @@ def check_settings(train: TrainConfig, data: Splits) -> None:
     """Raise if a run with these settings and this data cannot begin.
 
     Raises:
-        InputError: The device is not there, the precision does not work on it, or there are no validation examples to
-            evaluate on.
+        InputError: The device is missing, it does not support the precision, or a setting needs validation examples and
+            there are none.
         DataError: There are no training examples.
     """
     resolve_precision(train)

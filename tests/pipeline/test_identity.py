@@ -81,7 +81,7 @@ def test_recipes_combine_versions(registry: Registry, recipe: Callable[..., dict
 def test_only_steps_that_combine_take_further_versions(
     registry: Registry, recipe: Callable[..., dict], adapter: Version
 ) -> None:
-    """Further inputs or a weight for a step that takes one, and a weight that is no number, are refused before work."""
+    """A step that takes one version refuses further ones and a weight, and a weight has to be a number."""
     with pytest.raises(InfeasiblePlan, match="step quantize works on a single version and cannot combine several"):
         run(recipe("full", name="no", then=[{"quantize": {"with": adapter.ref}}]), registry=registry)
     with pytest.raises(InfeasiblePlan, match="cannot combine several or weight one"):

@@ -182,10 +182,11 @@ def test_wrong_fields_of_a_chat_are_named(fields: dict[str, object], param: str)
 
 
 def test_a_field_that_is_misspelt_is_recognized() -> None:
-    """A field that nobody knows is refused, and the message names the one that was probably meant."""
+    """An unknown field is refused in few words, with the supported one that has nearly its name."""
     error = refused(ChatRequest, {**HELLO, "max_token": 5})
     assert error.message == "max_token is not supported; did you mean max_tokens?"
-    assert len(refused(ChatRequest, {**HELLO, "x" * 10_000: 5}).message) < 200
+    error = refused(ChatRequest, {**HELLO, "x" * 10_000: 5})
+    assert len(error.message) + len(error.param or "") < 300
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,6 @@ class PrefixConfig(Config):
     init: Literal["random", "zero"] = Field("random", description="initial values of the prefix")
 
     def unused(self) -> Iterable[tuple[str, tuple[str, ...]]]:
-        """Without a projection there is no network."""
+        """Yield the width of the projection's network if there is no projection."""
         if not self.projection:
             yield "a prefix with projection", ("hidden_size",)

@@ -119,21 +119,22 @@ def _reassign(allocations: Iterable[Allocation], counts: Mapping[str, int]) -> l
     lacking = Counter(counts)
     for piece in pieces:
         lacking[piece.owner] -= piece.end - piece.start
-    moved: list[_Piece] = []
     for only_earlier in (True, False):
-        kept = []
-        for piece in pieces:
-            for taker in piece.earlier if only_earlier else counts:
-                count = min(piece.end - piece.start, -lacking[piece.owner], lacking[taker])
-                if count > 0:
-                    given, piece = piece.split(count, taker)
-                    moved.append(given)
-                    lacking[given.owner] -= count
-                    lacking[piece.owner] += count
-            if piece.start < piece.end:
-                kept.append(piece)
-        pieces = kept
-    return sorted(moved + pieces, key=lambda piece: piece.end)
+        pieces = [part for piece in pieces for part in _give(piece, piece.earlier if only_earlier else counts, lacking)]
+    return sorted(pieces, key=lambda piece: piece.end)
+
+
+def _give(piece: _Piece, takers: Iterable[str], lacking: Counter[str]) -> Iterator[_Piece]:
+    """Yield a piece in parts: what its owner has too many of goes to those of ``takers`` that lack some."""
+    for taker in takers:
+        count = min(piece.end - piece.start, -lacking[piece.owner], lacking[taker])
+        if count > 0:
+            lacking[piece.owner] += count
+            lacking[taker] -= count
+            given, piece = piece.split(count, taker)
+            yield given
+    if piece.start < piece.end:
+        yield piece
 
 
 def _pieces(allocations: Iterable[Allocation]) -> Iterator[_Piece]:

@@ -138,7 +138,8 @@ class GenerationRequest(Body):
             if harmless is not None and not any(type(value) is type(same) and value == same for same in harmless):
                 near = difflib.get_close_matches(key, type(self).model_fields, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise bad_request(f"{_shortened(key)} is not supported{hint}", param=key, code="unsupported_parameter")
+                name = key if len(key) <= 100 else f"{key[:100]}…"
+                raise bad_request(f"{name} is not supported{hint}", param=name, code="unsupported_parameter")
 
 
 class TextPart(Body):
@@ -271,11 +272,6 @@ def _explain(error: ValidationError) -> ApiError:
         message = message.removeprefix("input ").removeprefix("field ")
         message = {"required": "is required"}.get(message, message)
     return bad_request(f"{param}: {shape or message}" if param else f"the body {message}", param=param)
-
-
-def _shortened(key: str) -> str:
-    """Return a field's name as it is quoted in messages."""
-    return key if len(key) <= 100 else f"{key[:100]}…"
 
 
 def _locate(location: Sequence[str | int]) -> tuple[str | None, str | None]:
