@@ -25,7 +25,7 @@ from ftreg.plugins.post.onnx.step import apply
 from ftreg.plugins.post.tolerance import EIGHT_BITS, FOUR_BITS
 from tests.evaluation.helpers import compare_all
 from tests.post.helpers import EXAMPLES, IDS, make_job, make_source, parity_of
-from tests.tiny import WINDOW
+from tests.tiny import WINDOW, make_model
 
 
 def prompts(folder):
@@ -137,6 +137,24 @@ def test_a_window_holds_beyond_its_length(architecture, settings, runtime, train
         assert parity.greedy_prefix == 1.0
         long = [list(range(2, 2 + WINDOW - 4)), list(range(2, 2 + 3 * WINDOW))]
         assert loaded.generate(long, max_new_tokens=40) == original.generate(long, max_new_tokens=40)
+
+
+@pytest.mark.slow
+def test_rows_on_both_sides_of_a_rope_switch(tmp_path):
+    """LongRoPE rotates long texts otherwise: the export does too, also where short and long rows share a batch."""
+    factors = {"short_factor": [1 + place / 100 for place in range(16)], "long_factor": [2.0] * 16}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64, **factors}
+    more = {"sliding_window": None, "rope_parameters": rope, "original_max_position_embeddings": 64}
+    source = make_source(make_model(tmp_path / "model", "phi3", **more))
+    (tmp_path / "export").mkdir()
+    artifact = apply(make_job(source, OnnxConfig(), tmp_path / "export"))
+    original, loaded = torch_engine.load(source, "cpu"), engine.load(make_source(tmp_path / "export", "onnx"), "cpu")
+    parity, beyond = parity_beyond(source.path, original, loaded)
+    assert [(each.what, each.border) for each in beyond] == [("rope", 64), ("context", 256)]
+    assert check(parity, artifact.tolerance, beyond) == []
+    rows = [list(range(2, 22)), list(range(2, 102))]
+    alone = [original.generate([row], max_new_tokens=8)[0] for row in rows]
+    assert loaded.generate(rows, max_new_tokens=8) == alone
 
 
 def parity_beyond(folder, original, loaded):
